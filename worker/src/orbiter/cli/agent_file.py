@@ -1,0 +1,65 @@
+"""Reads ``--agent``: a file with an ``agent_config``, checked here so that a slip costs no task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.runtimes.agent_config import AgentConfig, SwarmConfig, parse_config
+from orbiter.distributed.runtimes.function import CallableConfig
+
+
+class AgentFileError(ValueError):
+    """The file is no agent; the message names the file, the field and the rule."""
+
+
+def read_agent(path: str) -> dict[str, Any]:
+    """Return the ``agent_config`` in a file, or on standard input for ``-``.
+
+    Raises:
+        AgentFileError: The file cannot be read, is not JSON, or breaks a rule of its kind of agent.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise AgentFileError(f"{name}: {error.strerror}") from None
+    except ValueError as error:
+        raise AgentFileError(f"{name}: not UTF-8 text: {error}") from None
+    try:
+        config = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise AgentFileError(f"{name}: not JSON: line {error.lineno} column {error.colno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise AgentFileError(f"{name}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise AgentFileError(f'{name}: must be a JSON object, such as {{"name": "helper", "model": "test"}}')
+    try:
+        check_agent(config)
+    except ConfigurationError as error:
+        raise AgentFileError(f"{name}: {error}") from None
+    return config
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def check_agent(config: dict[str, Any]) -> None:
+    """Check an ``agent_config`` as far as this machine can: what it imports only its worker knows.
+
+    Raises:
+        ConfigurationError: A field is missing or breaks its rule; the message names field and rule.
+    """
+    runtime = config.get("runtime", "agent")
+    if not isinstance(runtime, str):
+        raise ConfigurationError("agent_config.runtime: must be a string")
+    if runtime == "callable":
+        parse_config(CallableConfig, config)
+    elif runtime == "agent" and "agents" in config:
+        parse_config(SwarmConfig, config).stages()
+    elif runtime == "agent":
+        parse_config(AgentConfig, config)

@@ -1,0 +1,103 @@
+"""How the command behaves as a whole: groups that import lazily, and errors that are one clear line."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Failure(click.ClickException):
+    """The command could not do what it was asked. The message is printed as it is; the exit code is 1."""
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message."""
+        click.echo(self.message, file=file or sys.stderr)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps, and imports each command when it is called."""
+
+    def __init__(self, *args: Any, commands_from: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._commands_from = dict(commands_from or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names."""
+        return sorted({*super().list_commands(ctx), *self._commands_from})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in self._commands_from:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self._commands_from[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        rows = [(name, self._short_help(name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _short_help(self, name: str) -> str:
+        if name in self._commands_from:
+            return self._commands_from[name][1]
+        return self.commands[name].get_short_help_str(limit=90)
+
+
+class Application(LazyGroup):
+    """The outermost group."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line's beginning."""
+        with _one_line_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the rest of the command line and run the command."""
+        # A terminal or pipe that cannot show a character gets its escape instead of a traceback.
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        with _one_line_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn click's three-line usage errors into one line that names the command whose help has more."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "orbiter"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        raise Failure(f"Error: {message}. See '{command} --help'.", exit_code=error.exit_code) from None
+
+
+def show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
+    """Print the installed version and leave."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("orbiter-distributed")
+    except PackageNotFoundError:
+        found = "unknown (not installed)"
+    click.echo(f"orbiter {found}")
+    ctx.exit()

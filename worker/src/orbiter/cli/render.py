@@ -1,0 +1,148 @@
+"""What the commands print: times, durations, tables, tasks and events, with colours on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SQUARE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orbiter.distributed.models import TaskResult, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+STATUS_STYLES = {
+    TaskStatus.PENDING: "yellow",
+    TaskStatus.RUNNING: "blue",
+    TaskStatus.COMPLETED: "green",
+    TaskStatus.FAILED: "red",
+    TaskStatus.CANCELLED: "dim",
+    TaskStatus.RETRYING: "magenta",
+}
+# A pipe has no width: nothing may be cut or folded there.
+_PIPE_WIDTH = 100_000
+_RESULT_LIMIT = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: no markup, no guessed highlights."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def plain(text: object, *, keep: str = "") -> str:
+    """Return the text with control characters escaped (save those in ``keep``): they could rewrite a terminal."""
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
+def format_time(seconds: float | None) -> str:
+    """Return an epoch time as ``2026-02-17 10:30:15 UTC``, or ``-``."""
+    if seconds is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, OSError, ValueError):
+        return "-"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as ``250ms``, ``12.3s`` or ``4.5m``."""
+    seconds = max(0.0, seconds)
+    if round(seconds * 1000) < 1000:
+        return f"{seconds * 1000:.0f}ms"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f}s"
+    return f"{seconds / 60:.1f}m"
+
+
+def format_duration(task: TaskResult) -> str:
+    """Return how long the last run took, ``running...`` while it has not ended, or ``-``."""
+    if task.started_at is None:
+        return "-"
+    if task.status is TaskStatus.RUNNING or (task.completed_at is None and task.status.terminal is False):
+        return "running..." if task.status is TaskStatus.RUNNING else "-"
+    return "-" if task.duration is None else format_seconds(task.duration)
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, indent=indent))
+
+
+def status_text(status: TaskStatus) -> Text:
+    """Return a task's status in its colour."""
+    return Text(status.value, style=STATUS_STYLES[status])
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table; on a narrow terminal long values fold and are never cut."""
+    table = Table(title=title, box=SQUARE)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    console().print(table)
+
+
+def task_json(task: TaskResult) -> dict[str, Any]:
+    """Return a task as a JSON object, with its duration and waiting time in seconds."""
+    return task.model_dump(mode="json") | {"duration": task.duration, "wait_time": task.wait_time}
+
+
+def print_tasks(tasks: Iterable[TaskResult]) -> None:
+    """Print the table of tasks."""
+    print_table(
+        "Distributed Tasks",
+        ("Task ID", "Status", "Worker", "Started", "Duration"),
+        [
+            (
+                task.task_id,
+                status_text(task.status),
+                task.worker_id or "-",
+                format_time(task.started_at),
+                format_duration(task),
+            )
+            for task in tasks
+        ],
+    )
+
+
+def print_task(task: TaskResult) -> None:
+    """Print everything known of one task."""
+    lines: list[tuple[str, str | Text]] = [
+        ("Status", status_text(task.status)),
+        ("Worker", task.worker_id or "-"),
+        ("Started", format_time(task.started_at)),
+        ("Completed", format_time(task.completed_at)),
+        ("Duration", format_duration(task)),
+        ("Retries", str(task.retries)),
+        ("Crashes", str(task.crashes)),
+        ("Hand-offs", str(task.handoffs)),
+        ("Attempt", str(task.attempt)),
+    ]
+    if task.next_attempt_at is not None and task.status is TaskStatus.RETRYING:
+        lines.append(("Next run", format_time(task.next_attempt_at)))
+    if task.agent_name:
+        lines.append(("Agent", task.agent_name))
+    if task.queue:
+        lines.append(("Queue", task.queue))
+    if task.error:
+        lines.append(("Error", Text(plain(task.error), style="red")))
+    if task.result is not None:
+        result = json.dumps(task.result)
+        lines.append(("Result", result if len(result) <= _RESULT_LIMIT else f"{result[:_RESULT_LIMIT]}..."))
+    output = console()
+    output.print(Text(f"Task {plain(task.task_id)}", style="bold"), soft_wrap=True)
+    for label, value in lines:
+        text = value if isinstance(value, Text) else Text(plain(value))
+        output.print(Text.assemble(f"  {label + ':':<11}", text), soft_wrap=True)

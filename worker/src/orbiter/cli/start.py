@@ -1,0 +1,107 @@
+"""``orbiter start worker``: every option, its default and its range come from the worker's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import click
+from annotated_types import Ge, Le
+
+from orbiter.cli.options import redis_url_option, run
+from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
+from orbiter.distributed.redis_url import mask
+from orbiter.distributed.settings import SettingsError, WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic.fields import FieldInfo
+
+
+@click.group()
+def start() -> None:
+    """Start a worker in this terminal or service."""
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--concurrency`` and all the others: flag, variable and setting differ only in spelling."""
+    for name, info in reversed(WorkerSettings.model_fields.items()):
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            envvar=f"ORBITER_{name.upper()}",
+            show_envvar=True,
+            default=None if info.is_required() or info.default_factory else info.default,
+            show_default="generated" if info.default_factory else info.default not in ("", ()),
+            help=f"{info.description}.",
+            **_kind(info),
+        )
+        command = option(command)
+    return command
+
+
+def _kind(info: FieldInfo) -> dict[str, Any]:
+    """Return click's view of a setting's type."""
+    annotation = info.annotation
+    if get_origin(annotation) is Literal:
+        return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
+    if get_origin(annotation) is tuple:
+        return {"multiple": True, "metavar": "PREFIX"}
+    if annotation in (int, float):
+        low = next((rule.ge for rule in info.metadata if isinstance(rule, Ge)), None)
+        high = next((rule.le for rule in info.metadata if isinstance(rule, Le)), None)
+        kind = click.IntRange if annotation is int else click.FloatRange
+        return {"type": kind(min=low, max=high)}  # type: ignore[arg-type]
+    return {"metavar": "TEXT"}
+
+
+@start.command("worker")
+@redis_url_option
+@_settings_options
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="human",
+    envvar="ORBITER_LOG_FORMAT",
+    show_default=True,
+    show_envvar=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    default="info",
+    envvar="ORBITER_LOG_LEVEL",
+    show_default=True,
+    show_envvar=True,
+    help="Least important kind of message that is logged.",
+)
+def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any) -> None:
+    """Claim tasks from the queue and run them, until SIGTERM or Ctrl+C.
+
+    A stopped worker takes nothing new, lets running tasks end within --drain-timeout, hands the others back to the
+    queue, and exits 0. A second signal hands everything back at once.
+    """
+    try:
+        settings = WorkerSettings.of(**options)
+    except SettingsError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    setup_logging(log_format, log_level)
+    _print_banner(redis_url, settings)
+
+    # Imported here: the worker's machinery is not needed to print help or refuse an option.
+    from orbiter.distributed.worker import Worker
+
+    values = settings.model_dump()
+    worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
+    run(redis_url, worker.start())
+
+
+def _print_banner(redis_url: str, settings: WorkerSettings) -> None:
+    click.echo("Orbiter Worker Starting")
+    click.echo(f"  Worker ID:   {settings.worker_id}")
+    click.echo(f"  Redis URL:   {mask(redis_url)}")
+    click.echo(f"  Queue:       {settings.queue}")
+    click.echo(f"  Concurrency: {settings.concurrency}")
+    click.echo()
+    click.echo("Press Ctrl+C to stop.")

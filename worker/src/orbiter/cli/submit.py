@@ -1,0 +1,207 @@
+"""``orbiter task submit``: one task or many, then wait for them or watch one live."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import ValidationError
+
+from orbiter.cli.agent_file import AgentFileError, read_agent
+from orbiter.cli.application import Failure
+from orbiter.cli.event_printer import EventPrinter
+from orbiter.cli.options import json_option, open_redis, queue_option, redis_url_option, run
+from orbiter.cli.render import print_json, print_task, task_json
+from orbiter.cli.task import show_event
+from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tasks
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.events import EventSubscriber
+from orbiter.distributed.health import get_worker_fleet_status
+from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, validation_message
+from orbiter.distributed.store import TaskStore
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_SUBMIT_BATCH = 500
+
+
+class _AgentFile(click.ParamType):
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            return read_agent(value)
+        except AgentFileError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Pair(click.ParamType):
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} must be written KEY=VALUE", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What is wanted after submitting."""
+
+    wait: bool
+    stream: bool
+    as_json: bool
+
+
+@click.command("submit")
+@click.argument("text", metavar="INPUT")
+@click.option("--agent", type=_AgentFile(), required=True, help="JSON file with the agent's configuration; - is stdin.")
+@redis_url_option
+@queue_option
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Submit this many such tasks.")
+@click.option("--task-id", help="Unique name of the task; the same name twice is one task.  [default: generated]")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Limit of one run, seconds.",
+)
+@click.option(
+    "--metadata", type=_Pair(), multiple=True, help="Attached to the task; VALUE is JSON or text. Repeatable."
+)
+@click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless everything completed.")
+@click.option("--stream", is_flag=True, help="Show the answer and all events live, to the end; waits.")
+@json_option
+def submit(
+    text: str,
+    agent: dict[str, Any],
+    redis_url: str,
+    queue: str,
+    count: int,
+    task_id: str | None,
+    timeout: float,
+    metadata: tuple[tuple[str, Any], ...],
+    wait: bool,  # noqa: FBT001 - click passes by name
+    stream: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Submit INPUT to an agent: one task, or --count of them at once."""
+    if count > 1 and (task_id is not None or stream):
+        option = "--stream" if stream else "--task-id"
+        raise click.UsageError(f"{option} is for one task and --count is {count}", click.get_current_context())
+    names = {} if task_id is None else {"task_id": task_id}
+    try:
+        # Made one by one: each gets a task id of its own.
+        tasks = [
+            TaskPayload(
+                agent_config=agent,
+                input=text,
+                detailed=stream,
+                metadata=dict(metadata),
+                created_at=time.time(),
+                timeout_seconds=timeout,
+                **names,  # type: ignore[arg-type]
+            )
+            for _ in range(count)
+        ]
+    except ValidationError as error:
+        raise click.UsageError(validation_message(error), click.get_current_context()) from None
+    if not run(redis_url, _submit(redis_url, queue, tasks, _Wishes(wait=wait, stream=stream, as_json=as_json))):
+        raise click.exceptions.Exit(1)
+
+
+async def _submit(redis_url: str, queue: str, tasks: list[TaskPayload], wishes: _Wishes) -> bool:
+    """Submit, then do what is wanted; tell whether all went well."""
+    async with open_redis(redis_url) as client:
+        broker = TaskBroker(redis_url, queue_name=queue, client=client)
+        await broker.connect()
+        task_ids: list[str] = []
+        for first in range(0, len(tasks), _SUBMIT_BATCH):
+            # created_at is the moment of submission, and of the last batch that may be seconds later.
+            batch = [
+                task.model_copy(update={"created_at": time.time()}) for task in tasks[first : first + _SUBMIT_BATCH]
+            ]
+            task_ids += await broker.submit_many(batch)
+        waits = wishes.wait or wishes.stream
+        if not wishes.as_json:
+            _tell_submitted(task_ids)
+        elif not waits:
+            single = len(task_ids) == 1
+            print_json({"task_id": task_ids[0], "queue": queue} if single else {"task_ids": task_ids, "queue": queue})
+        if not waits:
+            return True
+        await _warn_if_nobody_works(client, redis_url, queue)
+        store = TaskStore(redis_url, client=client)
+        await store.connect()
+        if len(task_ids) > 1:
+            return await _wait_for_many(store, task_ids, as_json=wishes.as_json)
+        if wishes.stream:
+            return await _watch_one(client, redis_url, store, task_ids[0], as_json=wishes.as_json)
+        return await _wait_for_one(store, task_ids[0], as_json=wishes.as_json)
+
+
+def _tell_submitted(task_ids: list[str]) -> None:
+    if len(task_ids) == 1:
+        click.echo(f"Task {task_ids[0]} submitted.")
+    else:
+        click.echo(f"{len(task_ids)} tasks submitted.")
+
+
+async def _warn_if_nobody_works(client: Redis, redis_url: str, queue: str) -> None:
+    fleet = await get_worker_fleet_status(redis_url, client=client)
+    if not any(worker.alive and worker.queue in {"", queue} for worker in fleet):
+        click.echo(f"No worker reads queue {queue} yet: waiting for one. Ctrl+C ends the wait, not the task.", err=True)
+
+
+async def _wait_for_many(store: TaskStore, task_ids: list[str], *, as_json: bool) -> bool:
+    with progress(len(task_ids)) as show:
+        records = await wait_for_tasks(store, task_ids, show)
+    summary = summarize(records)
+    if as_json:
+        print_json(summary | {"task_ids": task_ids})
+    else:
+        print_summary(summary, records)
+    return bool(summary["completed"] == len(task_ids))
+
+
+async def _wait_for_one(store: TaskStore, task_id: str, *, as_json: bool) -> bool:
+    with progress(1) as show:
+        (record,) = await wait_for_tasks(store, [task_id], show)
+    return _show_end(task_id, record, as_json=as_json)
+
+
+async def _watch_one(client: Redis, redis_url: str, store: TaskStore, task_id: str, *, as_json: bool) -> bool:
+    subscriber = EventSubscriber(redis_url, client=client)
+    await subscriber.connect()
+    printer = EventPrinter()
+    async for event in subscriber.subscribe(task_id):
+        show_event(printer, event, as_json=as_json)
+    printer.close()
+    # An 0.1 worker publishes the final event before it writes the record.
+    (record,) = await wait_for_tasks(store, [task_id], lambda _: None)
+    if as_json:
+        return record is not None and record.status is TaskStatus.COMPLETED
+    return _show_end(task_id, record, as_json=False)
+
+
+def _show_end(task_id: str, record: TaskResult | None, *, as_json: bool) -> bool:
+    if record is None:
+        raise Failure(f"Task {task_id}: its record is gone; Redis was emptied or is full.")
+    if as_json:
+        print_json(task_json(record))
+    else:
+        print_task(record)
+    return record.status is TaskStatus.COMPLETED

@@ -1,0 +1,3 @@
+"""Distributed execution of agent tasks on Redis Streams."""
+
+from __future__ import annotations

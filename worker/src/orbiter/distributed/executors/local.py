@@ -1,0 +1,57 @@
+"""The local executor: runs a task in this process, within its time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_for
+
+if TYPE_CHECKING:
+    from orbiter.distributed.runtimes.imports import ImportGuard
+
+    from orbiter.distributed.broker import Claim
+    from orbiter.distributed.events import EventLog
+
+
+class TaskTimeoutError(TimeoutError):
+    """A run took longer than the task's ``timeout_seconds``."""
+
+
+class LocalExecutor:
+    """Runs agents and callables on the worker's own event loop.
+
+    Args:
+        guard: What tasks may import.
+    """
+
+    def __init__(self, guard: ImportGuard) -> None:
+        self._guard = guard
+
+    async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:
+        """Run one task to its end and return its result.
+
+        Raises:
+            ConfigurationError: The task can never succeed.
+            TaskTimeoutError: It took longer than ``timeout_seconds``.
+            Exception: Whatever the agent raised.
+        """
+        task = claim.task
+        context = RunContext(
+            payload=task,
+            attempt=claim.attempt,
+            emit=log.emit,
+            guard=self._guard,
+            deadline=time.time() + task.timeout_seconds,
+            token=token,
+        )
+        limit = asyncio.timeout(task.timeout_seconds)
+        try:
+            async with limit:
+                return await runtime_for(task, self._guard).run(context)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            token.cancel()
+            raise TaskTimeoutError(f"run took longer than timeout_seconds={task.timeout_seconds:g}") from None

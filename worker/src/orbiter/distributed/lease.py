@@ -1,0 +1,117 @@
+"""LeaseKeeper: the heartbeat and the renewal of claims. It has a connection of its own and stops last.
+
+For every claim it knows until when the lease is proven: the moment before the last renewal that Redis confirmed, plus
+the lease. Shortly before a lease that could not be renewed runs out, the run is stopped: nobody else has started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from redis.asyncio import Redis
+
+    from orbiter.distributed.broker import Claim, TaskBroker
+
+logger = logging.getLogger(__name__)
+
+RENEW_BATCH = 500
+
+
+class Holder(Protocol):
+    """Something that holds a claim and can be told to stop."""
+
+    claim: Claim
+    proven_until: float
+
+    def stop(self, reason: str) -> None:
+        """Stop the run; ``reason`` is ``lost`` or ``cancelled``."""
+
+
+class LeaseKeeper:
+    """Beats and renews every third of the lease.
+
+    Args:
+        broker: Knows how.
+        client: The keeper's own connection.
+        worker_id: Whose heartbeat.
+        ttl: Lease and heartbeat lifetime, seconds.
+        holders: What runs now; the worker adds and removes.
+        describe: Returns the heartbeat's fields.
+    """
+
+    def __init__(
+        self,
+        broker: TaskBroker,
+        client: Redis,
+        *,
+        worker_id: str,
+        ttl: int,
+        holders: Mapping[str, Holder],
+        describe: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._broker = broker
+        self._client = client
+        self._worker_id = worker_id
+        self._ttl = ttl
+        self._holders = holders
+        self._describe = describe
+        self._kicked = asyncio.Event()
+
+    def kick(self) -> None:
+        """Beat now: the worker's state has changed."""
+        self._kicked.set()
+
+    async def beat(self) -> None:
+        """Beat once and renew every claim.
+
+        Raises:
+            RedisError: Redis could not be reached; leases go on as far as they are proven.
+        """
+        await self._broker.beat(self._client, self._worker_id, self._ttl, self._describe())
+        holders = list(self._holders.values())
+        for at in range(0, len(holders), RENEW_BATCH):
+            batch = holders[at : at + RENEW_BATCH]
+            asked = time.monotonic()
+            verdicts = await self._broker.renew(self._client, self._worker_id, [holder.claim for holder in batch])
+            for holder, verdict in zip(batch, verdicts, strict=True):
+                if verdict == "ok":
+                    holder.proven_until = asked + self._ttl
+                elif verdict == "cancel":
+                    holder.proven_until = asked + self._ttl
+                    holder.stop("cancelled")
+                elif holder.claim.entry_id in self._holders:
+                    holder.stop("lost")
+
+    async def run(self) -> None:
+        """Beat until cancelled, whatever becomes of Redis."""
+        period = self._ttl / 3
+        while True:
+            pause = period
+            try:
+                # Half a period is also the limit of one try: a connection that hangs must leave time for another.
+                async with asyncio.timeout(max(0.5, period / 2)):
+                    await self.beat()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
+                pause = min(1.0, period / 4)
+                self._give_up_unproven()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._kicked.wait()
+            except TimeoutError:
+                continue
+            self._kicked.clear()
+
+    def _give_up_unproven(self) -> None:
+        margin = self._ttl / 10
+        for holder in list(self._holders.values()):
+            if holder.proven_until - margin < time.monotonic():
+                holder.stop("lost")

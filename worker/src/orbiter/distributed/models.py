@@ -1,0 +1,281 @@
+"""The wire format: task payloads, task results and events, as every client and worker reads and writes them.
+
+The JSON shapes are those of orbiter-distributed 0.1, so that its clients and workers can share a queue with ours.
+Unknown keys are ignored on reading; fields of our own (``seq``, ``attempt``) are additions that 0.1 readers pass over.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_QUEUE = "orbiter:tasks"
+
+
+class TaskStatus(StrEnum):
+    """Where a task is in its life; ``completed``, ``failed`` and ``cancelled`` are final and never change."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RETRYING = "retrying"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a task in this state has ended for good."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+class InvalidPayloadError(ValueError):
+    """A queue entry or a submitted task is not a task; the message names the field and the rule it breaks."""
+
+
+def validation_message(error: ValidationError) -> str:
+    """Return pydantic's findings as one line: ``field: rule; field: rule``."""
+    rows = (f"{'.'.join(str(part) for part in row['loc']) or 'task'}: {row['msg']}" for row in error.errors())
+    return "; ".join(rows)
+
+
+class TaskPayload(BaseModel):
+    """One agent run, as it travels on the queue.
+
+    Attributes:
+        task_id: Unique name of the task; submitting the same id twice is one task.
+        agent_config: What to run: an agent, a swarm, or ``{"runtime": …}``.
+        input: The user's prompt.
+        messages: Earlier turns, ``[{"role": "user"|"assistant"|"system", "content": str}, …]``.
+        model: Overrides the agent's model when set.
+        detailed: Whether steps, usage and tool results are published beside text.
+        metadata: Free for the client; ``trace_context`` is reserved.
+        created_at: Epoch seconds of submission; 0 when the client did not say.
+        timeout_seconds: Limit of one run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task_id: str = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=200)
+    agent_config: dict[str, Any] = Field(default_factory=dict)
+    input: str = ""
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    model: str | None = None
+    detailed: bool = False
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: float = Field(default=0.0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+
+    @property
+    def agent_name(self) -> str:
+        """The name shown in listings: the agent's, ``swarm(first...)``, or the callable's target."""
+        config = self.agent_config
+        agents = config.get("agents")
+        if isinstance(agents, list):
+            first = agents[0].get("name", "?") if agents and isinstance(agents[0], dict) else "?"
+            return f"swarm({first}...)"
+        return str(config.get("name") or config.get("target") or "")
+
+    def to_json(self) -> str:
+        """Return the queue's form of this task."""
+        return json.dumps(self.model_dump())
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> TaskPayload:
+        """Read a task from the fields of a queue entry.
+
+        Raises:
+            InvalidPayloadError: There is no field ``payload``, or it holds no task.
+        """
+        if "payload" not in fields:
+            raise InvalidPayloadError("the entry has no field 'payload'")
+        return cls.from_json(fields["payload"])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TaskPayload:
+        """Read a task from the queue.
+
+        Raises:
+            InvalidPayloadError: The text is not JSON, not an object, or a field has a wrong type.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InvalidPayloadError(validation_message(error)) from None
+
+
+class TaskResult(BaseModel):
+    """What is known of a task: its hash ``orbiter:task:{id}``, decoded.
+
+    Times are epoch seconds. ``retries`` counts runs repeated after an error, ``crashes`` those after a lost worker,
+    ``handoffs`` those handed to another worker by a drain.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str = ""
+    status: TaskStatus = TaskStatus.PENDING
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    started_at: float | None = None
+    completed_at: float | None = None
+    worker_id: str | None = None
+    retries: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    handoffs: int = 0
+    created_at: float | None = None
+    queue: str | None = None
+    agent_name: str | None = None
+    error_type: str | None = None
+    next_attempt_at: float | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the start of the last run to its end, or ``None`` while there is none."""
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return self.completed_at - self.started_at
+
+    @property
+    def wait_time(self) -> float | None:
+        """Seconds from submission to the start of the last run."""
+        if self.started_at is None or not self.created_at:
+            return None
+        return max(0.0, self.started_at - self.created_at)
+
+
+class Usage(BaseModel):
+    """Tokens of one model request, or of several added up."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class _Event(BaseModel):
+    """What all events share.
+
+    Attributes:
+        seq: Position of the event within its attempt, from 1; 0 from an 0.1 worker. Written behind the event's own
+            fields, as 0.1 readers expect ``type`` first.
+        attempt: Which run of the task it belongs to, from 1; 0 from an 0.1 worker.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    seq: int = Field(default=0, exclude=True)
+    attempt: int = Field(default=0, exclude=True)
+
+    def to_json(self) -> str:
+        """Return the event's form on the stream and the channel."""
+        return json.dumps(self.model_dump() | {"seq": self.seq, "attempt": self.attempt})
+
+
+class TextEvent(_Event):
+    """A piece of the answer."""
+
+    type: Literal["text"] = "text"
+    text: str
+    agent_name: str = ""
+
+
+class ReasoningEvent(_Event):
+    """A piece of the model's reasoning."""
+
+    type: Literal["reasoning"] = "reasoning"
+    text: str
+    agent_name: str = ""
+
+
+class ToolCallEvent(_Event):
+    """The model asked for a tool."""
+
+    type: Literal["tool_call"] = "tool_call"
+    tool_name: str
+    tool_call_id: str
+    agent_name: str = ""
+
+
+class ToolResultEvent(_Event):
+    """A tool returned or failed."""
+
+    type: Literal["tool_result"] = "tool_result"
+    tool_name: str
+    tool_call_id: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    result: str = ""
+    error: str | None = None
+    success: bool = True
+    duration_ms: float = 0.0
+    agent_name: str = ""
+
+
+class StepEvent(_Event):
+    """One model round trip, started or completed."""
+
+    type: Literal["step"] = "step"
+    step_number: int
+    agent_name: str
+    status: Literal["started", "completed"]
+    started_at: float
+    completed_at: float | None = None
+    usage: Usage | None = None
+
+
+class ErrorEvent(_Event):
+    """Something failed; ``recoverable`` says whether the task will be run again."""
+
+    type: Literal["error"] = "error"
+    error: str
+    error_type: str
+    agent_name: str = ""
+    step_number: int | None = None
+    recoverable: bool = False
+
+
+class StatusEvent(_Event):
+    """A change of state. ``completed``, ``cancelled`` and ``error`` are final: one of them ends every stream."""
+
+    type: Literal["status"] = "status"
+    status: Literal["starting", "running", "waiting_for_tool", "completed", "cancelled", "error"]
+    agent_name: str = ""
+    message: str = ""
+
+
+class UsageEvent(_Event):
+    """Tokens of one step."""
+
+    type: Literal["usage"] = "usage"
+    usage: Usage
+    agent_name: str = ""
+    step_number: int = 0
+    model: str = ""
+
+
+Event = TextEvent | ReasoningEvent | ToolCallEvent | ToolResultEvent | StepEvent | ErrorEvent | StatusEvent | UsageEvent
+FINAL_STATUSES = frozenset({"completed", "cancelled", "error"})
+_EVENT_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def event_from_json(text: str | bytes) -> Event:
+    """Decode one event.
+
+    Raises:
+        pydantic.ValidationError: The type is unknown or a field is wrong.
+    """
+    return _EVENT_ADAPTER.validate_json(text)
+
+
+def is_final(event: Event) -> bool:
+    """Tell whether this event ends its stream."""
+    return isinstance(event, StatusEvent) and event.status in FINAL_STATUSES

@@ -1,0 +1,117 @@
+"""From ``agent_config`` to something that runs: the registry of runtimes and what a run is given.
+
+A runtime is a class registered under the entry point group ``orbiter.runtimes``; ``agent_config["runtime"]`` names it,
+and without that key the ``agent`` runtime (pydantic-ai) takes the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orbiter.distributed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orbiter.distributed.runtimes.imports import ImportGuard
+
+    from orbiter.distributed.models import Event, TaskPayload
+
+
+class CancellationToken:
+    """Tells code that is running whether it should stop; safe to read from any thread."""
+
+    def __init__(self) -> None:
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether cancellation was asked for."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Ask for cancellation; asking again changes nothing."""
+        self._cancelled = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What one run of a task is given.
+
+    Attributes:
+        payload: The task as submitted.
+        attempt: Which run this is, from 1.
+        emit: Publishes an event (or a string, as text). Returns at once; callable from any thread.
+        token: Becomes cancelled when the run should stop.
+        deadline: Epoch seconds at which the run is stopped.
+        guard: Decides what the task may import.
+    """
+
+    payload: TaskPayload
+    attempt: int
+    emit: Callable[[Event | str], None]
+    guard: ImportGuard
+    deadline: float
+    token: CancellationToken = field(default_factory=CancellationToken)
+
+    @property
+    def input(self) -> str:
+        """The user's prompt."""
+        return self.payload.input
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Earlier turns."""
+        return self.payload.messages
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the client attached."""
+        return self.payload.metadata
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``agent_config["options"]``."""
+        return dict(self.payload.agent_config.get("options") or {})
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run should stop."""
+        return self.token.cancelled
+
+
+class Runtime(Protocol):
+    """Runs one kind of ``agent_config``."""
+
+    def __init__(self, config: dict[str, Any], guard: ImportGuard) -> None:
+        """Check the configuration and import what it names.
+
+        Raises:
+            ConfigurationError: It can never run; the task fails at once and is not retried.
+        """
+
+    async def run(self, context: RunContext) -> dict[str, Any]:
+        """Run to the end, emitting events; return the task's result, an object with at least ``output``."""
+
+
+@cache
+def _registered() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group="orbiter.runtimes")}
+
+
+def runtime_for(payload: TaskPayload, guard: ImportGuard) -> Runtime:
+    """Return the runtime that this task asks for, ready to run.
+
+    Raises:
+        ConfigurationError: The runtime is unknown or the configuration is wrong.
+    """
+    name = payload.agent_config.get("runtime", "agent")
+    known = _registered()
+    if name not in known:
+        raise ConfigurationError(f"agent_config.runtime: {name!r} is unknown; known are {', '.join(sorted(known))}")
+    factory = known[name].load()
+    runtime: Runtime = factory(payload.agent_config, guard)
+    return runtime

@@ -1,0 +1,344 @@
+"""One agent of pydantic-ai, run to its end: its steps become our events, its answer a :class:`Reply`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from pydantic_ai import Agent, ModelSettings, Tool, exceptions
+from pydantic_ai import messages as ai
+from pydantic_ai.toolsets import FunctionToolset, ToolsetTool, WrapperToolset
+from pydantic_ai.usage import UsageBase, UsageLimits
+
+from orbiter.distributed.errors import ConfigurationError, OrbiterError
+from orbiter.distributed.models import (
+    ReasoningEvent,
+    StatusEvent,
+    StepEvent,
+    TextEvent,
+    ToolCallEvent,
+    ToolResultEvent,
+    Usage,
+    UsageEvent,
+)
+from orbiter.distributed.runtimes import RunContext
+from orbiter.distributed.runtimes.model_access import orbiter_error
+from orbiter.distributed.runtimes.threads import DAEMON_THREADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pydantic_ai.models import Model
+    from pydantic_ai.run import AgentRun
+    from pydantic_ai.tools import RunContext as ToolContext
+
+    from orbiter.distributed.runtimes.agent_config import AgentConfig
+    from orbiter.distributed.runtimes.imports import ImportGuard
+
+logger = logging.getLogger(__name__)
+
+# What a tool raises on purpose: to pydantic-ai, or to us about the whole task.
+_DELIBERATE = (
+    exceptions.ModelRetry,
+    exceptions.ToolFailed,
+    exceptions.CallDeferred,
+    exceptions.ApprovalRequired,
+    exceptions.UserError,
+    OrbiterError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one agent answered.
+
+    Attributes:
+        text: All its text deltas joined, as 0.1 gives it.
+        output: Its last answer alone: what the next agent is given.
+        data: The answer as JSON where the agent has an ``output_type``.
+        usage: Tokens of all steps.
+        stop_reason: Why it ended before it was done, or ``None``.
+    """
+
+    text: str
+    output: str
+    data: Any = None
+    usage: Usage
+    stop_reason: str | None = None
+
+
+class AgentRunner:
+    """Runs one configured agent; a swarm has several."""
+
+    def __init__(self, config: AgentConfig, guard: ImportGuard, resolve: Callable[[str], Model]) -> None:
+        """Import the agent's tools and output type.
+
+        Raises:
+            ConfigurationError: One of them is refused, missing, or not what it should be.
+        """
+        self.config = config
+        self._resolve = resolve
+        self._tools = [_tool(guard.load(path), path) for path in config.tools]
+        self._output_type = _output_type(guard, config.output_type)
+        names = [tool.name for tool in self._tools]
+        for path, name in zip(config.tools, names, strict=True):
+            if names.count(name) > 1:
+                raise ConfigurationError(f"agent_config.tools: {path!r} is not the only tool named {name!r}")
+
+    async def run(self, context: RunContext, prompt: str, extra_tools: Sequence[Tool[RunContext]] = ()) -> Reply:
+        """Run the agent on ``prompt``; the task's earlier turns come before it.
+
+        Tools may take pydantic-ai's run context: its ``deps`` is the task's :class:`RunContext`.
+
+        Raises:
+            ConfigurationError: It can never succeed: unknown model, refused credentials, context too long.
+            TransientError: The provider asked to wait.
+        """
+        history = message_history(context.messages)
+        model = self._resolve(context.payload.model or self.config.model)
+        tools = _ReportingTools(FunctionToolset([*self._tools, *extra_tools]))
+        agent: Agent[RunContext, Any] = Agent(
+            model,
+            name=self.config.name,
+            instructions=self.config.instructions or None,
+            output_type=self._output_type,
+            deps_type=RunContext,
+            model_settings=self._model_settings(),
+            toolsets=[tools],
+        )
+        steps = _Steps(context, self.config, tools.durations)
+        steps.detail(
+            StatusEvent(
+                status="starting",
+                agent_name=self.config.name,
+                message=f"Agent '{self.config.name}' starting execution",
+            )
+        )
+        # Without a prompt of its own a conversation goes on where its history ends.
+        user_prompt = None if history and not prompt else prompt
+        try:
+            # Entering the agent closes the provider's connections afterwards. The steps are counted here, not by
+            # request_limit (whose default is 50): that one ends a run with an exception in the middle of a step.
+            with Agent.using_thread_executor(DAEMON_THREADS):
+                async with (
+                    agent,
+                    agent.iter(
+                        user_prompt,
+                        message_history=history,
+                        deps=context,
+                        usage_limits=UsageLimits(request_limit=None),
+                        infer_name=False,
+                    ) as run,
+                ):
+                    return await steps.follow(run)
+        except SystemExit as error:
+            raise RuntimeError(f"a tool raised SystemExit({error})") from error
+        except Exception as error:
+            ours = orbiter_error(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _model_settings(self) -> ModelSettings:
+        settings = ModelSettings()
+        if self.config.temperature is not None:
+            settings["temperature"] = self.config.temperature
+        if self.config.max_tokens is not None:
+            settings["max_tokens"] = self.config.max_tokens
+        return settings
+
+
+@dataclass
+class _Steps:
+    """Follows a run node by node and tells about it: text and tool calls always, the rest when ``detailed``."""
+
+    context: RunContext
+    config: AgentConfig
+    durations: dict[str, float]
+    texts: list[str] = field(default_factory=list)
+    answer: list[str] = field(default_factory=list)
+    number: int = 0
+    started_at: float = 0.0
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    async def follow(self, run: AgentRun[RunContext, Any]) -> Reply:
+        stop_reason = None
+        async for node in run:
+            if Agent.is_model_request_node(node):
+                if self.number >= self.config.max_steps:
+                    stop_reason = "max_steps"
+                    break
+                self._step_started()
+                async with node.stream(run.ctx) as stream:
+                    async for event in stream:
+                        self._model_event(event)
+            elif Agent.is_call_tools_node(node):
+                usage = _usage(node.model_response.usage)
+                self.detail(
+                    UsageEvent(
+                        usage=usage,
+                        agent_name=self.config.name,
+                        step_number=self.number,
+                        model=node.model_response.model_name or "",
+                    )
+                )
+                async with node.stream(run.ctx) as events:
+                    async for happening in events:
+                        self._tool_event(happening)
+                self._step_completed(usage)
+        return self._reply(run, stop_reason)
+
+    def detail(self, event: ReasoningEvent | StatusEvent | StepEvent | ToolResultEvent | UsageEvent) -> None:
+        if self.context.payload.detailed:
+            self.context.emit(event)
+
+    def _step_started(self) -> None:
+        self.number += 1
+        self.answer = []
+        self.started_at = time.time()
+        self.detail(
+            StepEvent(
+                step_number=self.number, agent_name=self.config.name, status="started", started_at=self.started_at
+            )
+        )
+
+    def _step_completed(self, usage: Usage) -> None:
+        self.detail(
+            StepEvent(
+                step_number=self.number,
+                agent_name=self.config.name,
+                status="completed",
+                started_at=self.started_at,
+                completed_at=time.time(),
+                usage=usage,
+            )
+        )
+
+    def _model_event(self, event: object) -> None:
+        match event:
+            case ai.PartStartEvent(part=ai.TextPart(content=text)):
+                self._text(text)
+            case ai.PartDeltaEvent(delta=ai.TextPartDelta(content_delta=text)):
+                self._text(text)
+            case ai.PartStartEvent(part=ai.ThinkingPart(content=thought)) if thought:
+                self.detail(ReasoningEvent(text=thought, agent_name=self.config.name))
+            case ai.PartDeltaEvent(delta=ai.ThinkingPartDelta(content_delta=str(thought))) if thought:
+                self.detail(ReasoningEvent(text=thought, agent_name=self.config.name))
+
+    def _text(self, text: str) -> None:
+        if text:
+            self.texts.append(text)
+            self.answer.append(text)
+            self.context.emit(TextEvent(text=text, agent_name=self.config.name))
+
+    def _tool_event(self, event: object) -> None:
+        match event:
+            case ai.FunctionToolCallEvent(part=call):
+                self.context.emit(
+                    ToolCallEvent(tool_name=call.tool_name, tool_call_id=call.tool_call_id, agent_name=self.config.name)
+                )
+                self.arguments[call.tool_call_id] = call.args_as_dict()
+            case ai.FunctionToolResultEvent(part=part):
+                text = part.model_response_str(wrap_if_error=False)
+                success = part.outcome == "success"
+                self.detail(
+                    ToolResultEvent(
+                        tool_name=part.tool_name,
+                        tool_call_id=part.tool_call_id,
+                        arguments=self.arguments.pop(part.tool_call_id, {}),
+                        result=text if success else "",
+                        error=None if success else text,
+                        success=success,
+                        duration_ms=self.durations.pop(part.tool_call_id, 0.0) * 1000,
+                        agent_name=self.config.name,
+                    )
+                )
+
+    def _reply(self, run: AgentRun[RunContext, Any], stop_reason: str | None) -> Reply:
+        text, output, data = "".join(self.texts), "".join(self.answer), None
+        if run.result is not None and not isinstance(run.result.output, str):
+            data = pydantic_core.to_jsonable_python(run.result.output)
+            output = pydantic_core.to_json(run.result.output).decode()
+            text = text or output
+        return Reply(text=text, output=output, data=data, usage=_usage(run.usage), stop_reason=stop_reason)
+
+
+@dataclass
+class _ReportingTools(WrapperToolset[RunContext]):
+    """Times every call, and gives a tool's failure to the model, which may find another way.
+
+    A tool that wants the whole task to fail or to be run again raises one of :mod:`orbiter.distributed.errors`.
+    """
+
+    durations: dict[str, float] = field(default_factory=dict)
+
+    async def call_tool(
+        self,
+        name: str,
+        tool_args: dict[str, Any],
+        ctx: ToolContext[RunContext],
+        tool: ToolsetTool[RunContext],
+    ) -> Any:
+        started = time.monotonic()
+        try:
+            return await super().call_tool(name, tool_args, ctx, tool)
+        except _DELIBERATE:
+            raise
+        except Exception as error:
+            logger.warning(
+                "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
+            )
+            raise exceptions.ToolFailed(f"{type(error).__name__}: {error}") from error
+        finally:
+            if ctx.tool_call_id:
+                self.durations[ctx.tool_call_id] = time.monotonic() - started
+
+
+def message_history(messages: Sequence[dict[str, Any]]) -> list[ai.ModelMessage]:
+    """Return earlier turns as pydantic-ai's messages.
+
+    Raises:
+        ConfigurationError: A turn has no known role or no text.
+    """
+    history: list[ai.ModelMessage] = []
+    for number, turn in enumerate(messages):
+        role, content = turn.get("role"), turn.get("content")
+        if not isinstance(content, str):
+            raise ConfigurationError(f"messages.{number}.content: Input should be a valid string")
+        match role:
+            case "user":
+                history.append(ai.ModelRequest(parts=[ai.UserPromptPart(content)]))
+            case "system":
+                history.append(ai.ModelRequest(parts=[ai.SystemPromptPart(content)]))
+            case "assistant":
+                history.append(ai.ModelResponse(parts=[ai.TextPart(content)]))
+            case _:
+                raise ConfigurationError(f"messages.{number}.role: {role!r} is not user, assistant or system")
+    return history
+
+
+def _tool(found: object, path: str) -> Tool[RunContext]:
+    if isinstance(found, Tool):
+        return found
+    if isinstance(found, type) or not callable(found):
+        raise ConfigurationError(f"agent_config.tools: {path!r} is not a function but a {type(found).__name__}")
+    try:
+        return Tool(found)
+    except (exceptions.UserError, pydantic_core.PydanticCustomError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"agent_config.tools: {path!r} cannot be offered to a model: {error}") from error
+
+
+def _output_type(guard: ImportGuard, path: str | None) -> Any:
+    if path is None:
+        return str
+    found = guard.load(path)
+    if not isinstance(found, type):
+        raise ConfigurationError(f"agent_config.output_type: {path!r} is not a class")
+    return found
+
+
+def _usage(usage: UsageBase) -> Usage:
+    return Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, total_tokens=usage.total_tokens)

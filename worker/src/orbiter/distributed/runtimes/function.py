@@ -1,0 +1,167 @@
+"""The ``callable`` runtime: any importable function as a task, so that any framework fits."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from pydantic import BaseModel, Field, ValidationError
+
+from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.models import Event, TextEvent, is_final, validation_message
+from orbiter.distributed.runtimes.threads import in_thread
+
+if TYPE_CHECKING:
+    from orbiter.distributed.runtimes import RunContext
+    from orbiter.distributed.runtimes.imports import ImportGuard
+
+
+class CallableConfig(BaseModel):
+    """``{"runtime": "callable", "target": "pkg.module:function", "options": {…}, "name": …}``."""
+
+    target: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    name: str = ""
+
+
+class CallableRuntime:
+    """Calls the target with one argument, the :class:`RunContext`.
+
+    The target is an async generator of events or strings, a coroutine function, or a plain function (or generator),
+    which runs in a thread. A string it yields or emits is published as text.
+
+    The result is ``{"output": …}`` of a returned string; a returned dict with ``output`` as it is; ``None`` means the
+    text emitted; anything else is given as JSON text in ``output`` and as it is in ``data``.
+
+    A thread cannot be stopped: when a run is cancelled, ``context.cancelled`` turns true and the wait is abandoned at
+    once, so a plain function that runs long should look at it. What it emits after that is dropped.
+    """
+
+    def __init__(self, config: dict[str, Any], guard: ImportGuard) -> None:
+        try:
+            settings = CallableConfig.model_validate(config)
+        except ValidationError as error:
+            raise ConfigurationError(f"agent_config: {validation_message(error)}") from None
+        target = guard.load(settings.target)
+        if not callable(target):
+            raise ConfigurationError(f"agent_config.target: {settings.target!r} is not callable")
+        self._target: Callable[[RunContext], Any] = target
+        self._path = settings.target
+        self._name = settings.name or settings.target
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        try:
+            signature = inspect.signature(self._target)
+        except (TypeError, ValueError):
+            return  # some builtins have none: the call itself will tell
+        try:
+            signature.bind(None)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"agent_config.target: {self._path!r} must take one argument, the context: {error}"
+            ) from None
+
+    async def run(self, context: RunContext) -> dict[str, Any]:
+        """Call the target to its end and return the task's result."""
+        emitted = _Emitted(context, self._name)
+        try:
+            returned = await self._call(replace(context, emit=emitted.emit), emitted)
+        except asyncio.CancelledError:
+            context.token.cancel()
+            raise
+        except SystemExit as error:
+            # Left alone it would end the worker, and with it every other task in the process.
+            raise RuntimeError(f"{self._path} raised SystemExit({error})") from error
+        finally:
+            emitted.close()
+        return self._result(returned, emitted.text)
+
+    async def _call(self, context: RunContext, emitted: _Emitted) -> object:
+        target = self._target
+        if _is(inspect.isasyncgenfunction, target) or _is(inspect.iscoroutinefunction, target):
+            returned = target(context)
+        else:
+            returned = await in_thread(lambda: _drained(target(context), emitted))
+        if isinstance(returned, Awaitable):
+            returned = await returned
+        if isinstance(returned, AsyncIterable):
+            await _forward(returned, emitted)
+            return None
+        return returned
+
+    def _result(self, returned: object, text: str) -> dict[str, Any]:
+        if returned is None:
+            return {"output": text}
+        if isinstance(returned, str):
+            return {"output": returned}
+        try:
+            data = pydantic_core.to_jsonable_python(returned)
+        except pydantic_core.PydanticSerializationError as error:
+            raise ConfigurationError(f"{self._path} returned what is not JSON: {error}") from None
+        if isinstance(data, dict) and "output" in data:
+            return data
+        return {"output": json.dumps(data), "data": data}
+
+
+class _Emitted:
+    """Passes on what a target emits, and keeps the text for the result. Called from the target's thread, if any."""
+
+    def __init__(self, context: RunContext, name: str) -> None:
+        self._emit = context.emit
+        self._name = name
+        self._texts: list[str] = []
+        self._closed = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def emit(self, item: Event | str) -> None:
+        if self._closed:
+            return
+        event = TextEvent(text=item, agent_name=self._name) if isinstance(item, str) else item
+        if not isinstance(event, Event):
+            raise TypeError(f"emitted {type(event).__name__}: neither an event nor a string")
+        # The worker ends the stream; a final status in the middle would end it for subscribers too early.
+        if is_final(event):
+            return
+        if isinstance(event, TextEvent):
+            self._texts.append(event.text)
+        self._emit(event)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def _is(test: Callable[[object], bool], target: object) -> bool:
+    """Apply a test to a function, or to the ``__call__`` of an object that has one."""
+    return test(target) or test(getattr(target, "__call__", None))  # noqa: B004 - the method itself is asked for
+
+
+async def _forward(items: AsyncIterable[Any], emitted: _Emitted) -> None:
+    iterator = aiter(items)
+    try:
+        async for item in iterator:
+            emitted.emit(item)
+    finally:
+        # A generator's own cleanup runs here and now, also when the run is cancelled, not at some garbage collection.
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
+
+
+def _drained(returned: Any, emitted: _Emitted) -> Any:
+    """Run a plain generator to its end, here in its thread; return its return value, or what was not a generator."""
+    if not inspect.isgenerator(returned):
+        return returned
+    while True:
+        try:
+            item = next(returned)
+        except StopIteration as end:
+            return end.value
+        emitted.emit(item)

@@ -1,0 +1,128 @@
+"""What a message may import: nothing, unless the operator allowed it.
+
+Whoever can write to Redis names code by dotted path; this is the one door through which such a path becomes an object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from orbiter.distributed.errors import ConfigurationError, ImportRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+logger = logging.getLogger(__name__)
+
+EVERYTHING = "*"
+
+# ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*", re.ASCII)
+_MISSING = object()
+
+
+class ImportGuard:
+    """Imports what the operator allowed, and refuses everything else before a line of it runs."""
+
+    def __init__(self, allow: Sequence[str]) -> None:
+        """Take module prefixes such as ``myapp`` or ``myapp.tools``; ``*`` allows everything.
+
+        Raises:
+            ConfigurationError: An entry is not a module prefix.
+        """
+        self.allow = tuple(entry.strip() for entry in allow if entry.strip())
+        for entry in self.allow:
+            if entry != EVERYTHING and not _DOTTED.fullmatch(entry):
+                raise ConfigurationError(f"--allow-import {entry!r}: not a module prefix such as myapp.tools")
+        if EVERYTHING in self.allow:
+            logger.warning("--allow-import *: whoever can write to Redis can run any code that is installed here")
+
+    def allows(self, module: str) -> bool:
+        """Tell whether a module is one of the allowed prefixes or lies below one."""
+        return any(entry in (EVERYTHING, module) or module.startswith(f"{entry}.") for entry in self.allow)
+
+    def load(self, path: str) -> object:
+        """Return the object that ``pkg.module:attr`` or ``pkg.module.attr`` names.
+
+        Raises:
+            ImportRefusedError: The path, or the module that the object really comes from, is not allowed.
+            ConfigurationError: It is not such a path, nothing has that name, or importing it failed.
+        """
+        for module, attributes in self._candidates(path):
+            found = self._resolve(path, module, attributes)
+            if found is not _MISSING:
+                self._check_origin(path, found)
+                return found
+        raise ConfigurationError(f"cannot import {path!r}: no such module or attribute")
+
+    def _candidates(self, path: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield (module, attributes) to try: with a colon the one that is written, else ever shorter modules."""
+        module, colon, attribute = path.partition(":")
+        written_well = [module, attribute] if colon else [path]
+        if not all(_DOTTED.fullmatch(part) for part in written_well) or not (colon or "." in path):
+            raise ConfigurationError(f"cannot import {path!r}: not of the form pkg.module:attr or pkg.module.attr")
+        parts = path.replace(":", ".").split(".")
+        if any(part.startswith("_") for part in parts):
+            raise ImportRefusedError(
+                f"import of {path!r} refused: it has a private part, which no --allow-import PREFIX"
+                " (ORBITER_ALLOW_IMPORT) allows"
+            )
+        longest = module.count(".") + 1 if colon else len(parts) - 1
+        written = ".".join(parts[:longest])
+        if not self.allows(written):
+            raise _refused(path, written)
+        for length in range(longest, longest - 1 if colon else 0, -1):
+            name = ".".join(parts[:length])
+            # Left of an allowed prefix there is nothing to look for: myapp.tools does not allow myapp.
+            if self.allows(name):
+                yield name, parts[length:]
+
+    def _resolve(self, path: str, module: str, attributes: list[str]) -> object:
+        try:
+            found: object = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and f"{module}.".startswith(f"{error.name}."):
+                return _MISSING
+            raise ConfigurationError(f"cannot import {path!r}: {module} needs {error.name}, not installed") from error
+        except Exception as error:
+            raise ConfigurationError(
+                f"cannot import {path!r}: importing {module} raised {type(error).__name__}: {error}"
+            ) from error
+        for attribute in attributes:
+            # Reading an attribute of a module can import more (PEP 562), so a foreign one is not even asked.
+            if isinstance(found, ModuleType) and not self.allows(found.__name__):
+                raise _refused(path, found.__name__)
+            found = getattr(found, attribute, _MISSING)
+            if found is _MISSING:
+                return _MISSING
+        return found
+
+    def _check_origin(self, path: str, found: object) -> None:
+        """Stop ``myapp.tools.os.system``: what an allowed module merely imported is not allowed with it."""
+        origin = _origin(found)
+        if not self.allows(origin):
+            raise _refused(path, origin)
+
+
+def _origin(found: object) -> str:
+    """Return the module in which an object was defined."""
+    if isinstance(found, ModuleType):
+        return found.__name__
+    kind = type(found)
+    if (kind.__module__, kind.__qualname__) == ("pydantic_ai.tools", "Tool"):
+        # A ready-made tool belongs to whoever wrote its function; its class is pydantic-ai's in any case.
+        found = getattr(found, "function", None)
+    origin = getattr(found, "__module__", None)
+    return origin if isinstance(origin, str) else type(found).__module__
+
+
+def _refused(path: str, module: str) -> ImportRefusedError:
+    return ImportRefusedError(
+        f"import of {path!r} refused: module {module} is not allowed on this worker;"
+        f" to allow it: --allow-import PREFIX, such as --allow-import {module} (ORBITER_ALLOW_IMPORT)"
+    )

@@ -1,0 +1,66 @@
+"""A real Redis for the integration tests: a server of our own on a free port, emptied before each test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import redis.asyncio
+
+from tests.support import free_port
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that lives as long as the test session and writes nothing to disk."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail("redis-server is not installed: apt-get install redis-server")
+    directory: Path = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    log = directory / "redis.log"
+    options = {"port": str(port), "bind": "127.0.0.1", "dir": str(directory), "save": "", "appendonly": "no"}
+    command = [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait_for_answer(port, server, log)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_for_answer(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 10
+    with redis.Redis(port=port, retry=None) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"redis-server did not start:\n{log.read_text()}")
+                time.sleep(0.02)
+            else:
+                return
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of an empty Redis."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of that Redis which answers with text."""
+    client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, encoding_errors="replace")
+    yield client
+    await client.aclose()

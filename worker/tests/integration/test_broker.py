@@ -1,0 +1,235 @@
+"""The queue's steps, one at a time, against a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from orbiter.distributed import keys
+from orbiter.distributed.broker import CancelOutcome, Claim, Outcome, TaskBroker
+from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus
+from orbiter.distributed.settings import WorkerSettings
+from orbiter.distributed.store import TaskStore
+
+QUEUE = "orbiter:tasks"
+SHORT = WorkerSettings(heartbeat_ttl=1)
+
+
+@pytest.fixture
+async def broker(redis_url: str) -> AsyncIterator[TaskBroker]:
+    broker = TaskBroker(redis_url)
+    await broker.connect()
+    yield broker
+    await broker.disconnect()
+
+
+@pytest.fixture
+def store(redis_url: str, redis_client: Redis) -> TaskStore:
+    return TaskStore(redis_url, client=redis_client)
+
+
+async def claim(broker: TaskBroker, worker: str = "w1") -> Claim:
+    """Fetch and start one task."""
+    [entry] = await broker.fetch(worker, 1)
+    task = TaskPayload.from_json(entry.fields["payload"])
+    [started] = await broker.start(worker, [(entry, task)])
+    assert started.verdict == "run"
+    return Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
+
+
+def completed(claim: Claim) -> Outcome:
+    return Outcome(claim, "completed", '{"output": "done"}', "", StatusEvent(status="completed", seq=1).to_json())
+
+
+async def pending(client: Redis) -> int:
+    return int((await client.xpending(QUEUE, keys.group(QUEUE)))["pending"])
+
+
+async def test_a_finished_task_leaves_an_empty_queue(broker: TaskBroker, store: TaskStore, redis_client: Redis) -> None:
+    task_id = await broker.submit(TaskPayload(input="hello"))
+    mine = await claim(broker)
+    assert (await store.get_status(task_id)).status == TaskStatus.RUNNING
+    assert await broker.finish("w1", [completed(mine)]) == ["completed"]
+    task = await store.get_status(task_id)
+    assert (task.status, task.result, task.attempt) == (TaskStatus.COMPLETED, {"output": "done"}, 1)
+    assert await redis_client.xlen(QUEUE) == 0
+    assert await pending(redis_client) == 0
+    assert 86000 < await redis_client.ttl(keys.task(task_id)) <= 86400
+
+
+async def test_submitting_an_id_twice_is_one_task(broker: TaskBroker, redis_client: Redis) -> None:
+    await broker.submit(TaskPayload(task_id="same", input="first"))
+    await broker.submit(TaskPayload(task_id="same", input="second"))
+    assert await redis_client.xlen(QUEUE) == 1
+
+
+async def test_finishing_twice_is_harmless(broker: TaskBroker, redis_client: Redis) -> None:
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    assert await broker.finish("w1", [completed(mine)]) == ["completed"]
+    assert await broker.finish("w1", [completed(mine)]) == ["completed"]
+    assert await redis_client.xlen(keys.stream(task_id)) == 1
+
+
+async def test_a_worker_that_lost_its_claim_records_nothing(broker: TaskBroker, store: TaskStore) -> None:
+    task_id = await broker.submit(TaskPayload())
+    frozen = await claim(broker, "frozen")
+    [entry] = await reclaim(broker, "successor")
+    [started] = await broker.start("successor", [(entry, frozen.task)])
+    assert started.attempt == 2
+    assert await broker.finish("frozen", [completed(frozen)]) == ["lost"]
+    assert await broker.retry("frozen", frozen, delay=0, error="e", error_type="E") == "lost"
+    assert await broker.hand_back("frozen", frozen) == "lost"
+    assert await broker.renew(broker.client, "frozen", [frozen]) == ["lost"]
+    task = await store.get_status(task_id)
+    assert (task.status, task.worker_id, task.crashes) == (TaskStatus.RUNNING, "successor", 1)
+
+
+async def reclaim(broker: TaskBroker, worker: str, count: int = 10) -> list:
+    """Sweep until the leases of one second have run out."""
+    from tests.support import wait_until
+
+    return await wait_until(lambda: broker.reclaim(worker, count, SHORT, interval=0.01), timeout=5)
+
+
+async def test_a_renewed_claim_is_not_reclaimed(broker: TaskBroker, redis_client: Redis) -> None:
+    import asyncio
+    import time
+
+    await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        assert await broker.renew(redis_client, "w1", [mine]) == ["ok"]
+        assert await broker.reclaim("w2", 10, SHORT, interval=0.001) == []
+        await asyncio.sleep(0.1)
+    rows = await redis_client.xpending_range(QUEUE, keys.group(QUEUE), "-", "+", 10)
+    assert rows[0]["times_delivered"] == 1
+
+
+async def test_a_sweeper_respects_the_longer_lease_of_a_living_owner(broker: TaskBroker, redis_client: Redis) -> None:
+    await broker.submit(TaskPayload(task_id="slow"))
+    await broker.submit(TaskPayload(task_id="dead"))
+    await broker.beat(redis_client, "slow", 30, {"heartbeat_ttl": "30", "version": "0.1.0", "status": "running"})
+    await claim(broker, "slow")
+    await claim(broker, "dead")
+    entries = await reclaim(broker, "sweeper")
+    assert [TaskPayload.from_json(entry.fields["payload"]).task_id for entry in entries] == ["dead"]
+
+
+async def test_a_living_worker_of_the_old_system_keeps_its_entries(broker: TaskBroker, redis_client: Redis) -> None:
+    await broker.submit(TaskPayload(task_id="old"))
+    await broker.submit(TaskPayload(task_id="dead"))
+    await redis_client.hset(keys.worker("old"), mapping={"status": "running", "last_heartbeat": "1.0"})
+    await claim(broker, "old")
+    await claim(broker, "dead")
+    entries = await reclaim(broker, "sweeper")
+    assert [TaskPayload.from_json(entry.fields["payload"]).task_id for entry in entries] == ["dead"]
+
+
+async def test_a_task_that_loses_too_many_workers_is_a_dead_letter(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    broker.max_crashes = 1
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker, "w1")
+    verdicts = []
+    for worker in ("w2", "w3"):
+        [entry] = await reclaim(broker, worker)
+        verdicts += [row.verdict for row in await broker.start(worker, [(entry, mine.task)])]
+    assert verdicts == ["run", "dead"]
+    task = await store.get_status(task_id)
+    assert (task.status, task.error) == (TaskStatus.FAILED, "lost its worker 2 times")
+    [(_, letter)] = await redis_client.xrange("{orbiter:tasks}:dead")
+    assert TaskPayload.from_json(letter["payload"]).task_id == task_id
+    assert await redis_client.xlen(QUEUE) == 0
+
+
+async def test_retry_parks_the_task_and_fetch_promotes_it_when_due(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    from tests.support import wait_until
+
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    assert await broker.retry("w1", mine, delay=0.2, error="boom", error_type="ValueError") == "retrying"
+    task = await store.get_status(task_id)
+    assert (task.status, task.error, task.retries) == (TaskStatus.RETRYING, "boom", 1)
+    assert await broker.fetch("w1", 1) == []
+    assert await redis_client.xlen(QUEUE) == 0
+    await wait_until(lambda: redis_client.zcount("{orbiter:tasks}:delayed", "-inf", "+inf"))
+    again = await wait_until(lambda: broker.fetch("w1", 1))
+    assert again[0].fields["payload"] == mine.task.to_json()
+    assert await redis_client.exists("{orbiter:tasks}:delayed", "{orbiter:tasks}:parked") == 0
+
+
+async def test_hand_back_costs_nothing(broker: TaskBroker, store: TaskStore) -> None:
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker, "w1")
+    assert await broker.hand_back("w1", mine) == "pending"
+    again = await claim(broker, "w2")
+    assert (again.attempt, again.retries) == (2, 0)
+    task = await store.get_status(task_id)
+    assert (task.handoffs, task.retries, task.crashes) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("where", ["waiting", "delayed"])
+async def test_cancelling_a_task_that_waits_ends_it_at_once(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis, where: str
+) -> None:
+    task_id = await broker.submit(TaskPayload())
+    if where == "delayed":
+        await broker.retry("w1", await claim(broker), delay=60, error="e", error_type="E")
+    assert await broker.cancel(task_id) is CancelOutcome.CANCELLED
+    assert (await store.get_status(task_id)).status == TaskStatus.CANCELLED
+    for entry in await broker.fetch("w1", 1):
+        [started] = await broker.start("w1", [(entry, TaskPayload.from_json(entry.fields["payload"]))])
+        assert started.verdict == "drop"
+    assert await redis_client.xlen(QUEUE) == 0
+    assert await pending(redis_client) == 0
+    assert await redis_client.zcard("{orbiter:tasks}:delayed") == 0
+    assert await redis_client.xlen(keys.stream(task_id)) == 1
+    assert await broker.cancel(task_id) is CancelOutcome.FINISHED
+
+
+async def test_cancelling_an_unknown_task_says_so(broker: TaskBroker, redis_client: Redis) -> None:
+    assert await broker.cancel("nobody") is CancelOutcome.UNKNOWN
+    assert await redis_client.exists(keys.task("nobody")) == 0
+
+
+async def test_a_cancel_of_the_old_system_stands(broker: TaskBroker, store: TaskStore, redis_client: Redis) -> None:
+    """0.1 clients write the status themselves, without an end time or an event."""
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    await redis_client.hset(keys.task(task_id), "status", "cancelled")
+    assert await broker.renew(redis_client, "w1", [mine]) == ["cancel"]
+    assert await broker.finish("w1", [completed(mine)]) == ["cancelled"]
+    task = await store.get_status(task_id)
+    assert task.status == TaskStatus.CANCELLED
+    assert task.completed_at
+    [(_, fields)] = await redis_client.xrange(keys.stream(task_id))
+    assert '"cancelled"' in fields["event"]
+
+
+async def test_only_one_sweeps_at_a_time(broker: TaskBroker) -> None:
+    await broker.submit(TaskPayload())
+    await claim(broker, "dead")
+    import asyncio
+
+    await asyncio.sleep(1.05)  # the lease of one second runs out; nothing announces that
+    assert len(await broker.reclaim("w1", 10, SHORT, interval=5)) == 1
+    await broker.submit(TaskPayload())
+    await claim(broker, "dead2")
+    await asyncio.sleep(1.05)
+    assert await broker.reclaim("w2", 10, SHORT, interval=5) == []
+
+
+async def test_list_tasks_is_newest_first_and_filters(broker: TaskBroker, store: TaskStore) -> None:
+    for number in range(5):
+        await broker.submit(TaskPayload(task_id=f"t{number}"))
+    await broker.cancel("t3")
+    assert {task.task_id for task in await store.list_tasks()} == {"t0", "t1", "t2", "t3", "t4"}
+    assert [task.task_id for task in await store.list_tasks(TaskStatus.CANCELLED)] == ["t3"]
+    assert len(await store.list_tasks(limit=2)) == 2

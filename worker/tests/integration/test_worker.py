@@ -1,0 +1,366 @@
+"""Workers, whole, against a real Redis: in this process where that suffices, in their own where signals matter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from orbiter.distributed import keys
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.events import EventSubscriber
+from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, event_from_json, is_final
+from orbiter.distributed.store import TaskStore
+from orbiter.distributed.worker import Worker
+from tests.support import start_orbiter, wait_until
+
+QUEUE = "orbiter:tasks"
+
+
+class Fleet:
+    """Submits to and looks at the workers under test."""
+
+    def __init__(self, url: str, client: Redis) -> None:
+        self.url = url
+        self.client = client
+        self.broker = TaskBroker(url, client=client)
+        self.store = TaskStore(url, client=client)
+
+    async def submit(self, job: str, text: str = "", **fields: Any) -> str:
+        config = {"runtime": "callable", "target": f"tests.integration.jobs:{job}", "name": job}
+        return await self.broker.submit(TaskPayload(agent_config=config, input=text, **fields))
+
+    async def ends(self, task_id: str, timeout: float = 10) -> TaskResult:
+        async def ended() -> TaskResult | None:
+            task = await self.store.get_status(task_id)
+            return task if task and task.status.terminal else None
+
+        return await wait_until(ended, timeout)
+
+    async def runs(self, task_id: str) -> None:
+        async def running() -> bool:
+            task = await self.store.get_status(task_id)
+            return task is not None and task.status == TaskStatus.RUNNING
+
+        await wait_until(running)
+
+    async def events(self, task_id: str) -> list[Any]:
+        rows = await self.client.xrange(keys.stream(task_id))
+        return [event_from_json(fields["event"]) for _, fields in rows]
+
+    async def is_empty(self) -> bool:
+        pending = (await self.client.xpending(QUEUE, keys.group(QUEUE)))["pending"]
+        return pending == 0 and await self.client.xlen(QUEUE) == 0
+
+    async def workers(self) -> list[str]:
+        return [key async for key in self.client.scan_iter(match="orbiter:workers:*")]
+
+
+@pytest.fixture
+async def fleet(redis_url: str, redis_client: Redis) -> Fleet:
+    fleet = Fleet(redis_url, redis_client)
+    await fleet.broker.connect()
+    return fleet
+
+
+@contextlib.asynccontextmanager
+async def working(fleet: Fleet, **options: Any) -> AsyncIterator[Worker]:
+    """Run a worker in this process; it must leave nothing behind."""
+    options = {"allow_import": ["tests"], "retry_backoff": 0} | options
+    worker = Worker(fleet.url, **options)
+    life = asyncio.create_task(worker.start())
+    try:
+        await wait_until(lambda: worker.state == "running" or life.done())
+        yield worker
+    finally:
+        await worker.stop()
+        await asyncio.wait_for(life, 10)
+
+
+async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit("say", "one two three")
+        task = await fleet.ends(task_id)
+    assert task.result is not None
+    assert task.result["output"] == "one two three "
+    events = await fleet.events(task_id)
+    assert "".join(event.text for event in events if event.type == "text") == "one two three "
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [is_final(event) for event in events] == [False] * (len(events) - 1) + [True]
+    assert await fleet.is_empty()
+    assert await fleet.workers() == []
+
+
+async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
+    for _ in range(6):
+        await fleet.submit("sleep", metadata={"seconds": 0.5})
+    async with working(fleet, concurrency=2):
+        seen = 0
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            pending = (await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"]
+            seen = max(seen, pending)
+            await asyncio.sleep(0.01)
+    assert seen == 2
+
+
+async def test_a_failing_task_is_retried_and_then_completes(fleet: Fleet) -> None:
+    async with working(fleet):
+        task = await fleet.ends(await fleet.submit("fail", metadata={"times": 2}))
+    assert (task.status, task.retries, task.attempt, task.error) == (TaskStatus.COMPLETED, 2, 3, None)
+
+
+async def test_a_task_that_always_fails_runs_four_times_and_is_a_dead_letter(fleet: Fleet) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit("fail")
+        task = await fleet.ends(task_id)
+    assert (task.status, task.retries, task.attempt) == (TaskStatus.FAILED, 3, 4)
+    assert task.error == "attempt 4 failed"
+    [(_, letter)] = await fleet.client.xrange("{orbiter:tasks}:dead")
+    assert (letter["task_id"], letter["reason"]) == (task_id, "attempt 4 failed")
+    events = await fleet.events(task_id)
+    assert [event.attempt for event in events] == sorted(event.attempt for event in events)
+    assert sum(is_final(event) for event in events) == 1
+    assert events[-1].status == "error"
+
+
+async def test_a_refused_import_fails_at_once_and_names_path_and_option(fleet: Fleet) -> None:
+    async with working(fleet, allow_import=["myapp"]):
+        task = await fleet.ends(await fleet.submit("echo", "x"))
+    assert (task.status, task.attempt) == (TaskStatus.FAILED, 1)
+    assert task.error is not None
+    assert "tests.integration.jobs" in task.error
+    assert "--allow-import" in task.error
+
+
+async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None:
+    async with working(fleet, max_retries=0):
+        task = await fleet.ends(await fleet.submit("sleep", metadata={"seconds": 60}, timeout_seconds=0.2))
+    assert task.status == TaskStatus.FAILED
+    assert task.error == "run took longer than timeout_seconds=0.2"
+
+
+@pytest.mark.parametrize("job", ["sleep", "block"])
+async def test_cancel_stops_a_running_task(fleet: Fleet, job: str) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit(job, metadata={"seconds": 30})
+        await fleet.runs(task_id)
+        began = time.monotonic()
+        assert await fleet.broker.cancel(task_id) == "requested"
+        task = await fleet.ends(task_id)
+        assert time.monotonic() - began < 2
+    assert task.status == TaskStatus.CANCELLED
+    assert [event.status for event in await fleet.events(task_id) if is_final(event)] == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"payload": "not json"}, "Invalid JSON"),
+        ({"payload": "[1, 2]"}, "Input should be an object"),
+        ({"something": "else"}, "no field 'payload'"),
+        ({"payload": '{"task_id": 5}'}, "task_id: Input should be a valid string"),
+        ({"payload": b"\xff\xfe"}, "JSON"),
+        ({"payload": '{"a":' * 100_000}, "JSON"),
+    ],
+)
+async def test_an_entry_that_is_no_task_is_a_dead_letter_with_the_reason(
+    fleet: Fleet, fields: dict[Any, Any], reason: str
+) -> None:
+    async with working(fleet):
+        await fleet.client.xadd(QUEUE, fields)
+        await wait_until(lambda: fleet.client.xlen("{orbiter:tasks}:dead"))
+        task = await fleet.ends(await fleet.submit("echo", "unharmed"))
+    assert task.status == TaskStatus.COMPLETED
+    [(_, letter)] = await fleet.client.xrange("{orbiter:tasks}:dead")
+    assert reason in letter["reason"]
+    assert await fleet.is_empty()
+
+
+async def test_a_payload_that_names_its_task_fails_that_task(fleet: Fleet) -> None:
+    async with working(fleet):
+        await fleet.client.xadd(QUEUE, {"payload": '{"task_id": "t1", "timeout_seconds": "soon"}'})
+        task = await fleet.ends("t1")
+    assert (task.status, task.attempt) == (TaskStatus.FAILED, 1)
+    assert task.error is not None
+    assert task.error.startswith("timeout_seconds: ")
+
+
+async def test_a_payload_of_the_old_system_is_executed(fleet: Fleet) -> None:
+    """wire-format: keys in their order, json.dumps defaults, XADDed by hand."""
+    payload = {
+        "task_id": "0123456789abcdef0123456789abcdef",
+        "agent_config": {
+            "name": "old",
+            "model": "test",
+            "instructions": "",
+            "max_steps": 10,
+            "temperature": 1.0,
+            "max_tokens": None,
+        },
+        "input": "hello",
+        "messages": [],
+        "model": None,
+        "detailed": False,
+        "metadata": {},
+        "created_at": time.time(),
+        "timeout_seconds": 300.0,
+    }
+    async with working(fleet):
+        await fleet.client.xadd(QUEUE, {"payload": json.dumps(payload)})
+        task = await fleet.ends(str(payload["task_id"]))
+    assert task.status == TaskStatus.COMPLETED
+    raw = await fleet.client.hgetall(keys.task(str(payload["task_id"])))
+    assert json.loads(raw["result"])["output"]
+    assert float(raw["completed_at"]) >= float(raw["started_at"])
+    events = await fleet.events(str(payload["task_id"]))
+    assert events[0].type == "text"
+    assert events[-1].status == "completed"
+
+
+async def test_a_late_subscriber_gets_everything_and_ends(fleet: Fleet) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit("say", "a b")
+        await fleet.ends(task_id)
+        subscriber = EventSubscriber(fleet.url, client=fleet.client)
+        events = [event async for event in subscriber.subscribe(task_id)]
+    assert events[-1].status == "completed"  # type: ignore[union-attr]
+
+
+async def test_the_group_may_vanish(fleet: Fleet) -> None:
+    async with working(fleet):
+        await fleet.client.delete(QUEUE)
+        task = await fleet.ends(await fleet.submit("echo", "x"))
+    assert task.status == TaskStatus.COMPLETED
+
+
+async def test_survives_losing_every_connection(fleet: Fleet) -> None:
+    async with working(fleet, concurrency=4) as worker:
+        tasks = [await fleet.submit("sleep", metadata={"seconds": 0.3}) for _ in range(12)]
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            for row in await fleet.client.client_list():
+                if row["name"] == worker.worker_id:
+                    with contextlib.suppress(Exception):
+                        await fleet.client.client_kill_filter(_id=row["id"])
+        ended = [await fleet.ends(task_id, 20) for task_id in tasks]
+    assert {task.status for task in ended} == {TaskStatus.COMPLETED}
+    assert await fleet.is_empty()
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+async def test_has_four_connections_whatever_the_concurrency(fleet: Fleet, concurrency: int) -> None:
+    async with working(fleet, concurrency=concurrency) as worker:
+        tasks = [await fleet.submit("sleep", metadata={"seconds": 0.2}) for _ in range(concurrency)]
+        most = 0
+        while not all([(await fleet.store.get_status(task)).status.terminal for task in tasks]):  # type: ignore[union-attr]
+            names = [row["name"] for row in await fleet.client.client_list()]
+            most = max(most, names.count(worker.worker_id))
+    assert most == 4
+
+
+# -- drain -------------------------------------------------------------------------------------------------------------
+
+
+async def test_drain_lets_running_tasks_end_and_claims_no_more(fleet: Fleet) -> None:
+    async with working(fleet, concurrency=2):
+        running = [await fleet.submit("sleep", metadata={"seconds": 1}) for _ in range(2)]
+        for task_id in running:
+            await fleet.runs(task_id)
+        waiting = await fleet.submit("sleep")
+    assert [(await fleet.ends(task_id)).status for task_id in running] == [TaskStatus.COMPLETED] * 2
+    assert (await fleet.store.get_status(waiting)).status == TaskStatus.PENDING  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("job", ["sleep", "block"])
+async def test_drain_hands_back_what_outlives_its_deadline(fleet: Fleet, job: str) -> None:
+    async with working(fleet, drain_timeout=0.2):
+        task_id = await fleet.submit(job, metadata={"seconds": 3})
+        await fleet.runs(task_id)
+    task = await fleet.store.get_status(task_id)
+    assert task is not None
+    async with working(fleet):
+        task = await fleet.ends(task_id)
+    if job == "sleep":
+        assert (task.status, task.handoffs, task.retries, task.attempt) == (TaskStatus.COMPLETED, 1, 0, 2)
+    assert task.status == TaskStatus.COMPLETED
+    assert await fleet.is_empty()
+
+
+async def test_a_second_stop_hands_back_at_once(fleet: Fleet) -> None:
+    began = time.monotonic()
+    async with working(fleet, drain_timeout=60) as worker:
+        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        await fleet.runs(task_id)
+        await worker.stop()
+        await wait_until(lambda: worker.state == "draining")
+    assert time.monotonic() - began < 5
+    assert (await fleet.store.get_status(task_id)).status == TaskStatus.PENDING  # type: ignore[union-attr]
+
+
+async def test_an_idle_worker_stops_at_once(fleet: Fleet) -> None:
+    worker = Worker(fleet.url)
+    life = asyncio.create_task(worker.start())
+    await wait_until(lambda: worker.state == "running")
+    await asyncio.sleep(0.2)  # let it block in its read: no state shows that from outside
+    began = time.monotonic()
+    await worker.stop()
+    await life
+    assert time.monotonic() - began < 0.2
+    assert await fleet.client.xinfo_consumers(QUEUE, keys.group(QUEUE)) == []
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
+    """The tasks of a worker that is killed complete elsewhere, once its lease has run out."""
+    options = ("--redis-url", fleet.url, "--heartbeat-ttl", "3", "--concurrency", "4", "--allow-import", "tests")
+    log = tmp_path / "runs"
+    with start_orbiter("start", "worker", "--worker-id", "victim", *options) as victim:
+        tasks = [await fleet.submit("sleep", metadata={"seconds": 2, "log": str(log)}) for _ in range(4)]
+        for task_id in tasks:
+            await fleet.runs(task_id)
+        victim.kill()
+        killed = time.monotonic()
+        with start_orbiter("start", "worker", "--worker-id", "heir", *options) as heir:
+            try:
+                ended = [await fleet.ends(task_id, 15) for task_id in tasks]
+            finally:
+                heir.send_signal(signal.SIGTERM)
+                heir.communicate(timeout=10)
+    assert {(task.status, task.worker_id, task.crashes, task.retries) for task in ended} == {
+        (TaskStatus.COMPLETED, "heir", 1, 0)
+    }
+    assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5
+    assert sorted(log.read_text().split()[1::2]) == ["1"] * 4 + ["2"] * 4
+    assert await fleet.is_empty()
+
+
+async def test_a_frozen_worker_writes_nothing_after_its_lease(fleet: Fleet) -> None:
+    options = ("--redis-url", fleet.url, "--heartbeat-ttl", "1", "--allow-import", "tests")
+    with start_orbiter("start", "worker", "--worker-id", "frozen", *options) as frozen:
+        task_id = await fleet.submit("sleep", metadata={"seconds": 1.5})
+        await fleet.runs(task_id)
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            async with working(fleet, worker_id="heir", heartbeat_ttl=1):
+                task = await fleet.ends(task_id, 15)
+            before = await fleet.client.hgetall(keys.task(task_id))
+            events = await fleet.client.xlen(keys.stream(task_id))
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        await wait_until(lambda: fleet.client.exists(keys.worker("frozen")))
+        frozen.send_signal(signal.SIGTERM)
+        frozen.communicate(timeout=10)
+    assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "heir")
+    assert await fleet.client.hgetall(keys.task(task_id)) == before
+    assert await fleet.client.xlen(keys.stream(task_id)) == events
