@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 class Failure(click.ClickException):
     """The command could not do what it was asked. The message is printed as it is; the exit code is 1."""
 
-    def __init__(self, message: str, *, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message."""
         click.echo(self.message, file=file or sys.stderr)
+
+
+class UsageFailure(Failure):
+    """The command line asks for what cannot be."""
+
+    exit_code = 2
 
 
 class LazyGroup(click.Group):
@@ -86,14 +88,14 @@ def _one_line_errors() -> Iterator[None]:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "orbiter"
         message = " ".join(error.format_message().split()).removesuffix(".")
-        raise Failure(f"Error: {message}. See '{command} --help'.", exit_code=error.exit_code) from None
+        raise UsageFailure(f"Error: {message}. See '{command} --help'.") from None
 
 
-def show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
+def show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print the installed version and leave."""
     if not wanted or ctx.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - 40 ms that only this needs
 
     try:
         found = version("orbiter-distributed")

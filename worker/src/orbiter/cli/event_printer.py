@@ -61,7 +61,7 @@ class EventPrinter:
         self._console.print(text, soft_wrap=True)
 
 
-def describe(event: Event) -> Text:
+def describe(event: Event) -> Text:  # noqa: PLR0911 - one for each kind of event
     """Return one short line that tells the event."""
     match event:
         case TextEvent() | ReasoningEvent():

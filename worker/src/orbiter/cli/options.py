@@ -75,7 +75,7 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
     client = connect(url, retries=1, name="orbiter-cli")
     try:
         async with asyncio.timeout(_ANSWER_WITHIN):
-            await client.ping()  # type: ignore[misc]
+            await client.ping()
         yield client
     finally:
         await client.aclose()

@@ -89,8 +89,7 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     setup_logging(log_format, log_level)
     _print_banner(redis_url, settings)
 
-    # Imported here: the worker's machinery is not needed to print help or refuse an option.
-    from orbiter.distributed.worker import Worker
+    from orbiter.distributed.worker import Worker  # noqa: PLC0415 - not needed to print help or refuse an option
 
     values = settings.model_dump()
     worker = Worker(redis_url, queue_name=values.pop("queue"), **values)

@@ -29,31 +29,24 @@ if TYPE_CHECKING:
 _SUBMIT_BATCH = 500
 
 
-class _AgentFile(click.ParamType):
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            return read_agent(value)
-        except AgentFileError as error:
-            self.fail(str(error), param, ctx)
+def _read_agent(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, Any]:
+    try:
+        return read_agent(value)
+    except AgentFileError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
-class _Pair(click.ParamType):
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
+def _read_metadata(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
         if not key or not equals:
-            self.fail(f"{value!r} must be written KEY=VALUE", param, ctx)
+            raise click.BadParameter(f"{value!r} must be written KEY=VALUE", ctx, param)
         try:
-            return key, json.loads(text)
+            metadata[key] = json.loads(text)
         except ValueError:
-            return key, text
+            metadata[key] = text
+    return metadata
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,13 @@ class _Wishes:
 
 @click.command("submit")
 @click.argument("text", metavar="INPUT")
-@click.option("--agent", type=_AgentFile(), required=True, help="JSON file with the agent's configuration; - is stdin.")
+@click.option(
+    "--agent",
+    metavar="FILE",
+    required=True,
+    callback=_read_agent,
+    help="JSON file with the agent's configuration; - is stdin.",
+)
 @redis_url_option
 @queue_option
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Submit this many such tasks.")
@@ -80,12 +79,17 @@ class _Wishes:
     help="Limit of one run, seconds.",
 )
 @click.option(
-    "--metadata", type=_Pair(), multiple=True, help="Attached to the task; VALUE is JSON or text. Repeatable."
+    "--metadata",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_read_metadata,
+    help="Attached to the task; VALUE is JSON or text. Repeatable.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless everything completed.")
 @click.option("--stream", is_flag=True, help="Show the answer and all events live, to the end; waits.")
 @json_option
 def submit(
+    *,
     text: str,
     agent: dict[str, Any],
     redis_url: str,
@@ -93,10 +97,10 @@ def submit(
     count: int,
     task_id: str | None,
     timeout: float,
-    metadata: tuple[tuple[str, Any], ...],
-    wait: bool,  # noqa: FBT001 - click passes by name
-    stream: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    metadata: dict[str, Any],
+    wait: bool,
+    stream: bool,
+    as_json: bool,
 ) -> None:
     """Submit INPUT to an agent: one task, or --count of them at once."""
     if count > 1 and (task_id is not None or stream):
@@ -110,7 +114,7 @@ def submit(
                 agent_config=agent,
                 input=text,
                 detailed=stream,
-                metadata=dict(metadata),
+                metadata=metadata,
                 created_at=time.time(),
                 timeout_seconds=timeout,
                 **names,  # type: ignore[arg-type]

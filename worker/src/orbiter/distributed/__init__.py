@@ -1,3 +1,93 @@
-"""Distributed execution of agent tasks on Redis Streams."""
+"""Distributed execution of agent tasks on Redis Streams.
+
+Names are imported when they are first used, so that ``import orbiter.distributed`` costs nothing.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orbiter.distributed.broker import CancelOutcome, TaskBroker
+    from orbiter.distributed.client import TaskHandle, distributed
+    from orbiter.distributed.errors import (
+        ConfigurationError,
+        ImportRefusedError,
+        MissingExtraError,
+        OrbiterError,
+        RedisUnavailableError,
+        TransientError,
+    )
+    from orbiter.distributed.events import EventPublisher, EventSubscriber
+    from orbiter.distributed.health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
+    from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskResult, TaskStatus
+    from orbiter.distributed.redis_url import RedisUrlError
+    from orbiter.distributed.runtimes import CancellationToken, RunContext
+    from orbiter.distributed.settings import SettingsError, WorkerSettings
+    from orbiter.distributed.store import TaskStore
+    from orbiter.distributed.worker import Worker
+
+_HOME = {
+    "CancelOutcome": "broker",
+    "CancellationToken": "runtimes",
+    "ConfigurationError": "errors",
+    "EventPublisher": "events",
+    "EventSubscriber": "events",
+    "ImportRefusedError": "errors",
+    "InvalidPayloadError": "models",
+    "MissingExtraError": "errors",
+    "OrbiterError": "errors",
+    "RedisUnavailableError": "errors",
+    "RedisUrlError": "redis_url",
+    "RunContext": "runtimes",
+    "SettingsError": "settings",
+    "TaskBroker": "broker",
+    "TaskHandle": "client",
+    "TaskPayload": "models",
+    "TaskResult": "models",
+    "TaskStatus": "models",
+    "TaskStore": "store",
+    "TransientError": "errors",
+    "Worker": "worker",
+    "WorkerHealth": "health",
+    "WorkerHealthCheck": "health",
+    "WorkerSettings": "settings",
+    "distributed": "client",
+    "get_worker_fleet_status": "health",
+}
+
+__all__ = [
+    "CancelOutcome",
+    "CancellationToken",
+    "ConfigurationError",
+    "EventPublisher",
+    "EventSubscriber",
+    "ImportRefusedError",
+    "InvalidPayloadError",
+    "MissingExtraError",
+    "OrbiterError",
+    "RedisUnavailableError",
+    "RedisUrlError",
+    "RunContext",
+    "SettingsError",
+    "TaskBroker",
+    "TaskHandle",
+    "TaskPayload",
+    "TaskResult",
+    "TaskStatus",
+    "TaskStore",
+    "TransientError",
+    "Worker",
+    "WorkerHealth",
+    "WorkerHealthCheck",
+    "WorkerSettings",
+    "distributed",
+    "get_worker_fleet_status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

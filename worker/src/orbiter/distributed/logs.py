@@ -1,4 +1,4 @@
-"""Log output: lines for people by default, one JSON object a line on demand, both with the fields given as ``extra``."""
+"""Log output: lines for people, or one JSON object a line on demand; both with the fields given as ``extra``."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Time, level, message, then the extra fields as ``name=value``; in the journal, which knows the time, its level."""
+    """Time, level, message, extra fields as ``name=value``; the journal knows the time and gets its mark of the level."""
 
     def __init__(self, *, journal: bool = False) -> None:
         super().__init__()

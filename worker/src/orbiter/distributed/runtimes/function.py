@@ -161,7 +161,7 @@ def _drained(returned: Any, emitted: _Emitted) -> Any:
         return returned
     while True:
         try:
-            item = next(returned)
+            item: Any = next(returned)
         except StopIteration as end:
             return end.value
         emitted.emit(item)

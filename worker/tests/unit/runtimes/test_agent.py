@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+from pydantic_ai import exceptions
+from pydantic_ai import messages as ai
+from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
+from pydantic_ai.models.test import TestModel
+
+from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, MissingExtraError, TransientError
+from orbiter.distributed.models import TextEvent, is_final
+from orbiter.distributed.runtimes import runtime_for
+from orbiter.distributed.runtimes.agent import AgentRuntime
+from tests.support import wait_until
+from tests.unit.runtimes import targets
+from tests.unit.runtimes.support import GUARD, HERE, Run
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    targets.SEEN.clear()
+
+
+def agent(name="a", **config):
+    return {"name": name, "model": "test", **config}
+
+
+def tools(*names):
+    return [f"{HERE}.{name}" for name in names]
+
+
+async def execute(config, text="hi", model=None, **payload):
+    """Run an agent; ``model`` is what its model's name stands for."""
+    run = Run(config, input=text, **payload)
+    resolve = None if model is None else lambda _: model
+    return await AgentRuntime(config, GUARD, resolve=resolve).run(run.context), run
+
+
+def saying(*words):
+    """Return a model that says the words as deltas, and the conversations it was given."""
+    seen = []
+
+    async def stream(messages, info):
+        seen.append((messages, info))
+        for word in words:
+            yield word
+
+    return FunctionModel(stream_function=stream), seen
+
+
+def failing(error):
+    async def stream(messages, info):
+        raise error
+        yield ""
+
+    return FunctionModel(stream_function=stream)
+
+
+def replying(reply):
+    """Return a model whose one delta is ``reply(prompt, instructions)``; the prompt is the newest of the user."""
+
+    async def stream(messages, info):
+        prompts = [part.content for m in messages for part in m.parts if isinstance(part, ai.UserPromptPart)]
+        yield reply(prompts[-1], info.instructions or "")
+
+    return FunctionModel(stream_function=stream)
+
+
+# Events and result
+
+
+async def test_text_is_streamed_delta_by_delta_and_joined_in_the_result():
+    model, _ = saying("Hel", "lo")
+    result, run = await execute(agent(), model=model)
+    assert run.events == [TextEvent(text="Hel", agent_name="a"), TextEvent(text="lo", agent_name="a")]
+    assert result["output"] == "Hello"
+    assert set(result) == {"output", "usage"}
+
+
+async def test_plain_tasks_tell_text_and_tool_calls_only():
+    result, run = await execute(agent(tools=tools("add", "weather")))
+    assert run.kinds() == ["tool_call", "tool_call", "text"]
+    assert json.loads(result["output"]) == {"add": 0, "weather": "sunny in a"}
+    assert targets.SEEN == {"tool in main thread": False}
+
+
+async def test_detailed_tasks_tell_steps_usage_and_tool_results_but_no_final_status():
+    result, run = await execute(agent(tools=tools("add")), detailed=True)
+    step = ["step started", "usage", "tool_call", "tool_result", "step completed"]
+    assert run.kinds() == ["status starting", *step, "step started", "text", "usage", "step completed"]
+    assert not any(is_final(event) for event in run.events)
+    assert all(event.agent_name == "a" for event in run.events)
+    assert run.events[0].message == "Agent 'a' starting execution"
+    finished = next(event for event in run.events if event.type == "tool_result")
+    assert (finished.tool_name, finished.arguments, finished.result) == ("add", {"a": 0, "b": 0}, "0")
+    assert (finished.success, finished.error) == (True, None)
+    assert finished.duration_ms > 0
+    assert finished.tool_call_id == next(e for e in run.events if e.type == "tool_call").tool_call_id
+    steps = [event for event in run.events if event.type == "step" and event.status == "completed"]
+    assert [event.step_number for event in steps] == [1, 2]
+    assert all(event.started_at <= event.completed_at for event in steps)
+    usages = [event.usage for event in run.events if event.type == "usage"]
+    assert usages == [event.usage for event in steps]
+    assert result["usage"]["total_tokens"] == sum(usage.total_tokens for usage in usages) > 0
+    assert [event.model for event in run.events if event.type == "usage"] == ["test", "test"]
+
+
+async def test_reasoning_is_told_in_detailed_tasks_only():
+    async def stream(messages, info):
+        yield {0: DeltaThinkingPart(content="hm")}
+        yield "yes"
+
+    for detailed, kinds in [(False, []), (True, ["reasoning"])]:
+        _, run = await execute(agent(), model=FunctionModel(stream_function=stream), detailed=detailed)
+        assert [kind for kind in run.kinds() if kind == "reasoning"] == kinds
+
+
+async def test_a_tool_that_fails_is_told_to_the_model_and_the_task_goes_on():
+    result, run = await execute(agent(tools=tools("breaks")), detailed=True)
+    failed = next(event for event in run.events if event.type == "tool_result")
+    assert (failed.success, failed.result, failed.error) == (False, "", "LookupError: no such city: a")
+    assert "no such city" in result["output"]
+
+
+async def test_a_tool_may_ask_for_another_run_of_the_task():
+    with pytest.raises(TransientError, match="come back later") as caught:
+        await execute(agent(tools=tools("overloaded")))
+    assert caught.value.retry_after == 9
+
+
+async def test_a_tool_can_read_the_task():
+    result, _ = await execute(agent(tools=tools("who")), metadata={"who": "me"})
+    assert json.loads(result["output"]) == {"who": "me"}
+
+
+async def test_a_ready_made_tool_keeps_its_name_and_docstrings_become_the_schema():
+    model, seen = saying("ok")
+    await execute(agent(tools=tools("ready_made", "add")), model=model)
+    offered = {tool.name: tool for tool in seen[0][1].function_tools}
+    assert set(offered) == {"plus", "add"}
+    assert "Add two numbers." in offered["add"].description
+    assert offered["add"].parameters_json_schema["properties"]["a"] == {"type": "integer", "description": "The first."}
+
+
+async def test_max_steps_ends_normally_with_the_text_so_far():
+    async def stream(messages, info):
+        yield "looking. "
+        yield {1: DeltaToolCall(name="add", json_args='{"a": 1, "b": 2}', tool_call_id=f"c{len(messages)}")}
+
+    model = FunctionModel(stream_function=stream)
+    result, run = await execute(agent(tools=tools("add"), max_steps=3), model=model, detailed=True)
+    assert result["output"] == "looking. " * 3
+    assert result["stop_reason"] == "max_steps"
+    assert run.kinds().count("step started") == run.kinds().count("step completed") == 3
+    assert run.kinds().count("tool_result") == 3
+
+
+async def test_more_than_fifty_steps_are_possible():
+    async def stream(messages, info):
+        if len(messages) < 110:
+            yield {0: DeltaToolCall(name="add", json_args='{"a": 1, "b": 2}', tool_call_id=f"c{len(messages)}")}
+        else:
+            yield "done"
+
+    model = FunctionModel(stream_function=stream)
+    result, _ = await execute(agent(tools=tools("add"), max_steps=100), model=model)
+    assert result["output"] == "done"
+    assert "stop_reason" not in result
+
+
+async def test_output_type_gives_data_beside_the_text():
+    result, _ = await execute(
+        agent(output_type=f"{HERE}.Answer"), model=TestModel(custom_output_args={"city": "Oslo", "degrees": 3})
+    )
+    assert result["data"] == {"city": "Oslo", "degrees": 3}
+    assert json.loads(result["output"]) == result["data"]
+
+
+# What the model is given
+
+
+async def test_earlier_turns_instructions_and_settings_reach_the_model():
+    model, seen = saying("ok")
+    await execute(
+        agent(instructions="Be brief.", temperature=0.2, max_tokens=77),
+        "now",
+        model,
+        messages=[
+            {"role": "system", "content": "sys"},
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": "v"},
+        ],
+    )
+    messages, info = seen[0]
+    assert info.instructions == "Be brief."
+    assert (info.model_settings["temperature"], info.model_settings["max_tokens"]) == (0.2, 77)
+    parts = [(type(part).__name__, part.content) for message in messages for part in message.parts]
+    assert parts == [
+        ("SystemPromptPart", "sys"),
+        ("UserPromptPart", "u"),
+        ("TextPart", "v"),
+        ("UserPromptPart", "now"),
+    ]
+
+
+async def test_absent_settings_are_not_sent():
+    model, seen = saying("ok")
+    await execute(agent(), model=model)
+    assert not seen[0][1].model_settings
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"role": "robot", "content": "x"}, r"messages\.0\.role: 'robot'"),
+        ({"content": "x"}, r"messages\.0\.role: None"),
+        ({"role": "user"}, r"messages\.0\.content"),
+    ],
+)
+async def test_a_wrong_turn_is_named(turn, message):
+    with pytest.raises(ConfigurationError, match=message):
+        await execute(agent(), messages=[turn])
+
+
+@pytest.mark.parametrize(
+    ("configured", "override", "asked"),
+    [("anthropic:c", None, "anthropic:c"), ("anthropic:c", "gpt-4o", "gpt-4o"), (None, None, "openai:gpt-4o")],
+)
+async def test_the_payloads_model_overrides_the_agents(configured, override, asked):
+    names = []
+    config = {"name": "a"} | ({"model": configured} if configured else {})
+    run = Run(config, input="x", model=override)
+    await AgentRuntime(config, GUARD, resolve=lambda name: names.append(name) or TestModel()).run(run.context)
+    assert names == [asked]
+
+
+# What can never succeed
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"agent_config\.name: Field required"),
+        (agent(max_steps=0), r"agent_config\.max_steps: Input should be greater than or equal to 1"),
+        (agent(temperature="warm"), r"agent_config\.temperature"),
+        (agent(tools="x"), r"agent_config\.tools: Input should be a valid list"),
+        (agent(handoffs=[{"model": "test"}]), r"agent_config\.handoffs\.0\.name: Field required"),
+        (agent(tools=tools("missing")), r"targets\.missing"),
+        (agent(tools=tools("Answer")), "not a function"),
+        (agent(tools=tools("add", "add")), "only tool named 'add'"),
+        (agent(output_type=f"{HERE}.add"), "not a class"),
+        ({"agents": []}, r"agent_config\.agents: List should have at least 1 item"),
+        ({"agents": [agent(), agent()]}, "different names"),
+        ({"agents": [agent()], "mode": "chaos"}, r"agent_config\.mode"),
+        ({"agents": [agent()], "flow": "a >> b"}, r"agent_config\.flow: 'b'"),
+        ({"agents": [agent()], "flow": "a >> (a |)"}, r"agent_config\.flow: ''"),
+    ],
+)
+def test_a_wrong_configuration_names_field_and_rule(config, message):
+    with pytest.raises(ConfigurationError, match=message):
+        AgentRuntime(config, GUARD)
+
+
+def test_a_tool_that_is_not_allowed_is_refused():
+    with pytest.raises(ImportRefusedError, match=r"os\.system.*--allow-import"):
+        AgentRuntime(agent(tools=["os.system"]), GUARD)
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "openai:gpt-4o"])
+async def test_a_provider_without_its_library_names_the_extra(name):
+    with pytest.raises(MissingExtraError, match=r"openai:gpt-4o.*pip install orbiter-distributed\[openai\]"):
+        await execute(agent(model=name))
+
+
+async def test_an_unknown_provider_is_a_configuration_error():
+    with pytest.raises(ConfigurationError, match=r"agent_config\.model: 'nobody:x'"):
+        await execute(agent(model="nobody:x"))
+
+
+def http(status, category=None, **headers):
+    return exceptions.ModelHTTPError.for_category(category, status_code=status, model_name="m", headers=headers)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.ModelHTTPError(401, "m"),
+        exceptions.ModelHTTPError(403, "m"),
+        exceptions.ModelHTTPError(404, "m"),
+        http(400, exceptions.ModelContextWindowExceededError),
+        exceptions.ModelAuthenticationError("m", "no key"),
+        exceptions.UserError("set the OPENAI_API_KEY"),
+    ],
+)
+async def test_what_another_run_cannot_mend_is_a_configuration_error(error):
+    with pytest.raises(ConfigurationError):
+        await execute(agent(), model=failing(error))
+
+
+async def test_a_rate_limit_is_transient_and_tells_how_long_to_wait():
+    for error in (
+        http(429, exceptions.ModelRateLimitError, **{"Retry-After": "17"}),
+        exceptions.ModelHTTPError(429, "m", headers={"retry-after": "17"}),
+    ):
+        with pytest.raises(TransientError) as caught:
+            await execute(agent(), model=failing(error))
+        assert caught.value.retry_after == 17
+
+
+async def test_other_failures_of_a_provider_stay_what_they_are():
+    with pytest.raises(exceptions.ModelHTTPError):
+        await execute(agent(), model=failing(http(500, exceptions.ModelServerError)))
+
+
+# Cancelling
+
+
+async def test_cancelling_passes_through_at_once_and_sets_the_token():
+    run = Run(agent(tools=tools("sleeps")), input="x")
+    task = asyncio.create_task(AgentRuntime(agent(tools=tools("sleeps")), GUARD).run(run.context))
+    await wait_until(lambda: "sleeping" in targets.SEEN)
+    started = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - started < 2
+    assert run.context.cancelled
+
+
+async def test_cancelling_a_model_that_is_speaking_passes_through():
+    async def stream(messages, info):
+        yield "first"
+        await asyncio.sleep(60)
+        yield "never"
+
+    run = Run(agent(), input="x")
+    runtime = AgentRuntime(agent(), GUARD, resolve=lambda _: FunctionModel(stream_function=stream))
+    task = asyncio.create_task(runtime.run(run.context))
+    await wait_until(lambda: run.text)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert run.text == "first"
+
+
+# Swarms
+
+
+async def test_a_workflow_gives_the_output_of_one_to_the_next_and_never_ends_the_stream():
+    config = {"agents": [agent("a"), agent("b")]}
+    model = replying(lambda prompt, _: f"<{prompt}>")
+    result, run = await execute(config, "x", model, detailed=True)
+    assert (result["output"], result["final_output"]) == ("<x><<x>>", "<<x>>")
+    assert not any(is_final(event) for event in run.events)
+    messages = [event.message for event in run.events if event.type == "status" and event.status == "running"]
+    assert messages == ["Workflow executing agent 'a'", "Workflow executing agent 'b'"]
+    assert result["usage"]["total_tokens"] == sum(e.usage.total_tokens for e in run.events if e.type == "usage")
+
+
+async def test_agents_in_parentheses_run_at_the_same_time():
+    together = asyncio.Barrier(2)
+
+    async def stream(messages, info):
+        if info.instructions:
+            await asyncio.wait_for(together.wait(), 5)
+        yield info.instructions or messages[-1].parts[0].content
+
+    config = {
+        "agents": [agent("a", instructions="A"), agent("b", instructions="B"), agent("c")],
+        "flow": "(a | b) >> c",
+    }
+    result, _ = await execute(config, "x", FunctionModel(stream_function=stream))
+    assert result["final_output"] == "A\n\nB"
+
+
+async def test_a_failure_among_parallel_agents_is_raised_as_itself():
+    config = {"agents": [agent("a"), agent("b")], "flow": "(a | b)"}
+    with pytest.raises(ConfigurationError, match="refused the credentials"):
+        await execute(config, model=failing(exceptions.ModelHTTPError(401, "m")))
+
+
+@pytest.mark.parametrize("swarm", [True, False])
+async def test_an_answer_that_names_a_handoff_passes_the_input_on(swarm):
+    helper = agent("helper", instructions="help")
+    first = agent("first", handoffs=[helper])
+    config = {"agents": [first, helper], "mode": "handoff"} if swarm else first
+    model = replying(lambda prompt, instructions: f"helped {prompt}" if instructions else " helper\n")
+    result, run = await execute(config, "x", model, detailed=True)
+    assert result["final_output"] == "helped x"
+    assert "Handoff from 'first' to 'helper'" in [e.message for e in run.events if e.type == "status"]
+
+
+async def test_handoffs_are_limited():
+    first, second = agent("a", handoffs=[agent("b")]), agent("b", instructions="b", handoffs=[agent("a")])
+    config = {"agents": [first, second], "mode": "handoff", "max_handoffs": 3}
+    model = replying(lambda _, instructions: "a" if instructions else "b")
+    result, _ = await execute(config, "x", model)
+    assert (result["output"], result["stop_reason"]) == ("baba", "max_handoffs")
+
+
+async def test_a_team_lead_delegates_by_tools():
+    config = {"agents": [agent("lead"), agent("data base"), agent("c")], "mode": "team"}
+    result, run = await execute(config, detailed=True)
+    called = [event.tool_name for event in run.events if event.type == "tool_call"]
+    assert called == ["delegate_to_data_base", "delegate_to_c"]
+    assert json.loads(result["final_output"]) == {name: "success (no tool calls)" for name in called}
+    assert not any(is_final(event) for event in run.events)
+
+
+def test_the_registry_finds_it_for_a_config_without_runtime():
+    run = Run(agent(), input="x")
+    assert isinstance(runtime_for(run.context.payload, GUARD), AgentRuntime)
