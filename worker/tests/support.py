@@ -9,10 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+import redis
+
 T = TypeVar("T")
+
+# The command runs here, so that a worker can import tests.integration.jobs.
+WORKER_DIRECTORY = Path(__file__).parents[1]
 
 
 async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, interval: float = 0.02) -> T:
@@ -48,13 +55,49 @@ def environment(**extra: str) -> dict[str, str]:
 
 def orbiter(*arguments: str, stdin: str = "", timeout: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the real command in a process of its own, to its end."""
-    command = [sys.executable, "-m", "orbiter.cli", *arguments]
     return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=timeout, env=environment(**env), check=False
+        [sys.executable, "-m", "orbiter.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**env),
+        cwd=WORKER_DIRECTORY,
+        check=False,
     )
+
+
+@contextmanager
+def worker_process(redis_url: str, worker_id: str, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``orbiter start worker`` that may import ``tests.integration.jobs``, ready; at the end it is drained."""
+    command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", redis_url]
+    command += ["--worker-id", worker_id, "--allow-import", "tests.integration.jobs", "--drain-timeout", "1", *options]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=WORKER_DIRECTORY)
+    try:
+        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            deadline = time.monotonic() + 20
+            while client.hget(f"orbiter:workers:{worker_id}", "state") != "running":
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"the worker did not start:\n{log.read_text()}")
+                time.sleep(0.02)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def start_orbiter(*arguments: str, **env: str) -> subprocess.Popen[str]:
     """Start the real command; the caller ends it and closes its pipes (``with`` does the latter)."""
-    command = [sys.executable, "-m", "orbiter.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**env))
+    return subprocess.Popen(
+        [sys.executable, "-m", "orbiter.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**env),
+        cwd=WORKER_DIRECTORY,
+    )

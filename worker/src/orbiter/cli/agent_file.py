@@ -30,7 +30,7 @@ def read_agent(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise AgentFileError(f"{name}: not UTF-8 text: {error}") from None
     try:
-        config = json.loads(text, parse_constant=_no_constant)
+        config = json.loads(text, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         raise AgentFileError(f"{name}: not JSON: line {error.lineno} column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
@@ -44,7 +44,8 @@ def read_agent(path: str) -> dict[str, Any]:
     return config
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse NaN and infinities, which Python reads although JSON has none."""
     raise ValueError(f"{name} is not a JSON number")
 
 

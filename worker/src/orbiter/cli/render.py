@@ -88,7 +88,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str 
     """Print a table; on a narrow terminal long values fold and are never cut."""
     table = Table(title=title, box=SQUARE)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=max(len(word) for word in column.split()))
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
     console().print(table)

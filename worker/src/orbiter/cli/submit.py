@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from orbiter.cli.agent_file import AgentFileError, read_agent
+from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
 from orbiter.cli.application import Failure
 from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.options import json_option, open_redis, queue_option, redis_url_option, run
@@ -43,7 +43,7 @@ def _read_metadata(ctx: click.Context, param: click.Parameter, values: tuple[str
         if not key or not equals:
             raise click.BadParameter(f"{value!r} must be written KEY=VALUE", ctx, param)
         try:
-            metadata[key] = json.loads(text)
+            metadata[key] = json.loads(text, parse_constant=no_constant)
         except ValueError:
             metadata[key] = text
     return metadata

@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Time, level, message, extra fields as ``name=value``; the journal knows the time and gets its mark of the level."""
+    """Time, level, message, extra fields as ``name=value``; the journal gets its mark of the level only."""
 
     def __init__(self, *, journal: bool = False) -> None:
         super().__init__()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from pydantic_ai import messages as ai
+from pydantic_ai.models.function import FunctionModel
+
 from orbiter.distributed.models import Event, TaskPayload, TextEvent
 from orbiter.distributed.runtimes import RunContext
+from orbiter.distributed.runtimes.agent import AgentRuntime
 from orbiter.distributed.runtimes.imports import ImportGuard
 
 HERE = "tests.unit.runtimes.targets"
@@ -43,3 +47,32 @@ class Run:
             if kind != "text" or kinds[-1:] != ["text"]:
                 kinds.append(kind)
         return kinds
+
+
+def agent(name="a", **config):
+    return {"name": name, "model": "test", **config}
+
+
+async def execute(config, text="hi", model=None, **payload):
+    """Run an agent; ``model`` is what its model's name stands for."""
+    run = Run(config, input=text, **payload)
+    resolve = None if model is None else lambda _: model
+    return await AgentRuntime(config, GUARD, resolve=resolve).run(run.context), run
+
+
+def failing(error):
+    async def stream(messages, info):
+        raise error
+        yield ""
+
+    return FunctionModel(stream_function=stream)
+
+
+def replying(reply):
+    """Return a model whose one delta is ``reply(prompt, instructions)``; the prompt is the newest of the user."""
+
+    async def stream(messages, info):
+        prompts = [part.content for m in messages for part in m.parts if isinstance(part, ai.UserPromptPart)]
+        yield reply(prompts[-1], info.instructions or "")
+
+    return FunctionModel(stream_function=stream)

@@ -51,7 +51,10 @@ async def ends_the_stream(context: RunContext):
 
 
 async def yields_a_number(context: RunContext):
-    yield 3
+    try:
+        yield 3
+    finally:
+        SEEN["cleaned up"] = True
 
 
 async def with_cleanup(context: RunContext):

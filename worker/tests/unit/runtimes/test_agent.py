@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 from pydantic_ai import exceptions
-from pydantic_ai import messages as ai
 from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 
@@ -14,9 +15,9 @@ from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, M
 from orbiter.distributed.models import TextEvent, is_final
 from orbiter.distributed.runtimes import runtime_for
 from orbiter.distributed.runtimes.agent import AgentRuntime
-from tests.support import wait_until
+from tests.support import environment, wait_until
 from tests.unit.runtimes import targets
-from tests.unit.runtimes.support import GUARD, HERE, Run
+from tests.unit.runtimes.support import GUARD, HERE, Run, agent, execute, failing
 
 
 @pytest.fixture(autouse=True)
@@ -24,19 +25,8 @@ def fresh():
     targets.SEEN.clear()
 
 
-def agent(name="a", **config):
-    return {"name": name, "model": "test", **config}
-
-
 def tools(*names):
     return [f"{HERE}.{name}" for name in names]
-
-
-async def execute(config, text="hi", model=None, **payload):
-    """Run an agent; ``model`` is what its model's name stands for."""
-    run = Run(config, input=text, **payload)
-    resolve = None if model is None else lambda _: model
-    return await AgentRuntime(config, GUARD, resolve=resolve).run(run.context), run
 
 
 def saying(*words):
@@ -49,24 +39,6 @@ def saying(*words):
             yield word
 
     return FunctionModel(stream_function=stream), seen
-
-
-def failing(error):
-    async def stream(messages, info):
-        raise error
-        yield ""
-
-    return FunctionModel(stream_function=stream)
-
-
-def replying(reply):
-    """Return a model whose one delta is ``reply(prompt, instructions)``; the prompt is the newest of the user."""
-
-    async def stream(messages, info):
-        prompts = [part.content for m in messages for part in m.parts if isinstance(part, ai.UserPromptPart)]
-        yield reply(prompts[-1], info.instructions or "")
-
-    return FunctionModel(stream_function=stream)
 
 
 # Events and result
@@ -330,6 +302,26 @@ async def test_cancelling_passes_through_at_once_and_sets_the_token():
     assert run.context.cancelled
 
 
+def test_an_abandoned_tool_does_not_keep_the_process_from_ending():
+    code = """
+import asyncio, sys
+from orbiter.distributed.runtimes.agent import AgentRuntime
+from tests.unit.runtimes import targets
+from tests.unit.runtimes.support import GUARD, HERE, Run, agent, execute, failing
+async def main():
+    config = {"name": "a", "model": "test", "tools": [f"{HERE}.sleeps"]}
+    task = asyncio.create_task(AgentRuntime(config, GUARD).run(Run(config, input="x").context))
+    while not targets.SEEN:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+asyncio.run(main())
+"""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, env=environment(PYTHONPATH=":".join(sys.path)))
+    assert time.monotonic() - started < 15
+
+
 async def test_cancelling_a_model_that_is_speaking_passes_through():
     async def stream(messages, info):
         yield "first"
@@ -344,70 +336,6 @@ async def test_cancelling_a_model_that_is_speaking_passes_through():
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert run.text == "first"
-
-
-# Swarms
-
-
-async def test_a_workflow_gives_the_output_of_one_to_the_next_and_never_ends_the_stream():
-    config = {"agents": [agent("a"), agent("b")]}
-    model = replying(lambda prompt, _: f"<{prompt}>")
-    result, run = await execute(config, "x", model, detailed=True)
-    assert (result["output"], result["final_output"]) == ("<x><<x>>", "<<x>>")
-    assert not any(is_final(event) for event in run.events)
-    messages = [event.message for event in run.events if event.type == "status" and event.status == "running"]
-    assert messages == ["Workflow executing agent 'a'", "Workflow executing agent 'b'"]
-    assert result["usage"]["total_tokens"] == sum(e.usage.total_tokens for e in run.events if e.type == "usage")
-
-
-async def test_agents_in_parentheses_run_at_the_same_time():
-    together = asyncio.Barrier(2)
-
-    async def stream(messages, info):
-        if info.instructions:
-            await asyncio.wait_for(together.wait(), 5)
-        yield info.instructions or messages[-1].parts[0].content
-
-    config = {
-        "agents": [agent("a", instructions="A"), agent("b", instructions="B"), agent("c")],
-        "flow": "(a | b) >> c",
-    }
-    result, _ = await execute(config, "x", FunctionModel(stream_function=stream))
-    assert result["final_output"] == "A\n\nB"
-
-
-async def test_a_failure_among_parallel_agents_is_raised_as_itself():
-    config = {"agents": [agent("a"), agent("b")], "flow": "(a | b)"}
-    with pytest.raises(ConfigurationError, match="refused the credentials"):
-        await execute(config, model=failing(exceptions.ModelHTTPError(401, "m")))
-
-
-@pytest.mark.parametrize("swarm", [True, False])
-async def test_an_answer_that_names_a_handoff_passes_the_input_on(swarm):
-    helper = agent("helper", instructions="help")
-    first = agent("first", handoffs=[helper])
-    config = {"agents": [first, helper], "mode": "handoff"} if swarm else first
-    model = replying(lambda prompt, instructions: f"helped {prompt}" if instructions else " helper\n")
-    result, run = await execute(config, "x", model, detailed=True)
-    assert result["final_output"] == "helped x"
-    assert "Handoff from 'first' to 'helper'" in [e.message for e in run.events if e.type == "status"]
-
-
-async def test_handoffs_are_limited():
-    first, second = agent("a", handoffs=[agent("b")]), agent("b", instructions="b", handoffs=[agent("a")])
-    config = {"agents": [first, second], "mode": "handoff", "max_handoffs": 3}
-    model = replying(lambda _, instructions: "a" if instructions else "b")
-    result, _ = await execute(config, "x", model)
-    assert (result["output"], result["stop_reason"]) == ("baba", "max_handoffs")
-
-
-async def test_a_team_lead_delegates_by_tools():
-    config = {"agents": [agent("lead"), agent("data base"), agent("c")], "mode": "team"}
-    result, run = await execute(config, detailed=True)
-    called = [event.tool_name for event in run.events if event.type == "tool_call"]
-    assert called == ["delegate_to_data_base", "delegate_to_c"]
-    assert json.loads(result["final_output"]) == {name: "success (no tool calls)" for name in called}
-    assert not any(is_final(event) for event in run.events)
 
 
 def test_the_registry_finds_it_for_a_config_without_runtime():

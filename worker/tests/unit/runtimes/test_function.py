@@ -77,6 +77,7 @@ async def test_a_final_status_is_left_to_the_worker():
 async def test_what_is_neither_event_nor_string_is_an_error():
     with pytest.raises(TypeError, match="int"):
         await call("yields_a_number")
+    assert targets.SEEN == {"cleaned up": True}
 
 
 async def test_a_result_that_is_not_json_is_a_configuration_error():

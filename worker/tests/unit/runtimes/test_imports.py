@@ -102,8 +102,22 @@ def test_private_parts_are_refused_whatever_is_allowed(allow, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "goodpkg", ".", "..x", "goodpkg.", "goodpkg..tools", "goodpkg:", ":search", "goodpkg:a:b", "goodpkg tools.x"]
-    + ["goodpkg.tools.search\n", "ｇoodpkg.tools.search", "goodpkg/tools.search", "goodpkg.tools.<locals>.f"],
+    [
+        "",
+        "goodpkg",
+        ".",
+        "..x",
+        "goodpkg.",
+        "goodpkg..tools",
+        "goodpkg:",
+        ":search",
+        "goodpkg:a:b",
+        "goodpkg tools.x",
+        "goodpkg.tools.search\n",
+        "ｇoodpkg.tools.search",
+        "goodpkg/tools.search",
+        "goodpkg.tools.<locals>.f",
+    ],
 )
 def test_what_is_not_a_dotted_path_is_a_configuration_error(path):
     with pytest.raises(ConfigurationError) as caught:
@@ -120,6 +134,11 @@ def test_an_allowed_path_to_nothing_is_a_configuration_error_that_names_it(path)
         ImportGuard(["goodpkg"]).load(path)
     assert path in str(caught.value)
     assert not isinstance(caught.value, ImportRefusedError)
+
+
+def test_nothing_is_looked_for_left_of_an_allowed_prefix():
+    with pytest.raises(ConfigurationError, match="no such module or attribute"):
+        ImportGuard(["goodpkg.tools"]).load("goodpkg.tools.nothing")
 
 
 def test_a_module_that_lacks_a_library_or_breaks_says_so():

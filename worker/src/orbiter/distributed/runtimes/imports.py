@@ -22,7 +22,7 @@ EVERYTHING = "*"
 
 # ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*", re.ASCII)
+_DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 _MISSING = object()
 
 

@@ -1,0 +1,195 @@
+"""Every slip at the command line is one clear line and the right exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orbiter.cli import main
+from orbiter.cli.agent_file import AgentFileError, read_agent
+
+URL = "redis://127.0.0.1:1"
+
+
+def invoke(*arguments: str, stdin: str = "", **env: str) -> Result:
+    nothing = dict.fromkeys(("ORBITER_REDIS_URL", "ORBITER_CONCURRENCY", "ORBITER_QUEUE"))
+    return CliRunner(env=nothing | env).invoke(main, list(arguments), input=stdin, prog_name="orbiter")
+
+
+def one_line(result: Result) -> str:
+    (line,) = result.stderr.splitlines()
+    assert result.stdout == ""
+    return line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("start", "worker"),
+        ("worker", "list"),
+        ("task", "list"),
+        ("task", "status", "x"),
+        ("task", "cancel", "x"),
+        ("task", "events", "x"),
+    ],
+)
+def test_without_a_redis_url_every_command_says_how_to_give_one(command: tuple[str, ...]) -> None:
+    result = invoke(*command)
+    assert one_line(result) == "Error: --redis-url required or set ORBITER_REDIS_URL environment variable."
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("start", "worker", "--redis-url", URL, "--concurrency", "0"), "--concurrency"),
+        (("start", "worker", "--redis-url", URL, "--concurrency", "four"), "--concurrency"),
+        (("start", "worker", "--redis-url", URL, "--heartbeat-ttl", "0"), "--heartbeat-ttl"),
+        (("start", "worker", "--redis-url", URL, "--drain-timeout", "nan"), "drain_timeout"),
+        (("start", "worker", "--redis-url", URL, "--worker-id", "a b"), "worker_id"),
+        (("start", "worker", "--redis-url", URL, "--executor", "magic"), "--executor"),
+        (("start", "worker", "--redis-url", URL, "--colour"), "--colour"),
+        (("start", "worker", "--redis-url", "http://host"), "redis://"),
+        (("worker", "list", "--redis-url", "redis://host:port"), "--redis-url"),
+        (("task", "list", "--redis-url", URL, "--limit", "0"), "--limit"),
+        (("task", "status", "--redis-url", URL), "TASK_ID"),
+        (("task", "dance"), "dance"),
+        (("dance",), "dance"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_names_the_culprit(arguments: tuple[str, ...], named: str) -> None:
+    result = invoke(*arguments)
+    line = one_line(result)
+    assert line.startswith("Error: ")
+    assert named in line
+    assert result.exit_code == 2
+
+
+def test_a_wrong_variable_is_named_too() -> None:
+    result = invoke("start", "worker", "--redis-url", URL, ORBITER_CONCURRENCY="many")
+    assert "ORBITER_CONCURRENCY" in one_line(result)
+    assert result.exit_code == 2
+
+
+def test_no_error_shows_the_password() -> None:
+    for url in ("http://u:hunter2@host", "redis://u:hunter2@host:port", "redis://u:hunter2@127.0.0.1:1"):
+        result = invoke("worker", "list", "--redis-url", url)
+        assert result.exit_code in {1, 2}
+        assert "hunter2" not in result.output
+
+
+def test_an_unreachable_redis_is_one_line_and_exit_1() -> None:
+    result = invoke("worker", "list", "--redis-url", URL)
+    assert one_line(result).startswith("Error: Cannot reach Redis at redis://127.0.0.1:1/***: ")
+    assert result.exit_code == 1
+
+
+def test_an_unknown_status_lists_the_known_ones() -> None:
+    result = invoke("task", "list", "--redis-url", URL, "--status", "done")
+    assert one_line(result) == (
+        "Invalid status: done. Valid values: pending, running, completed, failed, cancelled, retrying"
+    )
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON: line 1 column 2"),
+        ("[]", "must be a JSON object"),
+        ('{"name": "a", "temperature": NaN}', "NaN"),
+        ("{}", "agent_config.name: Field required"),
+        ('{"name": "a", "max_steps": 0}', "agent_config.max_steps: Input should be greater than or equal to 1"),
+        ('{"name": "a", "tools": "os.system"}', "agent_config.tools: "),
+        ('{"name": "a", "handoffs": [{}]}', "agent_config.handoffs.0.name: "),
+        ('{"agents": []}', "agent_config.agents: "),
+        ('{"agents": [{"name": "a"}], "mode": "mob"}', "agent_config.mode: "),
+        ('{"agents": [{"name": "a"}], "flow": "a >> b"}', "agent_config.flow: "),
+        ('{"runtime": "callable"}', "agent_config.target: Field required"),
+        ('{"runtime": 1}', "agent_config.runtime: "),
+    ],
+)
+def test_a_wrong_agent_file_names_file_field_and_rule(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "agent.json"
+    file.write_text(text)
+    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", str(file))
+    line = one_line(result)
+    assert str(file) in line
+    assert said in line
+    assert result.exit_code == 2
+
+
+def test_a_missing_agent_file_is_named() -> None:
+    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "nowhere.json")
+    assert "nowhere.json: No such file or directory" in one_line(result)
+    assert result.exit_code == 2
+
+
+def test_a_wrong_agent_on_standard_input_is_named_so() -> None:
+    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "-", stdin="nonsense")
+    assert "standard input: not JSON" in one_line(result)
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--count", "0"), "--count"),
+        (("--count", "2", "--task-id", "x"), "--task-id is for one task"),
+        (("--count", "2", "--stream"), "--stream is for one task"),
+        (("--timeout", "0"), "--timeout"),
+        (("--timeout", "inf"), "timeout_seconds"),
+        (("--metadata", "novalue"), "KEY=VALUE"),
+        (("--task-id", ""), "task_id"),
+    ],
+)
+def test_wrong_submit_options(options: tuple[str, ...], said: str) -> None:
+    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "-", *options, stdin='{"name": "a"}')
+    assert said in one_line(result)
+    assert result.exit_code == 2
+
+
+def _refusal(file: Path) -> str:
+    try:
+        read_agent(str(file))
+    except AgentFileError as error:
+        return str(error)
+    return ""
+
+
+@given(st.binary(max_size=200))
+def test_any_file_is_an_agent_or_a_named_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("agent") / "agent.json"
+    file.write_bytes(content)
+    refusal = _refusal(file)
+    assert not refusal or refusal.startswith(f"{file}: ")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_KEYS = st.sampled_from(["name", "agents", "tools", "handoffs", "flow", "mode", "runtime", "target", "max_steps"])
+
+
+@given(st.dictionaries(_KEYS, _JSON))
+def test_any_object_is_an_agent_or_a_named_error(
+    tmp_path_factory: pytest.TempPathFactory, config: dict[str, object]
+) -> None:
+    file = tmp_path_factory.mktemp("agent") / "agent.json"
+    file.write_text(json.dumps(config))
+    refusal = _refusal(file)
+    assert not refusal or refusal.startswith(f"{file}: agent_config.")
+
+
+def test_help_of_every_command_needs_neither_redis_nor_heavy_imports() -> None:
+    for command in ((), ("start", "worker"), ("worker", "list"), ("task",), ("task", "submit")):
+        result = invoke(*command, "--help")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("Usage: orbiter")
