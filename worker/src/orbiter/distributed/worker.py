@@ -17,7 +17,6 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from orbiter.distributed.runtimes.imports import ImportGuard
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from orbiter.distributed.broker import Claim, Entry, TaskBroker
@@ -28,6 +27,7 @@ from orbiter.distributed.executors.local import LocalExecutor
 from orbiter.distributed.lease import LeaseKeeper
 from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload
 from orbiter.distributed.redis_url import check, connect, mask
+from orbiter.distributed.runtimes.imports import ImportGuard
 from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.settling import Settler
 from orbiter.distributed.slot import Slot

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_for
 
 if TYPE_CHECKING:
-    from orbiter.distributed.runtimes.imports import ImportGuard
-
     from orbiter.distributed.broker import Claim
     from orbiter.distributed.events import EventLog
+    from orbiter.distributed.runtimes.imports import ImportGuard
 
 
 class TaskTimeoutError(TimeoutError):

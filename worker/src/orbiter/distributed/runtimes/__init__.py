@@ -16,9 +16,8 @@ from orbiter.distributed.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orbiter.distributed.runtimes.imports import ImportGuard
-
     from orbiter.distributed.models import Event, TaskPayload
+    from orbiter.distributed.runtimes.imports import ImportGuard
 
 
 class CancellationToken:

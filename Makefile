@@ -1,0 +1,36 @@
+# Orbiter Fleet. `make help` lists what there is; `make demo` and `make test` need nothing installed beforehand.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what development needs: .venv, redis-server, shellcheck
+	@tools/prereqs.sh python redis lint
+
+.PHONY: test
+test: ## Run every test: lint, unit, integration
+	@tools/verdicts.sh lint test-unit test-integration
+
+.PHONY: lint
+lint: setup ## Check style, types and shell scripts
+	ruff check worker
+	ruff format --check worker
+	cd worker && mypy src
+	git ls-files '*.sh' .ci/run | xargs shellcheck
+
+.PHONY: test-unit
+test-unit: setup ## Test the worker's parts, without a server
+	cd worker && pytest tests/unit
+
+.PHONY: test-integration
+test-integration: setup ## Test the worker against a real Redis of its own
+	cd worker && pytest tests/integration
+
+.PHONY: lock
+lock: setup ## Pin every dependency anew
+	tools/lock.sh
