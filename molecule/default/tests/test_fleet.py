@@ -1,0 +1,116 @@
+"""After converge: Redis is as the guide says, and the workers are at work."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+GUIDE = {
+    "maxmemory": "1073741824",
+    "maxmemory-policy": "noeviction",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxclients": "10000",
+    "timeout": "0",
+    "tcp-keepalive": "300",
+    "protected-mode": "yes",
+}
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_redis_runs_with_the_settings_of_the_guide(fleet, name):
+    assert fleet.redis.config_get(name) == {name: GUIDE[name]}
+
+
+def test_redis_refuses_who_does_not_give_the_password(on):
+    redis = on("redis1")
+    assert redis.run("redis-cli ping").stdout.startswith("NOAUTH")
+    assert redis.run("redis-cli --no-auth-warning -a wrong ping").stderr.startswith("AUTH failed: WRONGPASS")
+
+
+def test_redis_listens_inside_the_fleet_only(on, fleet):
+    redis = on("redis1")
+    address = fleet.redis.connection_pool.connection_kwargs["host"]
+    listening = redis.check_output("ss --no-header --listening --tcp --numeric 'sport = :6379'").splitlines()
+    assert {line.split()[3] for line in listening} == {"127.0.0.1:6379", f"{address}:6379"}
+
+
+def test_redis_may_open_a_file_for_every_client(on):
+    pid = on("redis1").check_output("systemctl show --property=MainPID --value redis-server")
+    limits = on("redis1").file(f"/proc/{pid}/limits").content_string
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) > 10000
+
+
+def test_redis_starts_with_its_host(on):
+    assert on("redis1").service("redis-server").is_enabled
+
+
+def test_redis_password_is_readable_to_redis_only(on):
+    config = on("redis1").file("/etc/redis/redis.conf")
+    assert (config.mode, config.user) == (0o640, "redis")
+
+
+def test_two_instances_a_host_are_at_work(workers, fleet):
+    assert fleet.instances() == {(name, number) for name in workers for number in ("1", "2")}
+
+
+def test_workers_start_with_their_host(workers):
+    for host in workers.values():
+        assert host.check_output("systemctl is-enabled orbiter-workers.target") == "enabled"
+        assert host.check_output("systemctl is-enabled orbiter-worker@1 orbiter-worker@2") == "enabled\nenabled"
+        assert not host.service("orbiter-worker@3").is_enabled
+
+
+def test_settings_are_readable_to_root_and_the_workers_only(workers):
+    for host in workers.values():
+        settings = host.file("/etc/orbiter/worker.env")
+        assert (settings.mode, settings.user, settings.group) == (0o640, "root", "orbiter")
+
+
+def test_no_secret_is_in_a_unit_a_process_list_or_a_log(workers, runner):
+    password = shlex.quote(runner.get_variables("redis1")["orbiter_redis_password"])
+    for host in workers.values():
+        shown = "systemctl show orbiter-worker@1; systemctl cat orbiter-worker@1; ps -eo args; journalctl --no-pager"
+        assert host.run(f"({shown}) | grep --fixed-strings -e {password} | grep -v grep").stdout == ""
+
+
+def test_workers_run_as_their_own_user_and_may_not_write_to_the_system(workers):
+    for host in workers.values():
+        pid = host.check_output("systemctl show --property=MainPID --value orbiter-worker@1")
+        assert host.check_output(f"ps -o user= -p {pid}") == "orbiter"
+        inside = f"nsenter --target {pid} --mount"
+        assert host.run(f"{inside} touch /opt/orbiter/x").rc != 0
+        assert host.run(f"{inside} touch /etc/x").rc != 0
+        assert "NoNewPrivs:\t1" in host.file(f"/proc/{pid}/status").content_string
+
+
+def test_unit_is_hardened(workers):
+    for host in workers.values():
+        unit = "/etc/systemd/system/orbiter-worker@.service"
+        assert host.run(f"systemd-analyze security --no-pager --offline=true --threshold=20 {unit}").rc == 0
+
+
+def test_operator_lists_the_fleet_on_any_worker_host(workers):
+    for host in workers.values():
+        listed = json.loads(host.check_output("orbiter worker list --json"))
+        assert {row["hostname"] for row in listed} == set(workers)
+        assert all(row["alive"] and row["state"] == "running" for row in listed)
+
+
+def test_release_is_installed_whole_and_needs_nothing_from_a_registry(workers):
+    for host in workers.values():
+        link = host.file("/opt/orbiter/current")
+        assert link.linked_to.startswith("/opt/orbiter/releases/0.")
+        assert host.file(f"{link.linked_to}/.complete").exists
+        assert host.run("/opt/orbiter/current/bin/python -m pip --version").rc != 0
+
+
+def test_a_task_runs(fleet):
+    ids = fleet.submit([0.1] * 20)
+    fleet.wait_until_done(ids, within=30)
+    assert set(fleet.statuses(ids)) == {"completed"}
+    assert {json.loads(task["result"])["output"] for task in fleet.tasks(ids)} != {""}
+    assert fleet.left_over() == {"waiting": 0, "pending": 0}

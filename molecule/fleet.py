@@ -1,0 +1,105 @@
+"""What the scenarios' tests do with a fleet from outside: put load on its queue, and ask Redis what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.models import TaskPayload
+from orbiter.distributed.redis_url import connect_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Thing = TypeVar("Thing")
+QUEUE = "orbiter:tasks"
+
+
+class Fleet:
+    """A fleet as its Redis shows it."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.redis_url = redis_url
+        self.redis: Any = connect_sync(redis_url)
+
+    def submit(self, seconds: Iterable[float]) -> list[str]:
+        """Submit a task for each duration; return their ids."""
+
+        async def submit() -> list[str]:
+            broker = TaskBroker(self.redis_url)
+            await broker.connect()
+            try:
+                return await broker.submit_many([sleepy(duration) for duration in seconds])
+            finally:
+                await broker.disconnect()
+
+        return asyncio.run(submit())
+
+    def tasks(self, ids: Iterable[str]) -> list[dict[str, str]]:
+        """Return the tasks' hashes."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for task_id in ids:
+            pipeline.hgetall(f"orbiter:task:{task_id}")
+        return pipeline.execute()  # type: ignore[no-any-return]
+
+    def statuses(self, ids: Iterable[str]) -> list[str]:
+        """Return the tasks' statuses."""
+        return [task.get("status", "") for task in self.tasks(ids)]
+
+    def wait_until_done(self, ids: Sequence[str], *, within: float) -> None:
+        """Wait until each task has ended."""
+        ended = {"completed", "failed", "cancelled"}
+        wait_until(
+            lambda: set(self.statuses(ids)) <= ended, within=within, what=lambda: f"statuses: {counted(self.statuses(ids))}"
+        )
+
+    def final_events(self, task_id: str) -> list[str]:
+        """Return the final statuses that a task's event stream tells of: one, if it ended once."""
+        events = [json.loads(fields["event"]) for _, fields in self.redis.xrange(f"orbiter:stream:{task_id}")]
+        final = {"completed", "cancelled", "error"}
+        return [event["status"] for event in events if event["type"] == "status" and event["status"] in final]
+
+    def workers(self) -> list[dict[str, str]]:
+        """Return the heartbeats of all workers."""
+        return [self.redis.hgetall(key) for key in self.redis.scan_iter("orbiter:workers:*")]
+
+    def instances(self) -> set[tuple[str, str]]:
+        """Return (host, instance) of each worker that claims tasks."""
+        return {(beat["hostname"], beat["instance"]) for beat in self.workers() if beat and beat["state"] == "running"}
+
+    def running(self, ids: Iterable[str]) -> dict[tuple[str, str], int]:
+        """Return how many of the tasks each (host, instance) runs right now; heartbeats say it with a delay."""
+        holders = [task["worker_id"] for task in self.tasks(ids) if task["status"] == "running"]
+        beats = {holder: self.redis.hgetall(f"orbiter:workers:{holder}") for holder in set(holders)}
+        return counted((beats[holder].get("hostname", ""), beats[holder].get("instance", "")) for holder in holders)
+
+    def left_over(self) -> dict[str, int]:
+        """Return what an idle queue must not hold."""
+        groups = self.redis.xinfo_groups(QUEUE)
+        return {"waiting": self.redis.xlen(QUEUE), "pending": sum(group["pending"] for group in groups)}
+
+
+def sleepy(seconds: float) -> TaskPayload:
+    """Return a task of the demo's callable that takes so long."""
+    return TaskPayload(
+        agent_config={"runtime": "callable", "name": "sleepy", "target": "demo_agent.steps:sleepy"},
+        metadata={"seconds": seconds},
+        created_at=time.time(),
+    )
+
+
+def counted(things: Iterable[Thing]) -> dict[Thing, int]:
+    """Return how often each thing occurs."""
+    return dict(Counter(things))
+
+
+def wait_until(true: Callable[[], bool], *, within: float, what: Callable[[], str]) -> None:
+    """Wait for a condition; fail with what there is instead."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within} s; {what()}"
+        time.sleep(0.05)

@@ -1,0 +1,68 @@
+"""Install a release from its archive, without a network: all of it or nothing.
+
+Usage: install_release.py VERSION KEEP
+A release counts as installed once it holds the file .complete; only then may /opt/orbiter/current point at it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+RELEASES = Path("/opt/orbiter/releases")
+CURRENT = Path("/opt/orbiter/current")
+
+
+def run(*words: str) -> None:
+    """Run a command; end the program with its output if it fails."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} failed:\n{done.stdout}")
+
+
+def install(archive: Path, release: Path) -> None:
+    """Make the release's virtual environment and fill it."""
+    if release.exists():  # the rest of an installation that was interrupted
+        shutil.rmtree(release)
+    with tempfile.TemporaryDirectory(dir=RELEASES, prefix=".install-") as scratch:
+        with tarfile.open(archive) as tar:
+            # Python before 3.11.4 knows no filters; the archive is our own and went from root to root.
+            tar.extractall(scratch, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        run(sys.executable, "-m", "venv", "--without-pip", str(release))
+        (installer,) = Path(scratch, "installer").glob("*.whl")
+        python = str(release / "bin" / "python")
+        pip = (python, str(installer / "pip"), "--no-cache-dir", "--disable-pip-version-check")
+        wheels, requirements = str(Path(scratch, "wheels")), str(Path(scratch, "requirements.txt"))
+        offline = ("--no-index", "--find-links", wheels, "--no-deps", "--require-hashes", "--requirement", requirements)
+        run(*pip, "install", "--root-user-action=ignore", *offline)
+        run(*pip, "check")
+    (release / ".complete").touch()
+
+
+def prune(keep: int, newest: Path) -> None:
+    """Remove all but the newest few releases, never the one in use."""
+    spared = {newest, CURRENT.resolve()}
+    releases = [path for path in RELEASES.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    releases.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in releases[keep:]:
+        if old not in spared:
+            shutil.rmtree(old)
+
+
+def main() -> None:
+    """Install, then clear up."""
+    version, keep = sys.argv[1], int(sys.argv[2])
+    os.umask(0o022)
+    archive = RELEASES / f".{version}.tar"
+    install(archive, RELEASES / version)
+    archive.unlink()
+    prune(keep, RELEASES / version)
+    print(f"installed {version}")
+
+
+main()
