@@ -8,6 +8,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PHONY: demo
+demo: ## Bring up a fleet in a box and run 100 agent tasks on it
+	@tools/prereqs.sh python redis engine
+	ansible-playbook playbooks/demo_up.yml
+	ansible-playbook site.yml
+	@tools/demo.sh
+
+.PHONY: demo-down
+demo-down: ## Remove the fleet in a box
+	@tools/prereqs.sh python engine
+	ansible-playbook playbooks/demo_down.yml
+
 .PHONY: setup
 setup: ## Install what development needs: .venv, redis-server, shellcheck
 	@tools/prereqs.sh python redis lint
@@ -21,7 +33,9 @@ lint: setup ## Check style, types and shell scripts
 	ruff check worker
 	ruff format --check worker
 	cd worker && mypy src
-	git ls-files '*.sh' .ci/run | xargs shellcheck
+	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
+	yamllint --strict .
+	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
 
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server

@@ -37,11 +37,18 @@ apt() {
 python() {
   local digest
   apt python3=python3 git=git
-  python3 -c 'import ensurepip, venv' 2>/dev/null || { say "installing with apt: python3-venv"; as_root apt-get update -qq; as_root apt-get install -y -qq python3-venv >/dev/null; }
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    say "installing with apt: python3-venv"
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq python3-venv >/dev/null
+  fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "prereqs: Python 3.11 or newer is needed, this is $(python3 --version)" >&2
     exit 1
   }
+  # Roles and playbooks name each other orbiter.fleet.X: this checkout is that collection.
+  mkdir -p .cache/collections/ansible_collections/orbiter
+  ln -sfn ../../../.. .cache/collections/ansible_collections/orbiter/fleet
   digest=$(cat requirements/controller.txt worker/pyproject.toml | sha256sum | cut -c1-16)
   [ "$(cat .venv/.digest 2>/dev/null)" = "$digest" ] && return 0
   say "making .venv (Python packages pinned in requirements/controller.txt)"
