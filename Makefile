@@ -25,13 +25,13 @@ setup: ## Install what development needs: .venv, redis-server, shellcheck
 	@tools/prereqs.sh python redis lint
 
 .PHONY: test
-test: ## Run every test: lint, unit, integration
-	@tools/verdicts.sh lint test-unit test-integration
+test: ## Run every test: lint, unit, integration, molecule
+	@tools/verdicts.sh lint test-unit test-integration test-molecule
 
 .PHONY: lint
 lint: setup ## Check style, types and shell scripts
-	ruff check worker
-	ruff format --check worker
+	ruff check .
+	ruff format --check .
 	cd worker && mypy src
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	yamllint --strict .
@@ -44,6 +44,15 @@ test-unit: setup ## Test the worker's parts, without a server
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
 	cd worker && pytest tests/integration
+
+.PHONY: test-molecule
+test-molecule: ## Test the roles on hosts of their own: systemd in containers
+	@tools/prereqs.sh python redis engine
+	molecule test --all --no-command-borders
+
+.PHONY: build
+build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
+	tools/build.sh
 
 .PHONY: lock
 lock: setup ## Pin every dependency anew

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +13,46 @@ from urllib.parse import quote
 import pytest
 import testinfra.utils.ansible_runner
 
+CHECKOUT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet import Fleet
+from fleet import Fleet  # noqa: E402 - beside this file, which is no package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 @pytest.fixture(scope="session")
-def runner() -> Any:
-    """Return the scenario's inventory."""
-    return testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
+def inventory() -> str:
+    """Return the path of the scenario's inventory."""
+    # The file holds molecule's own variables only; the hosts lie beside it.
+    return str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+
+
+@pytest.fixture(scope="session")
+def runner(inventory: str) -> Any:
+    """Return the scenario's inventory, read."""
+    return testinfra.utils.ansible_runner.AnsibleRunner(inventory)
+
+
+@pytest.fixture(scope="session")
+def play(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs one of the repository's playbooks with extra variables, as an operator would."""
+
+    def run(playbook: str, **variables: object) -> subprocess.CompletedProcess[str]:
+        command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", json.dumps(variables), playbook]
+        environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, text=True, capture_output=True, check=False)
+        print(done.stdout + done.stderr)  # pytest shows it where the test fails
+        return done
+
+    return run
 
 
 @pytest.fixture(scope="session")
 def on(runner: Any) -> Callable[[str], Any]:
     """Return a function that gives a host by name."""
-    return lambda name: runner.get_host(name)
+    return runner.get_host  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,9 @@ class Fleet:
         """Wait until each task has ended."""
         ended = {"completed", "failed", "cancelled"}
         wait_until(
-            lambda: set(self.statuses(ids)) <= ended, within=within, what=lambda: f"statuses: {counted(self.statuses(ids))}"
+            lambda: set(self.statuses(ids)) <= ended,
+            within=within,
+            what=lambda: f"statuses: {counted(self.statuses(ids))}",
         )
 
     def final_events(self, task_id: str) -> list[str]:

@@ -55,7 +55,9 @@ def wait_until_loaded(port: str) -> None:
         if answer == "PONG":
             return
         if answer.startswith(("NOAUTH", "WRONGPASS")):
-            sys.exit("The running Redis does not know the password of its configuration: systemctl restart redis-server")
+            sys.exit(
+                "The running Redis does not know the password of its configuration: systemctl restart redis-server"
+            )
         if time.monotonic() > deadline:
             sys.exit(f"Redis does not answer on port {port}: {answer}. See journalctl -u redis-server")
         time.sleep(0.2)

@@ -2,8 +2,8 @@
 
     build_release.py --target 3.11-x86_64 [--target …] [--source DIR] [--app DIR …] [--cache DIR] [--dry-run]
 
-Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of everything
-that goes in; what is in the cache under that version is what would be built, so it is not built again.
+Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of
+everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
 
 An archive holds wheels/, requirements.txt (every wheel with its hash) and pip's own wheel as installer/.
 """
@@ -52,9 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         source = find_source(args.source)
-        for app in args.app:
-            if not (app / "pyproject.toml").is_file():
-                raise BuildError(f"release_app: {app} has no pyproject.toml; name the folder of a Python project")
+        check_apps(args.app)
         in_checkout = (CHECKOUT / "worker" / "pyproject.toml").is_file()
         cache = args.cache or (
             CHECKOUT / ".cache" / "release" if in_checkout else Path.home() / ".cache" / "orbiter-fleet" / "release"
@@ -84,6 +82,13 @@ def find_source(given: Path | None) -> Path:
     if list(PREBUILT.glob("*.whl")):
         return PREBUILT
     raise BuildError(f"No worker to install: neither {CHECKOUT}/worker nor a wheel in {PREBUILT}. Set release_source")
+
+
+def check_apps(apps: list[Path]) -> None:
+    """Complain about an application that cannot be built."""
+    for app in apps:
+        if not (app / "pyproject.toml").is_file():
+            raise BuildError(f"release_app: {app} has no pyproject.toml; name the folder of a Python project")
 
 
 def worker_version(source: Path) -> str:
@@ -127,21 +132,22 @@ def digest(folders: list[Path]) -> str:
 
 def locks(source: Path, apps: list[Path], target: str) -> list[Path]:
     """Return the lock files for a target's Python: the worker's, and those of applications that have any."""
-    name = f"py{target.split('-')[0].replace('.', '')}.txt"
+    python = target.partition("-")[0]
+    name = f"py{python.replace('.', '')}.txt"
     worker = source / "locks" / name
     if not worker.is_file():
         known = ", ".join(sorted(path.stem for path in worker.parent.glob("py*.txt"))) or "none"
         raise BuildError(
-            f"A host has Python {target.split('-')[0]}, and {worker} does not exist (locks there: {known}). "
-            "Give that host another Python or add the lock: uv pip compile --generate-hashes --python-version "
-            f"{target.split('-')[0]} pyproject.toml -o locks/{name}"
+            f"A host has Python {python}, and {worker} does not exist (locks there: {known}). "
+            "Give that host another Python or add the lock: uv pip compile --generate-hashes "
+            f"--python-version {python} pyproject.toml -o locks/{name}"
         )
     found = [worker]
     for app in apps:
         if (app / "locks").is_dir():
             lock = app / "locks" / name
             if not lock.is_file():
-                raise BuildError(f"A host has Python {target.split('-')[0]}, and {lock} does not exist")
+                raise BuildError(f"A host has Python {python}, and {lock} does not exist")
             found.append(lock)
     return found
 

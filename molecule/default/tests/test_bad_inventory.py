@@ -1,0 +1,35 @@
+"""A mistake in the inventory costs a message: the play stops before it touches a host."""
+
+from __future__ import annotations
+
+import pytest
+
+MISTAKES = {
+    "no redis host": ({"orbiter_redis_hosts": "nobody"}, "The inventory has 0 hosts in 'nobody' and needs exactly one"),
+    "two redis hosts": ({"orbiter_redis_hosts": "all"}, "The inventory has 3 hosts in 'all' and needs exactly one"),
+    "no password": ({"orbiter_redis_password": ""}, "orbiter_redis_password in the inventory) must be a password"),
+    "instances below 0": ({"worker_instances": -1}, "worker_instances is -1; it must be a whole number, 0 or more"),
+    "instances in words": ({"worker_instances": "two"}, "worker_instances is two; it must be a whole number"),
+    "no concurrency": ({"worker_concurrency": 0}, "worker_concurrency is 0; it must be a whole number, 1 or more"),
+    "a drain longer than the stop": (
+        {"worker_drain_timeout": 30, "worker_stop_timeout": 30},
+        "worker_drain_timeout (30 s) must be a whole number below worker_stop_timeout (30 s",
+    ),
+    "a URL that is none": ({"worker_redis_url": "http://redis1"}, "worker_redis_url must be a URL such as redis://"),
+    "a setting on two lines": ({"worker_extra_env": {"A": "x\ny"}}, "needs a name of letters, digits and underscores"),
+    "a port out of range": ({"redis_port": 70000}, "redis_port is 70000"),
+    "a setting that the role writes": (
+        {"redis_settings": [{"name": "requirepass", "value": "x"}]},
+        "redis_settings may not name",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_play_stops_before_it_touches_a_host(play, mistake):
+    variables, message = MISTAKES[mistake]
+    done = play("site.yml", **variables)
+    shown = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert message in shown
+    assert "PLAY [Look at the hosts]" not in shown
