@@ -327,8 +327,8 @@ async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
     log = tmp_path / "runs"
     with start_orbiter("start", "worker", "--worker-id", "victim", *options) as victim:
         tasks = [await fleet.submit("sleep", metadata={"seconds": 2, "log": str(log)}) for _ in range(4)]
-        for task_id in tasks:
-            await fleet.runs(task_id)
+        # A task counts as running a little before its first line runs: what it needs is imported in between.
+        await wait_until(lambda: log.exists() and log.read_text().count("\n") == 4)
         victim.kill()
         killed = time.monotonic()
         with start_orbiter("start", "worker", "--worker-id", "heir", *options) as heir:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RENEW_BATCH = 500
+NEWS_WITHIN = 1.0
 
 
 class Holder(Protocol):
@@ -64,10 +65,16 @@ class LeaseKeeper:
         self._holders = holders
         self._describe = describe
         self._kicked = asyncio.Event()
+        self._news: asyncio.TimerHandle | None = None
 
     def kick(self) -> None:
         """Beat now: the worker's state has changed."""
         self._kicked.set()
+
+    def tell(self) -> None:
+        """Beat within a second: counts have changed, and somebody may be looking."""
+        if self._news is None:
+            self._news = asyncio.get_running_loop().call_later(NEWS_WITHIN, self.kick)
 
     async def beat(self) -> None:
         """Beat once and renew every claim.
@@ -75,6 +82,9 @@ class LeaseKeeper:
         Raises:
             RedisError: Redis could not be reached; leases go on as far as they are proven.
         """
+        if self._news is not None:
+            self._news.cancel()
+            self._news = None
         await self._broker.beat(self._client, self._worker_id, self._ttl, self._describe())
         holders = list(self._holders.values())
         for at in range(0, len(holders), RENEW_BATCH):

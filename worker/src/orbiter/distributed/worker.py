@@ -260,6 +260,7 @@ class Worker:
             claim = Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
             slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), asked + self.settings.heartbeat_ttl)
             self._slots[claim.entry_id] = slot
+            self._lease.tell()
             slot.begin(self._executor.execute if problem is None else _refuse(problem), self._run(slot))
 
     async def _read(self, entry: Entry) -> tuple[Entry, TaskPayload, InvalidPayloadError | None] | None:
@@ -290,6 +291,7 @@ class Worker:
             self.tasks_processed += 1
         elif recorded in {"failed", "retrying"}:
             self.tasks_failed += 1
+        self._lease.tell()
         logger.info("%s after %.1f s", recorded, time.monotonic() - slot.started, extra=extra)
 
     def _cancel(self, task_id: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orbiter.cli import main
@@ -162,6 +162,13 @@ def _refusal(file: Path) -> str:
     return ""
 
 
+def test_an_executor_that_is_not_built_is_refused_rather_than_ignored() -> None:
+    result = invoke("start", "worker", "--redis-url", "redis://localhost", "--executor", "temporal")
+    assert result.exit_code == 2
+    assert "executor" in result.stderr
+    assert "temporal execution is not in this version; use local" in result.stderr
+
+
 @given(st.binary(max_size=200))
 def test_any_file_is_an_agent_or_a_named_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.mktemp("agent") / "agent.json"
@@ -178,6 +185,7 @@ _JSON = st.recursive(
 _KEYS = st.sampled_from(["name", "agents", "tools", "handoffs", "flow", "mode", "runtime", "target", "max_steps"])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first example imports pydantic-ai
 @given(st.dictionaries(_KEYS, _JSON))
 def test_any_object_is_an_agent_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, config: dict[str, object]

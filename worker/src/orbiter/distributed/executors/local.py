@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,12 @@ from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_
 if TYPE_CHECKING:
     from orbiter.distributed.broker import Claim
     from orbiter.distributed.events import EventLog
+    from orbiter.distributed.models import TaskPayload
+    from orbiter.distributed.runtimes import Runtime
     from orbiter.distributed.runtimes.imports import ImportGuard
+
+
+REMEMBERED = 1000
 
 
 class TaskTimeoutError(TimeoutError):
@@ -27,6 +33,7 @@ class LocalExecutor:
 
     def __init__(self, guard: ImportGuard) -> None:
         self._guard = guard
+        self._imported: set[int] = set()
 
     async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:
         """Run one task to its end and return its result.
@@ -48,9 +55,21 @@ class LocalExecutor:
         limit = asyncio.timeout(task.timeout_seconds)
         try:
             async with limit:
-                return await runtime_for(task, self._guard).run(context)
+                runtime = await self._runtime(task)
+                return await runtime.run(context)
         except TimeoutError:
             if not limit.expired():
                 raise
             token.cancel()
             raise TaskTimeoutError(f"run took longer than timeout_seconds={task.timeout_seconds:g}") from None
+
+    async def _runtime(self, task: TaskPayload) -> Runtime:
+        """Return the task's runtime. What it needs is imported in a thread: heartbeats must go on meanwhile."""
+        config = hash(json.dumps(task.agent_config, sort_keys=True))
+        if config in self._imported:
+            return runtime_for(task, self._guard)
+        runtime = await asyncio.to_thread(runtime_for, task, self._guard)
+        if len(self._imported) >= REMEMBERED:
+            self._imported.clear()
+        self._imported.add(config)
+        return runtime
