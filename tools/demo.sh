@@ -13,9 +13,6 @@ orbiter task submit "Fleets of agents on plain hosts" --agent examples/demo_agen
 step 'One task, followed live'
 orbiter task submit "Fleets of agents on plain hosts" --agent examples/demo_agent/agent.json --stream
 
-step 'Who did the work: orbiter worker list'
-orbiter worker list
-
 step 'What is left in the queue'
 # redis-cli reads its password from the environment too.
 REDISCLI_AUTH=$(tr -d '\n' <.cache/demo/redis_password)
@@ -23,6 +20,10 @@ export REDISCLI_AUTH
 printf 'waiting: %s, claimed: %s\n' \
   "$(redis-cli -h 172.28.77.10 XLEN orbiter:tasks)" \
   "$(redis-cli -h 172.28.77.10 XPENDING orbiter:tasks orbiter:tasks:group | head -1)"
+
+step 'Who did the work: orbiter worker list'
+sleep 2  # a worker's heartbeat tells news within a second
+orbiter worker list
 
 cat <<'END'
 

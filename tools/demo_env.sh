@@ -1,5 +1,5 @@
 # shellcheck shell=bash
 # Source this from the top of the checkout: `orbiter` and `ansible-playbook` of .venv, and the demo's Redis.
 export PATH="$PWD/.venv/bin:$PATH"
-ORBITER_REDIS_URL="redis://:$(tr -d '\n' <.cache/demo/redis_password)@172.28.77.10:6379/0"
+ORBITER_REDIS_URL="redis://default:$(tr -d '\n' <.cache/demo/redis_password)@172.28.77.10:6379/0"
 export ORBITER_REDIS_URL

@@ -30,6 +30,13 @@ def test_redis_refuses_who_does_not_give_the_password(on):
     assert redis.run("redis-cli --no-auth-warning -a wrong ping").stderr.startswith("AUTH failed: WRONGPASS")
 
 
+def test_redis_cli_takes_the_url_that_workers_take(on, workers):
+    """The guide's troubleshooting: redis-cli -u $ORBITER_REDIS_URL ping."""
+    for host in workers.values():
+        url = host.check_output('. /etc/orbiter/worker.env; printf %s "$ORBITER_REDIS_URL"')
+        assert on("redis1").check_output("redis-cli --no-auth-warning -u %s ping", url) == "PONG"
+
+
 def test_redis_listens_inside_the_fleet_only(on, fleet):
     redis = on("redis1")
     address = fleet.redis.connection_pool.connection_kwargs["host"]
