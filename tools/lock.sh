@@ -13,4 +13,6 @@ for version in 3.11 3.12 3.13; do
   pin --python-version "$version" worker/pyproject.toml --output-file "worker/locks/py${version/./}.txt"
 done
 echo requirements/controller.txt
-pin --python-version 3.11 requirements/controller.in worker/pyproject.toml --output-file requirements/controller.txt
+# Tests run with every extra whose library they call.
+pin --python-version 3.11 requirements/controller.in worker/pyproject.toml \
+  --extra openai --extra anthropic --extra temporal --extra otel --extra dev --output-file requirements/controller.txt
