@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import CancelOutcome
+from orbiter.distributed.claims import CancelOutcome
 from orbiter.distributed.client import TaskHandle, distributed
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
 from orbiter.distributed.worker import Worker

@@ -10,7 +10,8 @@ from orbiter.cli.application import Failure, LazyGroup
 from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.options import json_option, open_redis, redis_url_option, run
 from orbiter.cli.render import print_json, print_task, print_tasks, task_json
-from orbiter.distributed.broker import CancelOutcome, TaskBroker
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.claims import CancelOutcome
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import TaskResult, TaskStatus
 from orbiter.distributed.store import TaskStore

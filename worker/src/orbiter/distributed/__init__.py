@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orbiter.distributed.broker import CancelOutcome, TaskBroker
+    from orbiter.distributed.broker import TaskBroker
+    from orbiter.distributed.claims import CancelOutcome
     from orbiter.distributed.client import TaskHandle, distributed
     from orbiter.distributed.errors import (
         ConfigurationError,
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     )
     from orbiter.distributed.events import EventPublisher, EventSubscriber
     from orbiter.distributed.health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
-    from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskResult, TaskStatus
+    from orbiter.distributed.models import (
+        InvalidPayloadError,
+        PayloadTooLargeError,
+        TaskPayload,
+        TaskResult,
+        TaskStatus,
+    )
     from orbiter.distributed.redis_url import RedisUrlError
     from orbiter.distributed.runtimes import CancellationToken, RunContext
     from orbiter.distributed.settings import SettingsError, WorkerSettings
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.worker import Worker
 
 _HOME = {
-    "CancelOutcome": "broker",
+    "CancelOutcome": "claims",
     "CancellationToken": "runtimes",
     "ConfigurationError": "errors",
     "EventPublisher": "events",
@@ -38,6 +45,7 @@ _HOME = {
     "InvalidPayloadError": "models",
     "MissingExtraError": "errors",
     "OrbiterError": "errors",
+    "PayloadTooLargeError": "models",
     "RedisUnavailableError": "errors",
     "RedisUrlError": "redis_url",
     "RunContext": "runtimes",
@@ -67,6 +75,7 @@ __all__ = [
     "InvalidPayloadError",
     "MissingExtraError",
     "OrbiterError",
+    "PayloadTooLargeError",
     "RedisUnavailableError",
     "RedisUrlError",
     "RunContext",

@@ -6,107 +6,37 @@ consumer).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys
-from orbiter.distributed.models import DEFAULT_QUEUE, StatusEvent, TaskPayload
+from orbiter.distributed.claims import Batch, CancelOutcome, Claim, Entry, Outcome, Started
+from orbiter.distributed.lua import script
+from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
 from orbiter.distributed.redis_url import connect
+from orbiter.distributed.settings import payload_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
 
-    from orbiter.distributed.settings import WorkerSettings
+T = TypeVar("T")
 
 SUBMIT_BATCH = 500
 
 
-class CancelOutcome(StrEnum):
-    """What a request to cancel did."""
-
-    CANCELLED = "cancelled"
-    REQUESTED = "requested"
-    FINISHED = "finished"
-    UNKNOWN = "unknown"
+def _entry(entry_id: str, fields: Sequence[str]) -> Entry:
+    return Entry(entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One queue entry as delivered: its id and its fields, not yet known to be a task."""
-
-    entry_id: str
-    fields: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What :meth:`TaskBroker.start` said of one claim.
-
-    Attributes:
-        verdict: ``run``; ``drop`` (ended, cancelled or no longer ours); ``dead`` (lost too many workers).
-        deliveries: Delivery count, part of the fence.
-        attempt: Which run this is, from 1.
-        retries: How many runs ended in an error before.
-    """
-
-    verdict: str
-    deliveries: int
-    attempt: int
-    retries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A started task that is ours while its lease lives."""
-
-    entry_id: str
-    task: TaskPayload
-    deliveries: int
-    attempt: int
-    retries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended, ready to be recorded.
-
-    Attributes:
-        claim: The claim it ran under.
-        status: ``completed``, ``failed`` or ``cancelled``.
-        value: The result as JSON, or the error's text, or empty.
-        error_type: Class name of the error, or empty.
-        event: The final event as JSON.
-    """
-
-    claim: Claim
-    status: str
-    value: str
-    error_type: str
-    event: str
-
-
-@cache
-def _source(name: str) -> str:
-    folder = files("orbiter.distributed") / "scripts"
-    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
-    return "\n".join((shebang, (folder / "_lib.lua").read_text(), body))
-
-
-def script(client: Redis, name: str) -> AsyncScript:
-    """Return one of ``scripts/*.lua``, callable on this client."""
-    return client.register_script(_source(name))
-
-
-def _entries(reply: Any) -> list[Entry]:
-    return [Entry(row[0], dict(zip(row[1][::2], row[1][1::2], strict=True))) for row in reply if row[1]]
+def entries_of(reply: Any) -> list[Entry]:
+    """Read entries as a script returns them."""
+    return [_entry(*row) for row in reply if row[1]]
 
 
 class TaskBroker:
@@ -117,6 +47,9 @@ class TaskBroker:
         queue_name: The stream.
         max_retries: Runs repeated after an error.
         max_crashes: Runs repeated after a lost worker.
+        max_payload_bytes: Largest task accepted; ``ORBITER_MAX_PAYLOAD_BYTES`` or 1 MB unless given.
+        patience: Seconds that a step may take, or ``None``: a connection that died without a word must not hold a
+            worker up.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
 
@@ -127,15 +60,19 @@ class TaskBroker:
         queue_name: str = DEFAULT_QUEUE,
         max_retries: int = 3,
         max_crashes: int = 3,
+        max_payload_bytes: int | None = None,
+        patience: float | None = None,
         client: Redis | None = None,
     ) -> None:
         self.redis_url = redis_url
         self.queue_name = queue_name
         self.max_retries = max_retries
         self.max_crashes = max_crashes
+        self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.group = keys.group(queue_name)
         self._shared = client
         self._client = client
+        self._patience = patience
         self._scripts: dict[str, AsyncScript] = {}
 
     @property
@@ -177,41 +114,61 @@ class TaskBroker:
         return (await self.submit_many([task]))[0]
 
     async def submit_many(self, tasks: Iterable[TaskPayload]) -> list[str]:
-        """Put tasks on the queue, a few hundred a round trip; return their ids in order."""
-        waiting, ids = list(tasks), []
-        for at in range(0, len(waiting), SUBMIT_BATCH):
-            async with self.client.pipeline(transaction=False) as pipeline:
-                for task in waiting[at : at + SUBMIT_BATCH]:
-                    await cast(
-                        "Awaitable[Any]",
-                        self._script("submit")(
-                            keys=[self.queue_name, keys.task(task.task_id), keys.INDEX, keys.BY_TIME],
-                            args=[task.task_id, task.to_json(), task.agent_name, str(task.created_at)],
-                            client=pipeline,
-                        ),
-                    )
-                    ids.append(task.task_id)
-                await pipeline.execute()
-        return ids
+        """Put tasks on the queue, a few hundred a round trip; return their ids in order.
+
+        Raises:
+            PayloadTooLargeError: One of them is; none has been submitted then.
+        """
+        ready = [(task, self._checked(task)) for task in tasks]
+        for at in range(0, len(ready), SUBMIT_BATCH):
+            await self._submit(ready[at : at + SUBMIT_BATCH])
+        return [task.task_id for task, _ in ready]
+
+    async def _submit(self, tasks: Sequence[tuple[TaskPayload, str]]) -> None:
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for task, text in tasks:
+                due = "" if task.not_before is None else math.ceil(task.not_before * 1000)
+                await cast(
+                    "Awaitable[Any]",
+                    self._script("submit")(
+                        keys=[self.queue_name, *self._parking, keys.task(task.task_id), keys.INDEX, keys.BY_TIME],
+                        args=[task.task_id, text, task.agent_name, str(task.created_at), due],
+                        client=pipeline,
+                    ),
+                )
+            await pipeline.execute()
+
+    def _checked(self, task: TaskPayload) -> str:
+        text = task.to_json()
+        if len(text) > self.max_payload_bytes:
+            raise PayloadTooLargeError(
+                f"task {task.task_id}: {len(text)} bytes as JSON are more than {self.max_payload_bytes};"
+                " put large input elsewhere and name it, or raise ORBITER_MAX_PAYLOAD_BYTES here and for the workers"
+            )
+        return text
 
     async def cancel(self, task_id: str) -> CancelOutcome:
         """Cancel a task wherever it is: at once where it waits, through its worker where it runs."""
-        said = await self._script("cancel")(
-            keys=[*self._parking, keys.task(task_id), keys.stream(task_id)],
-            args=[task_id, keys.events(task_id), keys.cancel(task_id)],
+        said = await self.call(
+            "cancel",
+            [*self._parking, keys.task(task_id), keys.stream(task_id)],
+            [task_id, keys.events(task_id), keys.cancel(task_id)],
         )
         return CancelOutcome(said)
 
-    # -- for workers ---------------------------------------------------------------------------------------------
+    # -- for workers: claiming -----------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int) -> list[Entry]:
-        """Promote what is due and claim up to ``count`` waiting entries, without waiting."""
-        return _entries(
-            await self._script("fetch")(
-                keys=[self.queue_name, *self._parking],
-                args=[self.group, consumer, count],
-            )
+    async def fetch(self, consumer: str, count: int) -> list[tuple[Entry, Started]]:
+        """Promote what is due, claim up to ``count`` waiting entries without waiting, start what can be started."""
+        rows = await self.call(
+            "claim",
+            [self.queue_name, *self._parking, self.dead],
+            [
+                *(self.group, consumer, count, self.max_crashes, self.max_payload_bytes),
+                *(keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX),
+            ],
         )
+        return [(_entry(row[0], row[1]), Started(*row[2:])) for row in rows]
 
     async def fetch_blocking(self, client: Redis, consumer: str, count: int, *, wait: float) -> list[Entry]:
         """Claim up to ``count`` entries on a connection of the caller's, waiting up to ``wait`` seconds."""
@@ -220,120 +177,114 @@ class TaskBroker:
         )
         return [Entry(entry_id, fields) for _, rows in reply or () for entry_id, fields in rows]
 
-    async def reclaim(self, consumer: str, count: int, settings: WorkerSettings, *, interval: float) -> list[Entry]:
-        """Claim up to ``count`` entries of workers that stopped renewing, if no other worker sweeps right now."""
-        entries, _ = await self._script("reclaim")(
-            keys=[self.queue_name, keys.tagged(self.queue_name, "sweep"), keys.FLEET],
-            args=[
-                self.group,
-                consumer,
-                count,
-                settings.heartbeat_ttl * 1000,
-                max(1, int(interval * 1000)),
-                keys.WORKER_PREFIX,
-            ],
-        )
-        return _entries(entries)
+    async def recover(self, consumer: str, count: int, known: Collection[str]) -> list[Entry]:
+        """Claim anew up to ``count`` entries that are pending on this consumer, but not among the ``known`` ids."""
+        return entries_of(await self.call("recover", [self.queue_name], [self.group, consumer, count, *known]))
 
     async def start(self, consumer: str, claimed: Sequence[tuple[Entry, TaskPayload]]) -> list[Started]:
         """Start claimed tasks, one call for all of them."""
-        lost = StatusEvent(status="error", message="lost its worker too often", seq=1).to_json()
-        names = [self.queue_name, keys.tagged(self.queue_name, "dead"), keys.INDEX, keys.BY_TIME]
+        names = [self.queue_name, self.dead, keys.INDEX, keys.BY_TIME]
         args: list[str | int] = [self.group, consumer, self.max_crashes]
         for entry, task in claimed:
             names += (keys.task(task.task_id), keys.stream(task.task_id))
-            args += (entry.entry_id, task.task_id, task.agent_name, str(task.created_at))
-            args += (keys.events(task.task_id), lost)
-        return [Started(*row) for row in await self._script("start")(keys=names, args=args)]
+            args += (entry.entry_id, task.task_id, task.agent_name, str(task.created_at), keys.events(task.task_id))
+        return [Started(*row) for row in await self.call("start", names, args)]
+
+    # -- for workers: settling -----------------------------------------------------------------------------------
+
+    async def say(self, batches: Sequence[Batch]) -> None:
+        """Add events to their tasks' streams and announce them, one call for all."""
+        names: list[str] = []
+        args: list[str | int] = []
+        for batch in batches:
+            names += (keys.stream(batch.task_id), keys.task(batch.task_id))
+            args += (keys.events(batch.task_id), batch.attempt, batch.seq, len(batch.events), *batch.events)
+        await self.call("events", names, args)
 
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, one call for all; return what stands for each: a status, or ``lost``."""
-        names = [self.queue_name, keys.tagged(self.queue_name, "dead")]
+        names = [self.queue_name, self.dead]
         args: list[str | int] = [self.group, consumer]
         for outcome in outcomes:
             claim, task_id = outcome.claim, outcome.claim.task.task_id
             names += (keys.task(task_id), keys.stream(task_id))
             args += (claim.entry_id, claim.deliveries, task_id, outcome.status)
             args += ("result" if outcome.status == "completed" else "error", outcome.value, outcome.error_type)
-            args += (keys.events(task_id), outcome.event)
-        return cast("list[str]", await self._script("finish")(keys=names, args=args))
+            args += (keys.events(task_id), claim.attempt, outcome.seq, outcome.event)
+        return cast("list[str]", await self.call("finish", names, args))
 
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""
         task_id = claim.task.task_id
-        return cast(
-            "str",
-            await self._script("retry")(
-                keys=[self.queue_name, *self._parking, keys.task(task_id), keys.stream(task_id)],
-                args=[
-                    self.group,
-                    consumer,
-                    claim.entry_id,
-                    claim.deliveries,
-                    task_id,
-                    int(delay * 1000),
-                    error,
-                    error_type,
-                    keys.events(task_id),
-                ],
-            ),
+        said = await self.call(
+            "retry",
+            [self.queue_name, *self._parking, keys.task(task_id), keys.stream(task_id)],
+            [
+                *(self.group, consumer, claim.entry_id, claim.deliveries, task_id),
+                *(int(delay * 1000), error, error_type, keys.events(task_id)),
+            ],
         )
+        return cast("str", said)
 
     async def hand_back(self, consumer: str, claim: Claim) -> str:
         """Give a started task back, free of charge; return ``pending``, ``cancelled`` or ``lost``."""
         task_id = claim.task.task_id
-        return cast(
-            "str",
-            await self._script("hand_back")(
-                keys=[self.queue_name, keys.task(task_id), keys.stream(task_id)],
-                args=[self.group, consumer, claim.entry_id, claim.deliveries, task_id, keys.events(task_id), "1"],
-            ),
+        said = await self.call(
+            "hand_back",
+            [self.queue_name, keys.task(task_id), keys.stream(task_id)],
+            [self.group, consumer, claim.entry_id, claim.deliveries, task_id, keys.events(task_id), "1"],
         )
+        return cast("str", said)
 
     async def hand_back_unread(self, consumer: str, entry: Entry) -> None:
         """Give back an entry that was claimed but not started."""
-        await self._script("hand_back")(
-            keys=[self.queue_name, "", ""],
-            args=[self.group, consumer, entry.entry_id, "", "", "", "0"],
-        )
+        await self.call("hand_back", [self.queue_name, "", ""], [self.group, consumer, entry.entry_id, "", "", "", "0"])
 
     async def bury(self, consumer: str, entry: Entry, reason: str) -> None:
         """Move an entry that names no task to the dead letters."""
-        await self._script("bury")(
-            keys=[self.queue_name, keys.tagged(self.queue_name, "dead")],
-            args=[self.group, consumer, entry.entry_id, reason],
-        )
+        await self.call("bury", [self.queue_name, self.dead], [self.group, consumer, entry.entry_id, reason])
+
+    # -- for workers: staying alive ------------------------------------------------------------------------------
 
     async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[str]:
         """Renew leases on a connection of the caller's; say ``ok``, ``lost`` or ``cancel`` for each."""
-        args: list[str | int] = [self.group, consumer]
-        for claim in claims:
-            args += (claim.entry_id, claim.deliveries)
-        return cast(
-            "list[str]",
-            await self._script("renew")(
-                keys=[self.queue_name, *(keys.task(claim.task.task_id) for claim in claims)], args=args, client=client
-            ),
-        )
+        names = [self.queue_name, *(keys.task(claim.task.task_id) for claim in claims)]
+        args = [part for claim in claims for part in (claim.entry_id, claim.deliveries)]
+        return cast("list[str]", await self.call("renew", names, [self.group, consumer, *args], client))
 
-    async def beat(self, client: Redis, worker_id: str, ttl: int, fields: Mapping[str, str]) -> None:
-        """Publish a worker's heartbeat."""
+    async def beat(self, client: Redis, worker_id: str, ttl: int, fields: Mapping[str, str]) -> str | None:
+        """Publish a worker's heartbeat; return what somebody wants it to do: ``drain``, ``quiet`` or ``resume``."""
         pairs = [part for pair in fields.items() for part in pair]
-        await self._script("beat")(
-            keys=[keys.worker(worker_id), keys.FLEET], args=[worker_id, ttl, *pairs], client=client
-        )
+        said = await self.call("beat", [keys.worker(worker_id), keys.FLEET], [worker_id, ttl, *pairs], client)
+        return cast("str | None", said)
 
     async def leave(self, worker_id: str) -> None:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
-        await self._script("leave")(
-            keys=[self.queue_name, keys.worker(worker_id), keys.FLEET], args=[self.group, worker_id]
-        )
+        await self.call("leave", [self.queue_name, keys.worker(worker_id), keys.FLEET], [self.group, worker_id])
+
+    # -- scripts -------------------------------------------------------------------------------------------------
 
     @property
     def _parking(self) -> tuple[str, str]:
         return keys.tagged(self.queue_name, "delayed"), keys.tagged(self.queue_name, "parked")
 
+    @property
+    def dead(self) -> str:
+        """The stream of dead letters."""
+        return keys.tagged(self.queue_name, "dead")
+
     def _script(self, name: str) -> AsyncScript:
         if name not in self._scripts:
             self._scripts[name] = script(self.client, name)
         return self._scripts[name]
+
+    async def call(
+        self, name: str, names: Sequence[str], args: Sequence[str | int], client: Redis | None = None
+    ) -> Any:
+        """Run a script, within the broker's patience."""
+        return await self.within(self._script(name)(keys=names, args=args, client=client))
+
+    async def within(self, reply: Awaitable[T]) -> T:
+        """Await a reply of Redis, within the broker's patience."""
+        async with asyncio.timeout(self._patience):
+            return await reply

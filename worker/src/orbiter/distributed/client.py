@@ -6,11 +6,12 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import ValidationError
 
-from orbiter.distributed.broker import CancelOutcome, TaskBroker
+from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import (
     DEFAULT_QUEUE,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from orbiter.distributed.claims import CancelOutcome
     from orbiter.distributed.models import Event
 
 REDIS_URL_VARIABLE = "ORBITER_REDIS_URL"
@@ -52,6 +54,8 @@ async def distributed(
     metadata: Mapping[str, Any] | None = None,
     queue: str = DEFAULT_QUEUE,
     task_id: str | None = None,
+    not_before: float | datetime | None = None,
+    max_retries: int | None = None,
 ) -> TaskHandle:
     """Submit one agent run and return a handle on it.
 
@@ -65,6 +69,8 @@ async def distributed(
         metadata: Free for the caller; must be JSON.
         queue: Queue name.
         task_id: Unique name of the task; submitting the same id twice is one task.
+        not_before: When it may run at the earliest: epoch seconds, or a datetime with a time zone.
+        max_retries: Runs repeated after an error; the worker's own limit unless given.
 
     Raises:
         ValueError: No Redis URL, a wrong one, or an argument breaks its rule.
@@ -81,6 +87,8 @@ async def distributed(
         "metadata": dict(metadata or {}),
         "created_at": time.time(),
         "timeout_seconds": timeout,
+        "not_before": _epoch_seconds(not_before),
+        "max_retries": max_retries,
     }
     if task_id is not None:
         values["task_id"] = task_id
@@ -101,6 +109,14 @@ async def distributed(
         await client.aclose()
         raise
     return TaskHandle(submitted, broker=broker, store=store, subscriber=subscriber, client=client)
+
+
+def _epoch_seconds(moment: float | datetime | None) -> float | None:
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError(f"not_before: {moment!r} has no time zone; write datetime.now(UTC) + timedelta(...)")
+    return moment.timestamp()
 
 
 def _agent_config(agent: Agent | Mapping[str, Any]) -> dict[str, Any]:
@@ -146,9 +162,13 @@ class TaskHandle:
         """Return what is known of the task, or ``None`` once its record has expired."""
         return await self._store.get_status(self.task_id)
 
-    def stream(self) -> AsyncIterator[Event]:
-        """Iterate over the task's events from its first one, live, until the task has ended."""
-        return self._subscriber.subscribe(self.task_id)
+    def stream(self, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over the task's events, live, until the task has ended.
+
+        Args:
+            after: The ``entry_id`` of an event, to go on behind it; from the first one otherwise.
+        """
+        return self._subscriber.subscribe(self.task_id, after=after)
 
     async def cancel(self) -> CancelOutcome:
         """Ask for the task's end and tell what became of the request."""
@@ -157,32 +177,21 @@ class TaskHandle:
     async def result(self, *, poll_interval: float = 0.5) -> dict[str, Any]:
         """Wait for the task's end and return its result.
 
-        The end is learnt from the task's events. They may be lost (a restarted Redis, an 0.1 worker that publishes no
-        final one), so the record is also read each ``poll_interval`` seconds.
+        The end is learnt from the task's final event. Where its record does not say so too (an 0.1 worker can be early
+        with that event), the record is read each ``poll_interval`` seconds.
 
         Raises:
             RuntimeError: The task failed, was cancelled, or its record has expired.
         """
-        ended = asyncio.create_task(self._final_event())
-        known = False
-        try:
-            while True:
-                task = await self.status()
-                if task is None and known:
-                    raise RuntimeError(f"Task {self.task_id} is unknown: its record has expired")
-                known = task is not None
-                if task is not None and task.status.terminal:
-                    return self._outcome(task)
-                if ended.done():
-                    await asyncio.sleep(poll_interval)
-                else:
-                    await asyncio.wait({ended}, timeout=poll_interval)
-        finally:
-            ended.cancel()
-            # Limited: a cancelled Redis call may never return (redis-py on Python 3.11).
-            await asyncio.wait({ended}, timeout=1.0)
-            if ended.done() and not ended.cancelled():
-                ended.exception()  # read, so that asyncio does not log it: the record has the last word
+        async for _ in self.stream():
+            pass
+        while True:
+            task = await self.status()
+            if task is None:
+                raise RuntimeError(f"Task {self.task_id} is unknown: its record has expired")
+            if task.status.terminal:
+                return self._outcome(task)
+            await asyncio.sleep(poll_interval)
 
     async def aclose(self) -> None:
         """Release the connections."""
@@ -191,10 +200,6 @@ class TaskHandle:
             return
         for part in (self._subscriber, self._store, self._broker):
             await part.disconnect()
-
-    async def _final_event(self) -> None:
-        async for _ in self.stream():
-            pass
 
     def _outcome(self, task: TaskResult) -> dict[str, Any]:
         if task.status is TaskStatus.CANCELLED:

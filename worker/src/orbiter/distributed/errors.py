@@ -19,6 +19,10 @@ class MissingExtraError(ConfigurationError):
     """A library that the task needs is not installed; the text names the extra that brings it."""
 
 
+class ResultTooLargeError(ConfigurationError):
+    """A run returned more than is kept; it would again."""
+
+
 class TransientError(OrbiterError):
     """Worth another run, not before ``retry_after`` seconds where the far side asked for that."""
 

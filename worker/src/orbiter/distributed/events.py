@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from pydantic import ValidationError
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' own, beside the builtin's OSError
 
 from orbiter.distributed import keys
+from orbiter.distributed.claims import Batch
 from orbiter.distributed.models import Event, TextEvent, event_from_json, is_final
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
 
 logger = logging.getLogger(__name__)
 
-STREAM_TTL = 3600
-STREAM_CAP = 10_000
 MERGE_WINDOW = 0.02
-POLL = 1.0
+FLUSH_EVENTS = 1000
+RESEND_AFTER = 0.5
+LOOK_AGAIN = 5.0
+RECONNECT_WITHIN = 60.0
 
 
 class EventLog:
@@ -52,9 +56,10 @@ class EventLog:
         self.seq += 1
         return event.model_copy(update={"seq": self.seq, "attempt": self.attempt}).to_json()
 
-    def last(self, event: Event) -> str:
-        """Return the final event's JSON, numbered after everything that was flushed; asking again gives the same."""
-        return event.model_copy(update={"seq": self.seq + 1, "attempt": self.attempt}).to_json()
+    def last(self, event: Event) -> tuple[int, str]:
+        """Number the final event after everything that was flushed; asking again gives the same."""
+        seq = self.seq + 1
+        return seq, event.model_copy(update={"seq": seq, "attempt": self.attempt}).to_json()
 
     def close(self, *, discard: bool = False) -> None:
         """Take no more events; ``discard`` also drops those not yet sent, as a lost claim must write nothing."""
@@ -67,12 +72,13 @@ class EventPublisher:
     """Sends events in order, many a round trip.
 
     Args:
-        client: The client to send with.
+        say: Sends batches; sending one again must be harmless.
     """
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, say: Callable[[Sequence[Batch]], Awaitable[None]]) -> None:
+        self._say = say
         self._buffer: list[tuple[EventLog, Event]] = []
+        self._unsent: list[Batch] = []
         self._something = asyncio.Event()
         self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -102,33 +108,30 @@ class EventPublisher:
     def discard(self, log: EventLog) -> None:
         """Drop what one log has not sent yet."""
         self._buffer = [row for row in self._buffer if row[0] is not log]
+        self._unsent = [batch for batch in self._unsent if (batch.task_id, batch.attempt) != (log.task_id, log.attempt)]
 
     async def flush(self) -> None:
         """Send everything that has gathered.
 
         Raises:
-            RedisError: Redis did not take it; the events stay in the buffer.
+            RedisError: Redis did not take it; the events are kept, with the numbers they have, for the next flush.
         """
+        if not self._buffer and not self._unsent and not self._sending.locked():
+            return
         async with self._sending:
-            rows, self._buffer = self._buffer, []
             self._something.clear()
-            if not rows:
-                return
-            marks = {id(log): (log, log.seq) for log, _ in rows}
-            try:
-                async with self._client.pipeline(transaction=False) as pipeline:
-                    for log, event in rows:
-                        text = log.numbered(event)
-                        pipeline.xadd(keys.stream(log.task_id), {"event": text}, maxlen=STREAM_CAP, approximate=True)
-                        pipeline.publish(keys.events(log.task_id), text)
-                    for log, _ in marks.values():
-                        pipeline.expire(keys.stream(log.task_id), STREAM_TTL)
-                    await pipeline.execute()
-            except BaseException:
-                self._buffer = rows + self._buffer
-                for log, seq in marks.values():
-                    log.seq = seq
-                raise
+            while self._buffer or self._unsent:
+                # What was numbered stays as it is: it may have arrived, although the answer did not.
+                self._unsent = self._unsent or self._numbered()
+                await self._say(self._unsent)
+                self._unsent = []
+
+    def _numbered(self) -> list[Batch]:
+        rows, self._buffer = self._buffer[:FLUSH_EVENTS], self._buffer[FLUSH_EVENTS:]
+        texts: dict[EventLog, list[str]] = {}
+        for log, event in rows:
+            texts.setdefault(log, []).append(log.numbered(event))
+        return [Batch(log.task_id, log.attempt, log.seq - len(said) + 1, said) for log, said in texts.items()]
 
     async def run(self) -> None:
         """Flush whenever something has gathered, until cancelled."""
@@ -137,9 +140,9 @@ class EventPublisher:
             await asyncio.sleep(MERGE_WINDOW)
             try:
                 await self.flush()
-            except RedisError as error:
+            except (RedisError, OSError) as error:
                 logger.warning("events wait for Redis: %s", error)
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(RESEND_AFTER)
                 self._something.set()
 
 
@@ -180,47 +183,69 @@ class EventSubscriber:
 
     async def replay(self, task_id: str, from_id: str = "0") -> AsyncIterator[Event]:
         """Yield the events that are on the stream now, from an entry id on, that entry included."""
-        async for _, event in self._pages(task_id, from_id):
+        async for event in self._pages(task_id, from_id):
             yield event
 
-    async def _pages(self, task_id: str, start: str) -> AsyncIterator[tuple[str, Event]]:
+    async def _pages(self, task_id: str, start: str) -> AsyncIterator[Event]:
         while rows := await self._read(task_id, start):
             for entry_id, fields in rows:
-                yield entry_id, event_from_json(fields["event"])
                 start = f"({entry_id}"
+                try:
+                    event = event_from_json(fields["event"])
+                except (KeyError, ValidationError) as error:
+                    # A later release may say what this one does not know: its readers still get the rest.
+                    logger.debug("passing over an event that cannot be read: %s", error, extra={"task_id": task_id})
+                    continue
+                event.entry_id = entry_id
+                yield event
 
     async def _read(self, task_id: str, start: str) -> Any:
         return await self.client.xrange(keys.stream(task_id), min=start, count=500)
 
-    async def subscribe(self, task_id: str, *, from_id: str = "0") -> AsyncIterator[Event]:
+    async def subscribe(self, task_id: str, *, from_id: str = "0", after: str | None = None) -> AsyncIterator[Event]:
         """Yield a task's events until its final status event, however late the caller joins.
 
         The channel says that there is something to read, the stream says what: a message lost with a connection costs
-        at most a second. Ends also where the task has ended and its stream has expired, or where the task is unknown.
+        a few seconds, not an event. Ends also where the task has ended and its stream has expired, or where the task
+        is unknown.
 
         Args:
             task_id: The task.
             from_id: The stream entry to begin with.
+            after: The ``entry_id`` of the last event seen; the one behind it comes first.
+
+        Raises:
+            RedisError: Redis has been away for a minute.
         """
-        start = from_id
-        async with self.client.pubsub() as channel:
-            await channel.subscribe(keys.events(task_id))
-            while True:
-                # Asked before looking at the stream: were the task to end in between, its last event is found.
-                task = await TaskStore(self.redis_url, client=self.client).get_status(task_id)
-                async with aclosing(self._pages(task_id, start)) as pages:  # type: ignore[type-var]
-                    async for entry_id, event in pages:
-                        yield event
-                        start = f"({entry_id}"
-                        if is_final(event):
+        start = from_id if after is None else f"({after}"
+        away_since: float | None = None
+        while True:
+            try:
+                async with self.client.pubsub() as channel:
+                    await channel.subscribe(keys.events(task_id))
+                    while True:
+                        # Asked before looking at the stream: were the task to end in between, its last event is found.
+                        task = await TaskStore(self.redis_url, client=self.client).get_status(task_id)
+                        away_since = None
+                        async with aclosing(self._pages(task_id, start)) as pages:  # type: ignore[type-var]
+                            async for event in pages:
+                                start = f"({event.entry_id}"
+                                yield event
+                                if is_final(event):
+                                    return
+                        if task is None or task.status.terminal:
                             return
-                if task is None or task.status.terminal:
-                    return
-                await _something_said(channel)
+                        await _something_said(channel)
+            except (ConnectionError, OSError) as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > RECONNECT_WITHIN:
+                    raise
+                logger.debug("events of a task: %s; connecting again", error, extra={"task_id": task_id})
+                await asyncio.sleep(RESEND_AFTER)
 
 
 async def _something_said(channel: PubSub) -> None:
-    """Wait until the channel has a message, a second at most, and take what else is there."""
-    message: Any = await channel.get_message(ignore_subscribe_messages=True, timeout=POLL)
+    """Wait until the channel has a message, some seconds at most, and take what else is there."""
+    message: Any = await channel.get_message(ignore_subscribe_messages=True, timeout=LOOK_AGAIN)
     while message is not None:
         message = await channel.get_message(ignore_subscribe_messages=True, timeout=0)

@@ -7,6 +7,8 @@ INDEX = "orbiter:task:index"
 BY_TIME = "orbiter:task:by_time"
 WORKER_PREFIX = "orbiter:workers:"
 FLEET = "orbiter:fleet"
+STREAM_PREFIX = "orbiter:stream:"
+EVENTS_PREFIX = "orbiter:events:"
 CANCEL_PREFIX = "orbiter:cancel:"
 
 
@@ -17,12 +19,12 @@ def task(task_id: str) -> str:
 
 def stream(task_id: str) -> str:
     """Return the task's event stream."""
-    return f"orbiter:stream:{task_id}"
+    return STREAM_PREFIX + task_id
 
 
 def events(task_id: str) -> str:
     """Return the channel on which the task's events are published."""
-    return f"orbiter:events:{task_id}"
+    return EVENTS_PREFIX + task_id
 
 
 def cancel(task_id: str) -> str:
@@ -33,6 +35,11 @@ def cancel(task_id: str) -> str:
 def worker(worker_id: str) -> str:
     """Return the worker's heartbeat hash."""
     return WORKER_PREFIX + worker_id
+
+
+def control(worker_id: str) -> str:
+    """Return the channel on which a worker is told to drain, to be quiet, or to resume."""
+    return f"orbiter:control:{worker_id}"
 
 
 def group(queue: str) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from orbiter.distributed.broker import Claim, TaskBroker
+    from orbiter.distributed.broker import TaskBroker
+    from orbiter.distributed.claims import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class LeaseKeeper:
         ttl: Lease and heartbeat lifetime, seconds.
         holders: What runs now; the worker adds and removes.
         describe: Returns the heartbeat's fields.
+        control: Called with what an operator wants of this worker, if the heartbeat finds that out.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LeaseKeeper:
         ttl: int,
         holders: Mapping[str, Holder],
         describe: Callable[[], Mapping[str, str]],
+        control: Callable[[str], None],
     ) -> None:
         self._broker = broker
         self._client = client
@@ -64,6 +67,8 @@ class LeaseKeeper:
         self._ttl = ttl
         self._holders = holders
         self._describe = describe
+        self._control = control
+        self._heard = time.monotonic()
         self._kicked = asyncio.Event()
         self._news: asyncio.TimerHandle | None = None
 
@@ -76,6 +81,10 @@ class LeaseKeeper:
         if self._news is None:
             self._news = asyncio.get_running_loop().call_later(NEWS_WITHIN, self.kick)
 
+    def silent_for(self) -> float:
+        """Return the seconds since Redis last took a heartbeat."""
+        return time.monotonic() - self._heard
+
     async def beat(self) -> None:
         """Beat once and renew every claim.
 
@@ -85,7 +94,10 @@ class LeaseKeeper:
         if self._news is not None:
             self._news.cancel()
             self._news = None
-        await self._broker.beat(self._client, self._worker_id, self._ttl, self._describe())
+        wish = await self._broker.beat(self._client, self._worker_id, self._ttl, self._describe())
+        self._heard = time.monotonic()
+        if wish is not None:
+            self._control(wish)
         holders = list(self._holders.values())
         for at in range(0, len(holders), RENEW_BATCH):
             batch = holders[at : at + RENEW_BATCH]

@@ -42,6 +42,10 @@ class InvalidPayloadError(ValueError):
     """A queue entry or a submitted task is not a task; the message names the field and the rule it breaks."""
 
 
+class PayloadTooLargeError(InvalidPayloadError):
+    """A task is larger than what may be put on the queue."""
+
+
 def validation_message(error: ValidationError) -> str:
     """Return pydantic's findings as one line: ``field: rule; field: rule``."""
     rows = (f"{'.'.join(str(part) for part in row['loc']) or 'task'}: {row['msg']}" for row in error.errors())
@@ -61,6 +65,8 @@ class TaskPayload(BaseModel):
         metadata: Free for the client; ``trace_context`` is reserved.
         created_at: Epoch seconds of submission; 0 when the client did not say.
         timeout_seconds: Limit of one run.
+        not_before: Epoch seconds before which it does not run; an addition of ours to the format of 0.1.
+        max_retries: Runs repeated after an error, instead of the worker's own limit; likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -74,6 +80,8 @@ class TaskPayload(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float = Field(default=0.0, allow_inf_nan=False)
     timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    not_before: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
+    max_retries: int | None = Field(default=None, ge=0, le=1000)
 
     @property
     def agent_name(self) -> str:
@@ -86,8 +94,9 @@ class TaskPayload(BaseModel):
         return str(config.get("name") or config.get("target") or "")
 
     def to_json(self) -> str:
-        """Return the queue's form of this task."""
-        return json.dumps(self.model_dump())
+        """Return the queue's form of this task: the keys of 0.1, and of our own those that are set."""
+        values = self.model_dump()
+        return json.dumps({name: value for name, value in values.items() if value is not None or name == "model"})
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> TaskPayload:
@@ -169,12 +178,14 @@ class _Event(BaseModel):
         seq: Position of the event within its attempt, from 1; 0 from an 0.1 worker. Written behind the event's own
             fields, as 0.1 readers expect ``type`` first.
         attempt: Which run of the task it belongs to, from 1; 0 from an 0.1 worker.
+        entry_id: Where it stands on the stream, when it was read from there.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     seq: int = Field(default=0, exclude=True)
     attempt: int = Field(default=0, exclude=True)
+    entry_id: str = Field(default="", exclude=True)
 
     def to_json(self) -> str:
         """Return the event's form on the stream and the channel."""

@@ -25,6 +25,16 @@ def default_worker_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def payload_limit() -> int:
+    """Return the largest task that a client submits here, bytes: ``ORBITER_MAX_PAYLOAD_BYTES``, or the default.
+
+    Raises:
+        SettingsError: The variable is no such number.
+    """
+    text = os.environ.get("ORBITER_MAX_PAYLOAD_BYTES")
+    return WorkerSettings.of(max_payload_bytes=text or None).max_payload_bytes
+
+
 class WorkerSettings(BaseModel):
     """Everything a worker can be told: ``--heartbeat-ttl`` is ``ORBITER_HEARTBEAT_TTL`` and ``heartbeat_ttl``."""
 
@@ -38,9 +48,13 @@ class WorkerSettings(BaseModel):
     retry_backoff: Seconds = Field(default=1.0, description="Base of the retry delay, seconds; 0 retries at once")
     max_retries: int = Field(default=3, ge=0, description="Runs repeated after an error")
     max_crashes: int = Field(default=3, ge=0, description="Runs repeated after a lost worker")
+    max_payload_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest task that is run, bytes of JSON")
+    max_result_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest result that is kept, bytes of JSON")
     allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")
+    health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez and /readyz; 0 is off")
+    health_host: str = Field(default="127.0.0.1", description="Address that --health-port binds to")
     instance: str = Field(default="", description="Label shown in listings, such as systemd's %i")
 
     @field_validator("worker_id", mode="before")

@@ -7,12 +7,13 @@ import json
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed.broker import Outcome
-from orbiter.distributed.errors import ConfigurationError, TransientError
+from orbiter.distributed import faults
+from orbiter.distributed.claims import Outcome
+from orbiter.distributed.errors import ConfigurationError, ResultTooLargeError, TransientError
 from orbiter.distributed.models import ErrorEvent, InvalidPayloadError, StatusEvent
 
 if TYPE_CHECKING:
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.events import EventPublisher
+    from orbiter.distributed.settings import WorkerSettings
     from orbiter.distributed.slot import Ended, Slot
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_CAP = 60.0
 AGAIN_AFTER = 0.2
+ERROR_CAP = 10_000
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's text, or its class name where it has none."""
-    return str(error) or type(error).__name__
+    """Return an error's text, cut where it is very long, or its class name where it has none."""
+    text = str(error)[:ERROR_CAP] or type(error).__name__
+    # What is no Unicode (half a surrogate pair) could not be written to Redis.
+    return text.encode("utf-8", "replace").decode()
 
 
 class Settler:
@@ -39,15 +44,14 @@ class Settler:
     Args:
         broker: Records.
         publisher: Whose events must arrive before the outcome.
-        worker_id: The consumer.
-        backoff: Base of the retry delay, seconds.
+        settings: Budgets, delays and limits.
     """
 
-    def __init__(self, broker: TaskBroker, publisher: EventPublisher, worker_id: str, *, backoff: float) -> None:
+    def __init__(self, broker: TaskBroker, publisher: EventPublisher, settings: WorkerSettings) -> None:
         self._broker = broker
         self._publisher = publisher
-        self._worker_id = worker_id
-        self._backoff = backoff
+        self._settings = settings
+        self._worker_id = settings.worker_id
         self._waiting: list[tuple[Outcome, asyncio.Future[str]]] = []
         self._something = asyncio.Event()
 
@@ -73,12 +77,13 @@ class Settler:
 
     def _worth_another_run(self, slot: Slot, error: BaseException) -> bool:
         never = isinstance(error, ConfigurationError | InvalidPayloadError)
-        return not never and slot.claim.retries < self._broker.max_retries
+        wanted = slot.claim.task.max_retries
+        return not never and slot.claim.retries < (self._settings.max_retries if wanted is None else wanted)
 
     def _delay(self, slot: Slot, error: BaseException) -> float:
         """Return full jitter below an exponential cap, and no less than the far side asked for."""
         asked = (error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0
-        cap = min(BACKOFF_CAP, self._backoff * 2**slot.claim.retries)
+        cap = min(BACKOFF_CAP, self._settings.retry_backoff * 2.0**slot.claim.retries)
         return max(asked, random.uniform(0, cap))  # noqa: S311 - jitter
 
     async def _insist(self, slot: Slot, record: Callable[[], Awaitable[str]]) -> str:
@@ -86,10 +91,14 @@ class Settler:
             try:
                 # What a run said arrives before how it ended.
                 await self._publisher.flush()
-                return await record()
+                faults.reach("before settle")
+                recorded = await record()
             except (RedisError, OSError) as error:
                 logger.warning("outcome waits for Redis: %s", error, extra={"task_id": slot.claim.task.task_id})
                 await asyncio.sleep(AGAIN_AFTER)
+            else:
+                faults.reach("after settle")
+                return recorded
         slot.log.close(discard=True)
         return "lost"
 
@@ -106,13 +115,31 @@ class Settler:
         slot.log.close()
         if ended.stopped == "cancelled":
             event = StatusEvent(status="cancelled", message=f"Task {claim.task.task_id} cancelled")
-            return Outcome(claim, "cancelled", "", "", slot.log.last(event))
+            return Outcome(claim, "cancelled", "", "", *slot.log.last(event))
         name = claim.task.agent_name
+        text = ""
+        if error is None:
+            try:
+                text = self._result(ended.result)
+            except ConfigurationError as refused:
+                error = refused
         if error is not None:
             event = StatusEvent(status="error", agent_name=name, message=describe(error))
-            return Outcome(claim, "failed", describe(error), type(error).__name__, slot.log.last(event))
+            return Outcome(claim, "failed", describe(error), type(error).__name__, *slot.log.last(event))
         event = StatusEvent(status="completed", agent_name=name, message=f"Agent '{name}' completed execution")
-        return Outcome(claim, "completed", json.dumps(ended.result), "", slot.log.last(event))
+        return Outcome(claim, "completed", text, "", *slot.log.last(event))
+
+    def _result(self, result: dict[str, Any] | None) -> str:
+        try:
+            text = json.dumps(result, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"result: not JSON: {error}") from None
+        if len(text) > self._settings.max_result_bytes:
+            raise ResultTooLargeError(
+                f"result: {len(text)} bytes as JSON are more than the {self._settings.max_result_bytes} of"
+                " --max-result-bytes (ORBITER_MAX_RESULT_BYTES); store it elsewhere and return where"
+            )
+        return text
 
     async def run(self) -> None:
         """Send what has gathered, until cancelled: while one batch is on its way, the next one gathers."""

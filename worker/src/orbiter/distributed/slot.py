@@ -12,7 +12,7 @@ from orbiter.distributed.runtimes import CancellationToken
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from orbiter.distributed.broker import Claim
+    from orbiter.distributed.claims import Claim
     from orbiter.distributed.events import EventLog
 
 # A run that does not react to its cancellation (a synchronous tool in a thread) is left behind after this, seconds.

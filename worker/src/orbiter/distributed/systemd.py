@@ -16,3 +16,11 @@ def notify(*states: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect(address)
         channel.sendall("\n".join(states).encode())
+
+
+def watchdog_interval() -> float | None:
+    """Return the seconds within which systemd's watchdog wants to hear from this process, or ``None``."""
+    microseconds, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID")
+    if not microseconds.isdigit() or pid not in (None, str(os.getpid())):
+        return None
+    return int(microseconds) / 1e6

@@ -17,28 +17,36 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from orbiter.distributed.broker import Claim, Entry, TaskBroker
-from orbiter.distributed.cancellation import CancelListener
+from orbiter.distributed import faults
+from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
 from orbiter.distributed.executors.local import LocalExecutor
+from orbiter.distributed.fetcher import Fetcher
+from orbiter.distributed.health_server import HealthServer
 from orbiter.distributed.lease import LeaseKeeper
-from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload
+from orbiter.distributed.listener import Listener
+from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.redis_url import check, connect, mask
 from orbiter.distributed.runtimes.imports import ImportGuard
 from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.settling import Settler
 from orbiter.distributed.slot import Slot
+from orbiter.distributed.sweeper import Sweeper
 from orbiter.distributed.systemd import notify
+from orbiter.distributed.vitals import Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from orbiter.distributed.claims import Claim
+    from orbiter.distributed.models import InvalidPayloadError
 
 logger = logging.getLogger(__name__)
 
-READ_WAIT = 1.0
+PATIENCE = 6.0
 SETTLE_GRACE = 2.0
 
 
@@ -86,12 +94,10 @@ class Worker:
         self.state = "starting"
         self._version = version("orbiter-distributed")
         self._slots: dict[str, Slot] = {}
-        self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._quieting: asyncio.Task[None] | None = None
         self._drain_deadline = 0.0
-        self._next_sweep = 0.0
-        self._reader_id: int | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -100,40 +106,54 @@ class Worker:
 
         Raises:
             RedisUnavailableError: Redis did not answer within ``connect_timeout``.
+            PortTakenError: The health port cannot be opened.
         """
-        settings = self.settings
-        # Four connections, whatever the concurrency: commands, the blocking read, the lease, the cancel channel.
-        name = settings.worker_id
-        clients = [connect(self.redis_url, max_connections=1, retries=0, name=name) for _ in range(3)]
-        commands, self._reader, leasing = clients
-        listening = connect(self.redis_url, max_connections=1, retries=0, name=name)
+        settings, name = self.settings, self.worker_id
+        # Four connections, whatever the concurrency: commands, the blocking read, the lease, what others announce.
+        clients = [connect(self.redis_url, max_connections=1, retries=0, name=name) for _ in range(4)]
+        commands, reader, leasing, listening = clients
+        self._vitals = Vitals(max(PATIENCE * 2, settings.heartbeat_ttl))
         self._broker = TaskBroker(
             self.redis_url,
             queue_name=settings.queue,
             max_retries=settings.max_retries,
             max_crashes=settings.max_crashes,
+            max_payload_bytes=settings.max_payload_bytes,
+            patience=PATIENCE,
             client=commands,
         )
-        self._publisher = EventPublisher(commands)
-        self._settler = Settler(self._broker, self._publisher, self.worker_id, backoff=settings.retry_backoff)
+        self._publisher = EventPublisher(self._broker.say)
+        self._settler = Settler(self._broker, self._publisher, settings)
         self._executor = LocalExecutor(ImportGuard(settings.allow_import))
         self._lease = LeaseKeeper(
             self._broker,
             leasing,
-            worker_id=self.worker_id,
+            worker_id=name,
             ttl=settings.heartbeat_ttl,
             holders=self._slots,
             describe=self._describe,
+            control=self._control,
         )
-        cancels = CancelListener(listening, self._cancel)
+        self._fetcher = Fetcher(
+            self._broker,
+            reader,
+            Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
+            worker_id=name,
+            room=lambda: settings.concurrency - len(self._slots),
+            held=self._slots,
+            begin=self._begin,
+            vitals=self._vitals,
+        )
+        listener = Listener(
+            listening, name, cancel=self._cancel, control=self._control, patience=settings.heartbeat_ttl / 3
+        )
         try:
-            with self._signals():
-                if not await self._reach_redis():
-                    return
-                await self._serve(cancels)
+            with self._signals(), self._health_port():
+                if await self._reach_redis():
+                    await self._serve(listener)
         finally:
-            for client in (*clients, listening):
-                with contextlib.suppress(RedisError, OSError, TimeoutError):
+            for client in clients:
+                with contextlib.suppress(RedisError, OSError):
                     async with asyncio.timeout(1):
                         await client.aclose()
 
@@ -144,16 +164,68 @@ class Worker:
     def _ask_to_stop(self) -> None:
         (self._hurry if self._stopping.is_set() else self._stopping).set()
 
+    def quiet(self) -> None:
+        """Claim nothing more, but stay and finish what runs, until :meth:`resume`."""
+        if self.state == "running" and self._quieting is None:
+            self._quieting = asyncio.ensure_future(self._become_quiet())
+
+    async def _become_quiet(self) -> None:
+        await self._fetcher.pause()
+        if self.state == "running":
+            logger.info("quiet: %d running", len(self._slots))
+            self._set_state("quiet")
+
+    def resume(self) -> None:
+        """Claim again, after :meth:`quiet`."""
+        if self._quieting is None or self._stopping.is_set():
+            return
+        self._quieting.cancel()
+        self._quieting = None
+        self._fetcher.resume()
+        logger.info("resumed")
+        self._set_state("running")
+
+    def _control(self, wish: str) -> None:
+        """Do what an operator wants: ``orbiter worker drain|quiet|resume``."""
+        wishes = {"drain": self._stopping.set, "quiet": self.quiet, "resume": self.resume}
+        if wish in wishes:
+            wishes[wish]()
+
     @contextlib.contextmanager
-    def _signals(self) -> Any:
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._ask_to_stop,
+            signal.SIGINT: self._ask_to_stop,
+            signal.SIGUSR1: self.quiet,
+            signal.SIGUSR2: self.resume,
+        }
         with contextlib.ExitStack() as undo:
-            for number in numbers:
+            for number, handler in handlers.items():
                 # Only the main thread may; elsewhere whoever embeds the worker calls stop().
                 with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                    loop.add_signal_handler(number, self._ask_to_stop)
+                    loop.add_signal_handler(number, handler)
                     undo.callback(loop.remove_signal_handler, number)
             yield
+
+    @contextlib.contextmanager
+    def _health_port(self) -> Iterator[None]:
+        if not self.settings.health_port:
+            yield
+            return
+        checks = {"/livez": self._vitals.complaint, "/readyz": self._not_ready}
+        server = HealthServer(self.settings.health_host, self.settings.health_port, checks)
+        try:
+            yield
+        finally:
+            server.close()
+
+    def _not_ready(self) -> str | None:
+        if self.state != "running":
+            return f"the worker is {self.state}"
+        if self._lease.silent_for() > self.settings.heartbeat_ttl:
+            return f"Redis has not been reached for {self._lease.silent_for():.0f} s"
+        return self._vitals.complaint()
 
     async def _reach_redis(self) -> bool:
         """Wait for Redis, ``connect_timeout`` at most; ``False`` where the worker was told to stop meanwhile."""
@@ -161,10 +233,8 @@ class Worker:
         pause = 0.2
         while not self._stopping.is_set():
             try:
-                async with asyncio.timeout(6):
-                    await self._broker.ensure_group()
-                    await self._lease.beat()
-            except (RedisError, OSError, TimeoutError) as error:
+                await self._unless_stopping(self._introduce())
+            except (RedisError, OSError) as error:
                 left = deadline - time.monotonic()
                 reason = f"cannot reach Redis at {mask(self.redis_url)}: {error or type(error).__name__}"
                 refused = isinstance(error, AuthenticationError | NoPermissionError)
@@ -174,108 +244,66 @@ class Worker:
                     )
                     raise RedisUnavailableError(f"{reason} ({hint})") from error
                 logger.warning("%s; trying again for %.0f s", reason, left)
-                await _wait(self._stopping, min(left, pause * random.uniform(0.5, 1)))  # noqa: S311 - jitter
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, pause * random.uniform(0.5, 1))):  # noqa: S311 - jitter
+                        await self._stopping.wait()
                 pause = min(5.0, pause * 2)
             else:
-                return True
+                return not self._stopping.is_set()
         return False
 
-    async def _serve(self, cancels: CancelListener) -> None:
+    async def _introduce(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self._broker.ensure_group()
+            await self._lease.beat()
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, but no longer than until the worker is told to stop."""
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if working.done():
+            working.result()
+            return
+        working.cancel()
+        await asyncio.wait({working}, timeout=1)
+
+    async def _serve(self, listener: Listener) -> None:
         """Run every part until told to stop, then stop them in order: fetcher, tasks, listener, events, lease."""
-        async with asyncio.TaskGroup() as parts:
-            lease = parts.create_task(self._lease.run(), name="lease")
-            events = parts.create_task(self._publisher.run(), name="events")
-            settling = parts.create_task(self._settler.run(), name="settler")
-            listener = parts.create_task(cancels.run(), name="cancel listener")
+        async with asyncio.TaskGroup() as group:
+            parts = [
+                group.create_task(work, name=name)
+                for name, work in {
+                    "listener": listener.run(),
+                    "settler": self._settler.run(),
+                    "events": self._publisher.run(),
+                    "lease": self._lease.run(),
+                    "vitals": self._vitals.run(),
+                }.items()
+            ]
             self._set_state("running")
             notify("READY=1", self._status_line())
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)
-            fetcher = parts.create_task(self._fetch(), name="fetcher")
+            fetching = group.create_task(self._fetcher.run(), name="fetcher")
             await self._stopping.wait()
-            await self._drain(fetcher)
-            for part in (listener, settling, events, lease):
+            await self._drain(fetching)
+            for part in parts:
                 part.cancel()
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(RedisError, OSError):
             async with asyncio.timeout(SETTLE_GRACE):
                 await self._broker.leave(self.worker_id)
         self.state = "stopped"
 
-    # -- fetch and start -----------------------------------------------------------------------------------------
-
-    async def _fetch(self) -> None:
-        """Claim what can start now, and nothing more; one fetcher a process."""
-        pause = 0.1
-        while not self._stopping.is_set():
-            free = self.settings.concurrency - len(self._slots)
-            if free <= 0:
-                self._slot_freed.clear()
-                await _first(self._slot_freed, self._stopping)
-                continue
-            try:
-                entries = await self._claim(free)
-                if entries and self._stopping.is_set():
-                    await self._return_unstarted(entries)
-                elif entries:
-                    await self._start(entries)
-                pause = 0.1
-            except (RedisError, OSError, TimeoutError) as error:
-                self._reader_id = None
-                if isinstance(error, ResponseError) and "NOGROUP" in str(error):
-                    logger.warning("queue %s has no group any more: making it again", self.settings.queue)
-                    with contextlib.suppress(RedisError, OSError):
-                        await self._broker.ensure_group()
-                        continue
-                logger.warning("Redis: %s; trying again", error or type(error).__name__)
-                await _wait(self._stopping, pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                pause = min(5.0, pause * 2)
-
-    async def _claim(self, free: int) -> list[Entry]:
-        interval = self.settings.heartbeat_ttl / 3
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + interval * random.uniform(0.8, 1)  # noqa: S311 - jitter
-            entries = await self._broker.reclaim(self.worker_id, free, self.settings, interval=interval * 0.8)
-            if entries:
-                logger.warning("reclaimed %d tasks from workers that stopped renewing", len(entries))
-                self._next_sweep = 0.0
-                return entries
-        entries = await self._broker.fetch(self.worker_id, free)
-        if entries or self._stopping.is_set():
-            return entries
-        if self._reader_id is None:
-            self._reader_id = await self._reader.client_id()
-        wait = min(READ_WAIT, interval)
-        async with asyncio.timeout(wait + 5):
-            return await self._broker.fetch_blocking(self._reader, self.worker_id, free, wait=wait)
-
-    async def _start(self, entries: list[Entry]) -> None:
-        claimed = [pair for entry in entries if (pair := await self._read(entry))]
-        if not claimed:
-            return
-        asked = time.monotonic()
-        verdicts = await self._broker.start(self.worker_id, [(entry, task) for entry, task, _ in claimed])
-        for (entry, task, problem), started in zip(claimed, verdicts, strict=True):
-            if started.verdict != "run":
-                logger.info("not run: %s", started.verdict, extra={"task_id": task.task_id})
-                continue
-            claim = Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
-            slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), asked + self.settings.heartbeat_ttl)
-            self._slots[claim.entry_id] = slot
-            self._lease.tell()
-            slot.begin(self._executor.execute if problem is None else _refuse(problem), self._run(slot))
-
-    async def _read(self, entry: Entry) -> tuple[Entry, TaskPayload, InvalidPayloadError | None] | None:
-        """Read an entry as a task. One that is none but names a task fails that task; any other is buried."""
-        try:
-            return entry, TaskPayload.from_fields(entry.fields), None
-        except InvalidPayloadError as error:
-            task_id = _named_task(entry.fields.get("payload", ""))
-            logger.warning("dead letter: entry %s: %s", entry.entry_id, error, extra={"task_id": task_id})
-            if task_id:
-                return entry, TaskPayload(task_id=task_id), error
-            await self._broker.bury(self.worker_id, entry, str(error))
-            return None
-
     # -- run and settle ------------------------------------------------------------------------------------------
+
+    def _begin(self, claim: Claim, problem: InvalidPayloadError | None, leased: float) -> None:
+        """Put a started task into a slot."""
+        faults.reach("after start")
+        proven_until = leased + self.settings.heartbeat_ttl
+        slot = Slot(claim, self._publisher.log(claim.task.task_id, claim.attempt), proven_until)
+        self._slots[claim.entry_id] = slot
+        self._lease.tell()
+        slot.begin(self._executor.execute if problem is None else _refuse(problem), self._run(slot))
 
     async def _run(self, slot: Slot) -> None:
         """Wait for the run's end, whatever it is, and settle it."""
@@ -284,9 +312,13 @@ class Worker:
         try:
             ended = await slot.ended()
             recorded = await self._settler.settle(slot, ended)
+        except Exception:
+            # A fault of ours must not end the others: this task runs again when its lease has run out.
+            logger.exception("not recorded", extra=extra)
+            recorded = "lost"
         finally:
             del self._slots[slot.claim.entry_id]
-            self._slot_freed.set()
+            self._fetcher.look()
         if recorded == "completed":
             self.tasks_processed += 1
         elif recorded in {"failed", "retrying"}:
@@ -301,7 +333,7 @@ class Worker:
 
     # -- drain ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, fetcher: asyncio.Task[None]) -> None:
+    async def _drain(self, fetching: asyncio.Task[None]) -> None:
         """Stop fetching at once; let running tasks end, up to the deadline; hand back the rest."""
         began = time.monotonic()
         running, timeout = len(self._slots), self.settings.drain_timeout
@@ -309,7 +341,7 @@ class Worker:
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
         self._set_state("draining")
-        await self._stop_fetching(fetcher)
+        await self._fetcher.stop(fetching)
         finished_before = self.tasks_processed + self.tasks_failed
         waiting = {slot.supervisor for slot in self._slots.values() if slot.supervisor}
         if waiting:
@@ -334,25 +366,6 @@ class Worker:
         finished = self.tasks_processed + self.tasks_failed - finished_before
         logger.info("drained in %.1f s: %d finished, %d handed back", time.monotonic() - began, finished, handed_back)
 
-    async def _stop_fetching(self, fetcher: asyncio.Task[None]) -> None:
-        # Cancelling a blocked XREADGROUP could leave a delivery that nobody knows of; CLIENT UNBLOCK ends it cleanly.
-        # It is repeated, as the read may have been sent just after the first.
-        until = time.monotonic() + READ_WAIT + 1
-        while not fetcher.done() and time.monotonic() < until:
-            if self._reader_id is not None:
-                with contextlib.suppress(RedisError, OSError, TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await self._broker.client.client_unblock(self._reader_id)
-            await asyncio.wait({fetcher}, timeout=0.02)
-        if not fetcher.done():
-            fetcher.cancel()
-            await asyncio.wait({fetcher}, timeout=1)
-
-    async def _return_unstarted(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            await self._broker.hand_back_unread(self.worker_id, entry)
-        logger.info("handed back %d tasks that had not started", len(entries))
-
     # -- what others see -----------------------------------------------------------------------------------------
 
     def _set_state(self, state: str) -> None:
@@ -364,7 +377,7 @@ class Worker:
 
     def _describe(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours."""
-        if self.state == "running":
+        if self.state in {"running", "quiet"}:
             notify(self._status_line())
         running = [slot.claim.task.task_id for slot in self._slots.values()]
         return {
@@ -387,33 +400,8 @@ class Worker:
         }
 
 
-def _named_task(text: str) -> str:
-    """Return the task id that a payload names although it is no valid task, or an empty string."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return ""
-    task_id = value.get("task_id") if isinstance(value, dict) else None
-    return task_id if isinstance(task_id, str) and 0 < len(task_id) <= 200 else ""
-
-
 def _refuse(error: Exception) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
     async def run(*_: object) -> dict[str, Any]:
         raise error
 
     return run
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_for
 
 if TYPE_CHECKING:
-    from orbiter.distributed.broker import Claim
+    from orbiter.distributed.claims import Claim
     from orbiter.distributed.events import EventLog
     from orbiter.distributed.models import TaskPayload
     from orbiter.distributed.runtimes import Runtime

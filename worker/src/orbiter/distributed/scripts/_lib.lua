@@ -36,23 +36,47 @@ local TASK_TTL = 86400
 local EVENT_TTL = 3600
 local EVENT_CAP = 10000
 local DEAD_CAP = 10000
+local DEAD_PAYLOAD_CAP = 1000000
+
 local function is_terminal(status)
   return status == 'completed' or status == 'failed' or status == 'cancelled'
 end
 
-local function publish(events, channel, event)
-  redis.call('XADD', events, 'MAXLEN', '~', EVENT_CAP, '*', 'event', event)
-  redis.call('EXPIRE', events, EVENT_TTL)
+-- The field `at` beside the event, attempt-seq and for the final one a '!', lets a repeated call see what has arrived already.
+local function add_event(events, channel, attempt, seq, event, final)
+  redis.call('XADD', events, 'MAXLEN', '~', EVENT_CAP, '*', 'event', event, 'at', attempt .. '-' .. seq .. (final and '!' or ''))
   redis.call('PUBLISH', channel, event)
 end
 
--- Ends a task that no worker is to run any more, with the one final event that ends its subscribers.
+-- Returns attempt and seq of the last event on a stream, and whether it is the final one; 0, 0, false where there is none of ours.
+local function last_event(events)
+  local rows = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)
+  if #rows > 0 then
+    local fields = rows[1][2]
+    for i = 1, #fields, 2 do
+      if fields[i] == 'at' then
+        local attempt, seq, final = string.match(fields[i + 1], '^(%d+)%-(%d+)(!?)$')
+        if attempt then return tonumber(attempt), tonumber(seq), final == '!' end
+      end
+    end
+  end
+  return 0, 0, false
+end
+
+-- The one event that ends a task's subscribers, said by a script for a run that cannot say it.
+local function end_events(events, channel, status, message)
+  local attempt, seq = last_event(events)
+  add_event(events, channel, attempt, seq + 1, '{"type": "status", "status": "' .. status
+    .. '", "agent_name": "", "message": ' .. cjson.encode(message)
+    .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}', true)
+  redis.call('EXPIRE', events, EVENT_TTL)
+end
+
+-- Ends a task that no worker is to run any more.
 local function cancel_task(task, events, channel, id)
   redis.call('HSET', task, 'task_id', id, 'status', 'cancelled', 'completed_at', now_seconds())
   redis.call('EXPIRE', task, TASK_TTL)
-  local attempt = tonumber(redis.call('HGET', task, 'attempt') or '0')
-  publish(events, channel, '{"type": "status", "status": "cancelled", "agent_name": "", "message": '
-    .. cjson.encode('Task ' .. id .. ' cancelled') .. ', "seq": 1, "attempt": ' .. attempt + 1 .. '}')
+  end_events(events, channel, 'cancelled', 'Task ' .. id .. ' cancelled')
 end
 
 -- What cannot be run any more is kept, with the reason, for a person to look at.
@@ -60,13 +84,58 @@ local function bury(dead, fields, id, reason, error_type)
   local row = { 'XADD', dead, 'MAXLEN', '~', DEAD_CAP, '*', 'task_id', id, 'reason', reason, 'error_type', error_type }
   local has_payload = false
   for i = 1, #(fields or {}), 2 do
-    if fields[i] == 'payload' then has_payload = true end
-    row[#row + 1] = fields[i] == 'payload' and 'payload' or 'entry_' .. fields[i]
-    row[#row + 1] = fields[i + 1]
+    local name, value = fields[i], fields[i + 1]
+    if name == 'payload' then has_payload = true end
+    if #value > DEAD_PAYLOAD_CAP then
+      value = string.sub(value, 1, 1000)
+      row[#row + 1] = 'truncated'
+      row[#row + 1] = #fields[i + 1]
+    end
+    row[#row + 1] = name == 'payload' and name or 'entry_' .. name
+    row[#row + 1] = value
   end
   if not has_payload then
     row[#row + 1] = 'payload'
     row[#row + 1] = ''
   end
   redis.call(unpack(row))
+end
+
+-- Ends a task as failed although no run of it failed: it lost too many workers, or cannot be read.
+local function fail_task(dead, fields, task, events, channel, id, reason, error_type)
+  bury(dead, fields, id, reason, error_type)
+  redis.call('HSET', task, 'task_id', id, 'status', 'failed', 'error', reason, 'error_type', error_type,
+    'completed_at', now_seconds())
+  redis.call('EXPIRE', task, TASK_TTL)
+  end_events(events, channel, 'error', reason)
+end
+
+-- Starts a claimed task, unless it ended or was cancelled meanwhile.
+-- `known` is HMGET of status, cancel_requested_at, completed_at, fence, crashes, retries.
+-- Returns verdict ('run', 'drop' or 'dead'), attempt, retries.
+local function start_task(at, known)
+  local status, fence = known[1], at.entry .. ' ' .. at.deliveries .. ' ' .. at.consumer
+  if is_terminal(status) or known[2] then
+    -- A 0.1 client cancels by writing the status alone: the end is recorded and announced here.
+    if not is_terminal(status) or (status == 'cancelled' and not known[3]) then
+      cancel_task(at.task, at.events, at.channel, at.id)
+    end
+    drop_entry(at.queue, at.group, at.entry)
+    return 'drop', 0, 0
+  end
+  -- Still 'running' under another claim: that worker was lost in the middle.
+  local crashes = tonumber(known[5] or '0')
+  if status == 'running' and known[4] ~= fence then crashes = redis.call('HINCRBY', at.task, 'crashes', 1) end
+  local lost = math.max(crashes, at.deliveries - 1)
+  if lost > at.max_crashes then
+    fail_task(at.dead, payload_of(at.queue, at.entry), at.task, at.events, at.channel, at.id,
+      'lost its worker ' .. lost .. ' times', 'WorkerLostError')
+    drop_entry(at.queue, at.group, at.entry)
+    return 'dead', 0, 0
+  end
+  local attempt = redis.call('HINCRBY', at.task, 'attempt', 1)
+  redis.call('HSET', at.task, 'status', 'running', 'worker_id', at.consumer, 'started_at', now_seconds(), 'fence', fence)
+  if attempt > 1 then redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at') end
+  redis.call('EXPIRE', at.task, TASK_TTL)
+  return 'run', attempt, tonumber(known[6] or '0')
 end

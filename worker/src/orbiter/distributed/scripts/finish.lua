@@ -2,14 +2,14 @@
 -- Records outcomes, announces them and acknowledges the entries; one call for a whole batch. Sending it twice is harmless.
 -- KEYS  queue, {queue}:dead, then for each claim: task hash, event stream
 -- ARGV  group, consumer, then for each claim: entry id, deliveries, task id, status, field ('result' or 'error'), value,
---       error type, event channel, final event JSON
+--       error type, event channel, attempt, seq of the final event, final event JSON
 -- Returns for each claim the recorded status, or 'lost' where the claim is another's and nothing was written.
 local queue, dead = KEYS[1], KEYS[2]
 local group, consumer = ARGV[1], ARGV[2]
 local recorded = {}
 for n = 0, (#KEYS - 2) / 2 - 1 do
   local task, events = KEYS[3 + 2 * n], KEYS[4 + 2 * n]
-  local entry, deliveries, id, status, field, value, error_type, channel, event = unpack(ARGV, 3 + 9 * n, 11 + 9 * n)
+  local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(ARGV, 3 + 11 * n, 13 + 11 * n)
   local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
   local ours = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer
   if ours and is_terminal(known[1]) and known[3] then
@@ -29,7 +29,8 @@ for n = 0, (#KEYS - 2) / 2 - 1 do
         bury(dead, payload_of(queue, entry), id, value, error_type)
       end
       redis.call('EXPIRE', task, TASK_TTL)
-      publish(events, channel, event)
+      add_event(events, channel, attempt, seq, event, true)
+      redis.call('EXPIRE', events, EVENT_TTL)
     end
     drop_entry(queue, group, entry)
     recorded[#recorded + 1] = status

@@ -10,6 +10,7 @@ for n = 1, #KEYS - 1 do
     verdicts[n] = 'lost'
   else
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, entry, 'JUSTID')
+    redis.call('EXPIRE', KEYS[1 + n], TASK_TTL)
     local known = redis.call('HMGET', KEYS[1 + n], 'status', 'cancel_requested_at')
     verdicts[n] = (known[2] or known[1] == 'cancelled') and 'cancel' or 'ok'
   end

@@ -1,0 +1,178 @@
+"""Sweeper: takes over what dead workers left, and removes what nobody needs any more; one at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orbiter.distributed import faults, keys
+from orbiter.distributed.broker import entries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orbiter.distributed.broker import TaskBroker
+    from orbiter.distributed.claims import Entry
+
+logger = logging.getLogger(__name__)
+
+CONSUMER_KEPT = 60.0
+DEAD_LETTERS_KEPT = 7 * 86400.0
+FLEET_KEPT = 86400.0
+TASK_TTL = 86400
+PRUNE_AFTER = 12 * 3600.0
+PRUNE_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A consumer of the group.
+
+    Attributes:
+        name: Its worker id.
+        pending: Entries that it holds.
+        idle: Seconds since it last asked for something.
+        alive: Whether it has a heartbeat.
+        lease: Its own lease in seconds; ``None`` where it says none, infinity for an 0.1 worker that lives.
+    """
+
+    name: str
+    pending: int
+    idle: float
+    alive: bool
+    lease: float | None
+
+
+class Sweeper:
+    """Sweeps about once every third of a lease, if no other worker does.
+
+    Args:
+        broker: The queue.
+        worker_id: Who takes over.
+        lease: Own lease, seconds; also that of owners who say none.
+    """
+
+    def __init__(self, broker: TaskBroker, worker_id: str, *, lease: float) -> None:
+        self._broker = broker
+        self._worker_id = worker_id
+        self._lease = lease
+        self._next = 0.0
+        self._pruned = "-inf"
+
+    async def sweep(self, room: int) -> list[Entry]:
+        """Claim up to ``room`` entries of workers that stopped renewing; tidy up when there are none left.
+
+        Raises:
+            RedisError: Redis could not be reached; the next sweep begins anew.
+        """
+        if time.monotonic() < self._next:
+            return []
+        interval = self._lease / 3
+        self._next = time.monotonic() + interval * random.uniform(0.8, 1)  # noqa: S311 - jitter
+        if not await self._take(interval * 0.8):
+            return []
+        owners = await self._owners()
+        leases = {owner.name: self._lease if owner.lease is None else owner.lease for owner in owners if owner.pending}
+        entries = await self._reclaim(room, {name: lease for name, lease in leases.items() if lease < math.inf})
+        faults.reach("after sweep")
+        if entries:
+            logger.warning("reclaimed %d tasks from workers that stopped renewing", len(entries))
+        if len(entries) == room:
+            # There may be more than this worker has room for: whoever has some sweeps at once.
+            await self._release()
+            self._next = 0.0
+            return entries
+        await self._tidy([owner.name for owner in owners if _gone(owner)])
+        await self._prune()
+        return entries
+
+    async def _take(self, interval: float) -> bool:
+        """Become the one who sweeps for ``interval`` seconds; ``False`` while another worker is."""
+        redis = self._broker.client
+        milliseconds = max(1, int(interval * 1000))
+        return bool(await self._broker.within(redis.set(self._holder, self._worker_id, nx=True, px=milliseconds)))
+
+    async def _release(self) -> None:
+        await self._broker.within(self._broker.client.delete(self._holder))
+
+    @property
+    def _holder(self) -> str:
+        return keys.tagged(self._broker.queue_name, "sweep")
+
+    async def _owners(self) -> list[Owner]:
+        """Return the group's consumers.
+
+        The lease that counts is its owner's: a short-lived sweeper must not steal from a worker that beats more slowly.
+        One without a heartbeat has missed its own; one with a heartbeat but no version is 0.1, which never renews while
+        it lives.
+        """
+        broker = self._broker
+        consumers: Any = await broker.within(broker.client.xinfo_consumers(broker.queue_name, broker.group))
+        async with broker.client.pipeline(transaction=False) as pipeline:
+            for consumer in consumers:
+                pipeline.hmget(keys.worker(consumer["name"]), "status", "version", "heartbeat_ttl")
+            beats = await broker.within(pipeline.execute())
+        return [
+            Owner(
+                name=consumer["name"],
+                pending=consumer["pending"],
+                idle=consumer["idle"] / 1000,
+                alive=status is not None,
+                lease=math.inf if status and not version else _seconds(lease),
+            )
+            for consumer, (status, version, lease) in zip(consumers, beats, strict=True)
+        ]
+
+    async def _reclaim(self, room: int, leases: Mapping[str, float]) -> list[Entry]:
+        broker = self._broker
+        args = [part for name, lease in leases.items() for part in (name, int(lease * 1000))]
+        return entries_of(
+            await broker.call("reclaim", [broker.queue_name], [broker.group, self._worker_id, room, *args])
+        )
+
+    async def _tidy(self, gone: list[str]) -> None:
+        """Remove consumers that are gone, what 0.1 workers acknowledged, dead letters older than a week, and so on."""
+        broker = self._broker
+        kept = int(DEAD_LETTERS_KEPT * 1000)
+        await broker.call("janitor", [broker.queue_name, broker.dead], [broker.group, kept, *gone])
+        before = await self._now() - FLEET_KEPT
+        await broker.within(broker.client.zremrangebyscore(keys.FLEET, "-inf", int(before * 1000)))
+
+    async def _prune(self) -> None:
+        """Forget some tasks whose records have expired, and keep the records of those that still wait."""
+        broker, redis = self._broker, self._broker.client
+        until = int((await self._now() - PRUNE_AFTER) * 1000)
+        rows: Any = await broker.within(
+            redis.zrangebyscore(keys.BY_TIME, self._pruned, until, start=0, num=PRUNE_BATCH, withscores=True)
+        )
+        # Many tasks can have one score: the next batch begins with it again, unless there is nothing else.
+        last = f"{rows[-1][1]:.0f}" if rows else ""
+        self._pruned = "-inf" if len(rows) < PRUNE_BATCH else f"({last}" if last == self._pruned else last
+        async with redis.pipeline(transaction=False) as pipeline:
+            for task_id, _ in rows:
+                pipeline.hget(keys.task(task_id), "status")
+            statuses = await broker.within(pipeline.execute())
+        async with redis.pipeline(transaction=False) as pipeline:
+            for (task_id, _), status in zip(rows, statuses, strict=True):
+                if status is None:
+                    pipeline.zrem(keys.BY_TIME, task_id)
+                    pipeline.srem(keys.INDEX, task_id)
+                elif status in {"pending", "running", "retrying"}:
+                    pipeline.expire(keys.task(task_id), TASK_TTL, gt=True)
+            await broker.within(pipeline.execute())
+
+    async def _now(self) -> float:
+        seconds, micros = await self._broker.within(self._broker.client.time())
+        return float(seconds + micros / 1e6)
+
+
+def _gone(owner: Owner) -> bool:
+    return not owner.alive and not owner.pending and owner.idle > CONSUMER_KEPT
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and text.isdigit() else None
