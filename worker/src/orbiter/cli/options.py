@@ -81,11 +81,14 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
-def run(url: str, work: Coroutine[Any, Any, T]) -> T:
+def run(
+    url: str, work: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> T:
     """Run a command's coroutine to its end; tell errors of Redis in one line, never with the URL's secrets."""
     place = f"Redis at {mask(url)}"
     try:
-        return asyncio.run(work)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(work)
     except RedisUrlError as error:
         raise click.BadParameter(str(error), param_hint="'--redis-url'") from None
     except RedisUnavailableError as error:

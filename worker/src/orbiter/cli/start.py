@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
@@ -13,6 +15,7 @@ from orbiter.distributed.redis_url import mask
 from orbiter.distributed.settings import SettingsError, WorkerSettings
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from pydantic.fields import FieldInfo
@@ -82,18 +85,29 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     A stopped worker takes nothing new, lets running tasks end within --drain-timeout, hands the others back to the
     queue, and exits 0. A second signal hands everything back at once.
     """
+    # Until the worker listens to signals itself, there is nothing to lose: leave at once, and in order.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     try:
         settings = WorkerSettings.of(**options)
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
-    setup_logging(log_format, log_level)
+    setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
     _print_banner(redis_url, settings)
 
     from orbiter.distributed.worker import Worker  # noqa: PLC0415 - not needed to print help or refuse an option
 
     values = settings.model_dump()
     worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
-    run(redis_url, worker.start())
+    run(redis_url, worker.start(), loop_factory=_loop_factory())
+
+
+def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - only a worker needs it, and not every platform has it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _print_banner(redis_url: str, settings: WorkerSettings) -> None:

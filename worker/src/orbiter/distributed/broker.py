@@ -7,6 +7,7 @@ consumer).
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -204,14 +205,18 @@ class TaskBroker:
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, one call for all; return what stands for each: a status, or ``lost``."""
         names = [self.queue_name, self.dead]
-        args: list[str | int] = [self.group, consumer]
+        rows = []
         for outcome in outcomes:
             claim, task_id = outcome.claim, outcome.claim.task.task_id
             names += (keys.task(task_id), keys.stream(task_id))
-            args += (claim.entry_id, claim.deliveries, task_id, outcome.status)
-            args += ("result" if outcome.status == "completed" else "error", outcome.value, outcome.error_type)
-            args += (keys.events(task_id), claim.attempt, outcome.seq, outcome.event)
-        return cast("list[str]", await self.call("finish", names, args))
+            field = "result" if outcome.status == "completed" else "error"
+            rows.append(
+                [
+                    *(claim.entry_id, claim.deliveries, task_id, outcome.status, field, outcome.value),
+                    *(outcome.error_type, keys.events(task_id), claim.attempt, outcome.seq, outcome.event),
+                ]
+            )
+        return cast("list[str]", await self.call("finish", names, [self.group, consumer, json.dumps(rows)]))
 
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""

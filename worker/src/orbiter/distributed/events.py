@@ -54,12 +54,12 @@ class EventLog:
     def numbered(self, event: Event) -> str:
         """Give the event its number and return its JSON."""
         self.seq += 1
-        return event.model_copy(update={"seq": self.seq, "attempt": self.attempt}).to_json()
+        return event.to_json(seq=self.seq, attempt=self.attempt)
 
     def last(self, event: Event) -> tuple[int, str]:
         """Number the final event after everything that was flushed; asking again gives the same."""
         seq = self.seq + 1
-        return seq, event.model_copy(update={"seq": seq, "attempt": self.attempt}).to_json()
+        return seq, event.to_json(seq=seq, attempt=self.attempt)
 
     def close(self, *, discard: bool = False) -> None:
         """Take no more events; ``discard`` also drops those not yet sent, as a lost claim must write nothing."""

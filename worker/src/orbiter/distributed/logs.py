@@ -7,7 +7,10 @@ import logging
 import os
 import sys
 import time
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LOG_FORMATS = ("human", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -23,12 +26,17 @@ _JOURNAL_PRIORITIES = (
 )
 
 
-def setup_logging(log_format: str = "human", level: str = "info", *, stream: IO[str] | None = None) -> None:
-    """Send every log record of ``level`` and above to stderr, or to ``stream``, in the given format."""
+def setup_logging(
+    log_format: str = "human", level: str = "info", *, stream: IO[str] | None = None, **fields: str
+) -> None:
+    """Send every log record of ``level`` and above to stderr, or to ``stream``, in the given format.
+
+    ``fields`` are part of every JSON record: who speaks.
+    """
     output = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(output)
     journal = _is_journal(output)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter(journal=journal))
+    handler.setFormatter(JsonFormatter(fields) if log_format == "json" else HumanFormatter(journal=journal))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -56,6 +64,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """One JSON object a record: time, level, logger, message, the record's extra fields, and the traceback if any."""
 
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._shared = dict(fields or {})
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -65,6 +77,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= self._shared
         line |= {name: value for name, value in _fields(record).items() if name not in line}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -187,9 +187,12 @@ class _Event(BaseModel):
     attempt: int = Field(default=0, exclude=True)
     entry_id: str = Field(default="", exclude=True)
 
-    def to_json(self) -> str:
-        """Return the event's form on the stream and the channel."""
-        return json.dumps(self.model_dump() | {"seq": self.seq, "attempt": self.attempt})
+    def to_json(self, *, seq: int | None = None, attempt: int | None = None) -> str:
+        """Return the event's form on the stream and the channel, with another place in it if that is given."""
+        values = self.model_dump()
+        values["seq"] = self.seq if seq is None else seq
+        values["attempt"] = self.attempt if attempt is None else attempt
+        return json.dumps(values)
 
 
 class TextEvent(_Event):

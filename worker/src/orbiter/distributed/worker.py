@@ -307,7 +307,7 @@ class Worker:
 
     async def _run(self, slot: Slot) -> None:
         """Wait for the run's end, whatever it is, and settle it."""
-        extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt, "worker_id": self.worker_id}
+        extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt}
         logger.info("started", extra=extra)
         try:
             ended = await slot.ended()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_for
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from orbiter.distributed.runtimes.imports import ImportGuard
 
 
-REMEMBERED = 1000
+REMEMBERED = 200
+LARGEST_REMEMBERED = 20_000
 
 
 class TaskTimeoutError(TimeoutError):
@@ -33,7 +35,7 @@ class LocalExecutor:
 
     def __init__(self, guard: ImportGuard) -> None:
         self._guard = guard
-        self._imported: set[int] = set()
+        self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
 
     async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:
         """Run one task to its end and return its result.
@@ -64,12 +66,17 @@ class LocalExecutor:
             raise TaskTimeoutError(f"run took longer than timeout_seconds={task.timeout_seconds:g}") from None
 
     async def _runtime(self, task: TaskPayload) -> Runtime:
-        """Return the task's runtime. What it needs is imported in a thread: heartbeats must go on meanwhile."""
-        config = hash(json.dumps(task.agent_config, sort_keys=True))
-        if config in self._imported:
-            return runtime_for(task, self._guard)
-        runtime = await asyncio.to_thread(runtime_for, task, self._guard)
-        if len(self._imported) >= REMEMBERED:
-            self._imported.clear()
-        self._imported.add(config)
+        """Return the task's runtime; tasks with one configuration share one.
+
+        What a runtime needs is imported in a thread: heartbeats must go on meanwhile.
+        """
+        config = json.dumps(task.agent_config)
+        runtime = self._runtimes.get(config)
+        if runtime is None:
+            runtime = await asyncio.to_thread(runtime_for, task, self._guard)
+            self._runtimes[config] = runtime
+            if len(self._runtimes) > REMEMBERED or len(config) > LARGEST_REMEMBERED:
+                self._runtimes.popitem(last=len(config) > LARGEST_REMEMBERED)
+        else:
+            self._runtimes.move_to_end(config)
         return runtime

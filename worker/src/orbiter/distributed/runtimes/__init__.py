@@ -83,7 +83,7 @@ class RunContext:
 
 
 class Runtime(Protocol):
-    """Runs one kind of ``agent_config``."""
+    """Runs one kind of ``agent_config``; one instance runs every task that has the same, also at the same time."""
 
     def __init__(self, config: dict[str, Any], guard: ImportGuard) -> None:
         """Check the configuration and import what it names.

@@ -53,6 +53,7 @@ class CallableRuntime:
         self._target: Callable[[RunContext], Any] = target
         self._path = settings.target
         self._name = settings.name or settings.target
+        self._in_loop = _is(inspect.isasyncgenfunction, target) or _is(inspect.iscoroutinefunction, target)
         self._check_signature()
 
     def _check_signature(self) -> None:
@@ -84,7 +85,7 @@ class CallableRuntime:
 
     async def _call(self, context: RunContext, emitted: _Emitted) -> object:
         target = self._target
-        if _is(inspect.isasyncgenfunction, target) or _is(inspect.iscoroutinefunction, target):
+        if self._in_loop:
             returned = target(context)
         else:
             returned = await in_thread(lambda: _drained(target(context), emitted))

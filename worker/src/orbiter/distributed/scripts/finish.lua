@@ -1,15 +1,17 @@
 #!lua flags=allow-oom
 -- Records outcomes, announces them and acknowledges the entries; one call for a whole batch. Sending it twice is harmless.
 -- KEYS  queue, {queue}:dead, then for each claim: task hash, event stream
--- ARGV  group, consumer, then for each claim: entry id, deliveries, task id, status, field ('result' or 'error'), value,
---       error type, event channel, attempt, seq of the final event, final event JSON
+-- ARGV  group, consumer, JSON: for each claim [entry id, deliveries, task id, status, field ('result' or 'error'), value,
+--       error type, event channel, attempt, seq of the final event, final event JSON]; one argument, as each of them costs
+--       the client more than all of this costs here
 -- Returns for each claim the recorded status, or 'lost' where the claim is another's and nothing was written.
 local queue, dead = KEYS[1], KEYS[2]
 local group, consumer = ARGV[1], ARGV[2]
+local outcomes = cjson.decode(ARGV[3])
 local recorded = {}
 for n = 0, (#KEYS - 2) / 2 - 1 do
   local task, events = KEYS[3 + 2 * n], KEYS[4 + 2 * n]
-  local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(ARGV, 3 + 11 * n, 13 + 11 * n)
+  local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(outcomes[n + 1])
   local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
   local ours = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer
   if ours and is_terminal(known[1]) and known[3] then
