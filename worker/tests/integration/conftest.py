@@ -12,6 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
+from tests.fleet import Fleet
 from tests.support import free_port
 
 
@@ -64,3 +65,11 @@ async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True, encoding_errors="replace")
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def fleet(redis_url: str, redis_client: redis.asyncio.Redis) -> Fleet:
+    """A fleet without workers on that Redis."""
+    fleet = Fleet(redis_url, redis_client)
+    await fleet.broker.connect()
+    return fleet

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 async def echo(context: Any) -> str:
@@ -35,6 +39,33 @@ def block(context: Any) -> str:
     while time.monotonic() < until and not context.cancelled:
         time.sleep(0.01)
     return "stopped" if context.cancelled else "blocked"
+
+
+async def die(context: Any) -> str:
+    """Kill the worker in the middle of the first attempt."""
+    context.emit("first words")
+    await asyncio.sleep(0.05)
+    if context.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+async def murmur(context: Any) -> AsyncIterator[str]:
+    """Say a word every twentieth of a second."""
+    until = time.monotonic() + context.metadata["seconds"]
+    while time.monotonic() < until:
+        yield "word "
+        await asyncio.sleep(0.05)
+
+
+async def noop(context: Any) -> str:
+    """Do nothing."""
+    return ""
+
+
+async def memory(context: Any) -> dict[str, Any]:
+    """Tell how much memory this worker has, bytes."""
+    return {"output": "", "rss": psutil.Process().memory_info().rss}
 
 
 async def fail(context: Any) -> str:

@@ -7,82 +7,17 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from orbiter.distributed import keys
-from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.events import EventSubscriber
-from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, event_from_json, is_final
-from orbiter.distributed.store import TaskStore
+from orbiter.distributed.models import TaskStatus, is_final
 from orbiter.distributed.worker import Worker
+from tests.fleet import QUEUE, Fleet, working
 from tests.support import start_orbiter, wait_until
-
-QUEUE = "orbiter:tasks"
-
-
-class Fleet:
-    """Submits to and looks at the workers under test."""
-
-    def __init__(self, url: str, client: Redis) -> None:
-        self.url = url
-        self.client = client
-        self.broker = TaskBroker(url, client=client)
-        self.store = TaskStore(url, client=client)
-
-    async def submit(self, job: str, text: str = "", **fields: Any) -> str:
-        config = {"runtime": "callable", "target": f"tests.integration.jobs:{job}", "name": job}
-        return await self.broker.submit(TaskPayload(agent_config=config, input=text, **fields))
-
-    async def ends(self, task_id: str, timeout: float = 10) -> TaskResult:
-        async def ended() -> TaskResult | None:
-            task = await self.store.get_status(task_id)
-            return task if task and task.status.terminal else None
-
-        return await wait_until(ended, timeout)
-
-    async def runs(self, task_id: str) -> None:
-        async def running() -> bool:
-            task = await self.store.get_status(task_id)
-            return task is not None and task.status == TaskStatus.RUNNING
-
-        await wait_until(running)
-
-    async def events(self, task_id: str) -> list[Any]:
-        rows = await self.client.xrange(keys.stream(task_id))
-        return [event_from_json(fields["event"]) for _, fields in rows]
-
-    async def is_empty(self) -> bool:
-        pending = (await self.client.xpending(QUEUE, keys.group(QUEUE)))["pending"]
-        return pending == 0 and await self.client.xlen(QUEUE) == 0
-
-    async def workers(self) -> list[str]:
-        return [key async for key in self.client.scan_iter(match="orbiter:workers:*")]
-
-
-@pytest.fixture
-async def fleet(redis_url: str, redis_client: Redis) -> Fleet:
-    fleet = Fleet(redis_url, redis_client)
-    await fleet.broker.connect()
-    return fleet
-
-
-@contextlib.asynccontextmanager
-async def working(fleet: Fleet, **options: Any) -> AsyncIterator[Worker]:
-    """Run a worker in this process; it must leave nothing behind."""
-    options = {"allow_import": ["tests"], "retry_backoff": 0} | options
-    worker = Worker(fleet.url, **options)
-    life = asyncio.create_task(worker.start())
-    try:
-        await wait_until(lambda: worker.state == "running" or life.done())
-        yield worker
-    finally:
-        await worker.stop()
-        await asyncio.wait_for(life, 10)
 
 
 async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> None:
@@ -343,24 +278,3 @@ async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
     assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5
     assert sorted(log.read_text().split()[1::2]) == ["1"] * 4 + ["2"] * 4
     assert await fleet.is_empty()
-
-
-async def test_a_frozen_worker_writes_nothing_after_its_lease(fleet: Fleet) -> None:
-    options = ("--redis-url", fleet.url, "--heartbeat-ttl", "1", "--allow-import", "tests")
-    with start_orbiter("start", "worker", "--worker-id", "frozen", *options) as frozen:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 1.5})
-        await fleet.runs(task_id)
-        frozen.send_signal(signal.SIGSTOP)
-        try:
-            async with working(fleet, worker_id="heir", heartbeat_ttl=1):
-                task = await fleet.ends(task_id, 15)
-            before = await fleet.client.hgetall(keys.task(task_id))
-            events = await fleet.client.xlen(keys.stream(task_id))
-        finally:
-            frozen.send_signal(signal.SIGCONT)
-        await wait_until(lambda: fleet.client.exists(keys.worker("frozen")))
-        frozen.send_signal(signal.SIGTERM)
-        frozen.communicate(timeout=10)
-    assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "heir")
-    assert await fleet.client.hgetall(keys.task(task_id)) == before
-    assert await fleet.client.xlen(keys.stream(task_id)) == events
