@@ -1,0 +1,33 @@
+"""Runs a command that ends when the process which started it is gone, even by SIGKILL (Linux only; elsewhere it just runs).
+
+A script of its own that becomes the command, because code between fork and exec may deadlock in a program with threads.
+It runs without site packages: only the standard library may be imported here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def tied(command: list[str], number: signal.Signals) -> list[str]:
+    """Return the command line that runs ``command`` and has it get the signal once this very process has ended."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(number)), *command]
+
+
+def main(parent: str, number: str, *command: str) -> None:
+    """Tie this process to its parent, then become the command."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
+        # The parent may have ended before it was asked to be watched.
+        if os.getppid() != int(parent):
+            sys.exit(1)
+    os.execv(command[0], command)  # noqa: S606 - the command is this program's own
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
