@@ -1,7 +1,7 @@
 """Runs a command that ends when the process which started it is gone, even by SIGKILL.
 
-That is Linux's; elsewhere the command just runs. A script of its own that becomes the command, because code between fork
-and exec may deadlock in a program with threads. It runs without site packages: import the standard library only.
+That is Linux's; elsewhere the command just runs. A script which becomes the command, as code between fork and exec may
+deadlock in a program with threads. It runs without site packages: import the standard library only.
 """
 
 from __future__ import annotations
