@@ -26,13 +26,15 @@ _PAUSE = 0.2
 class LiveLog:
     """Prints lines of several sources in the order in which they come.
 
-    Where several tasks run, each line begins with the short id of its task: their answers come at the same time.
+    Where several tasks run, each line begins with the short id of its task: their answers come at the same time. So
+    does a line that follows one of another task.
     """
 
     def __init__(self, output: Console | None = None) -> None:
         self._console = output or console()
         self._attempts: dict[str, int] = {}
         self._open: str | None = None
+        self._last = ""
 
     def say(self, text: str, *, style: str = "bold") -> None:
         """Print a line of our own."""
@@ -48,7 +50,10 @@ class LiveLog:
         if task_id not in self._attempts:
             self._line(Text(f"task {plain(task_id)}", style="bold"))
             self._attempts[task_id] = 1
-        prefix = Text(f"{plain(task_id[:_SHORT_ID])} | ", style="cyan") if len(self._attempts) > 1 else Text()
+            self._last = task_id
+        named = len(self._attempts) > 1 or self._last != task_id
+        prefix = Text(f"{plain(task_id[:_SHORT_ID])} | ", style="cyan") if named else Text()
+        self._last = task_id
         if event.attempt > self._attempts[task_id]:
             self._attempts[task_id] = event.attempt
             self._line(prefix + Text(f"attempt {event.attempt}", style="magenta"))
