@@ -12,6 +12,7 @@ __all__ = ["main"]
 @click.group(
     cls=Application,
     commands_from={
+        "dev": ("orbiter.cli.dev:dev", "Try out agents: Redis, a worker that reloads and a log, in this terminal."),
         "start": ("orbiter.cli.start:start", "Start a worker in this terminal or service."),
         "task": ("orbiter.cli.task:task", "Submit tasks, follow, list and cancel them."),
         "worker": ("orbiter.cli.worker:worker", "See who works in the fleet."),

