@@ -58,6 +58,12 @@ async def murmur(context: Any) -> AsyncIterator[str]:
         await asyncio.sleep(0.05)
 
 
+async def hog(context: Any) -> str:
+    """Block the worker's event loop, as a tool that is written badly does."""
+    time.sleep(context.metadata["seconds"])
+    return "done"
+
+
 async def noop(context: Any) -> str:
     """Do nothing."""
     return ""
