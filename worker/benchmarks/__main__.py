@@ -19,6 +19,7 @@ from benchmarks import drain, idle, shutdown, submit
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
+from orbiter.distributed.models import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ def main(names: tuple[str, ...], quick: bool, tasks: int | None, json_file: Path
             "machine": described,
             "benchmarks": {name: [row.to_dict() for row in rows] for name, rows in found.items()},
         }
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
+        json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     click.echo(" · ".join(f"{name} {value}" for name, value in described.items()))
     click.echo()
     click.echo(table([row for rows in found.values() for row in rows]))
@@ -92,9 +93,8 @@ def _worker_loop(machine: Machine) -> str:
     with machine.worker() as process:
         machine.wait_ready(process)
         asyncio.run(_submit(machine.url, "loop-kind"))
-        ended = partial(_result, machine.url, "loop-kind")
-        machine.wait(process, "first task has ended", lambda: asyncio.run(ended()))
-        return asyncio.run(ended())
+        machine.wait(process, "first task has ended", lambda: machine.client.xlen(DEFAULT_QUEUE) == 0)
+    return asyncio.run(_result(machine.url, "loop-kind"))
 
 
 async def _submit(url: str, task_id: str) -> None:
@@ -109,7 +109,9 @@ async def _result(url: str, task_id: str) -> str:
     await store.connect()
     task = await store.get_status(task_id)
     await store.disconnect()
-    return str(task.result["output"]) if task and task.result else ""
+    if task is None or task.result is None:
+        raise BenchmarkError(f"the first task failed: {task and task.error}")
+    return str(task.result["output"])
 
 
 def _describe(machine: Machine) -> dict[str, Any]:

@@ -27,6 +27,9 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
     return [
         Measure("drain: rate", "tasks/s", 1 / ours["seconds"], 1 / raw["seconds"], "≥ 0.8"),
         Measure("drain: CPU of the process", "µs/task", ours["cpu"] * 1e6, raw["cpu"] * 1e6),
+        Measure(
+            "drain: CPU of redis-server", "µs/task", ours["server CPU"] / tasks * 1e6, raw["server CPU"] / tasks * 1e6
+        ),
         *(
             Measure(f"drain: {name}", "per task", ours[name] / tasks, raw[name] / tasks)
             for name in ("commands", "script calls", "socket reads")
@@ -105,5 +108,5 @@ def _gauged(task: TaskResult | None) -> dict[str, Any]:
     return (task.result if task else None) or {}
 
 
-def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+def _difference(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     return {name: after[name] - count for name, count in before.items()}

@@ -90,13 +90,14 @@ class Machine:
         self.wait(process, "worker is ready", lambda: self.client.hget(keys.worker(WORKER_ID), "state") == "running")
         self.wait(process, "worker waits", lambda: self.client.info("clients")["blocked_clients"])
 
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, float]:
         """Return what the server has counted; commands are also those that scripts call."""
-        stats = self.client.info("stats")
+        stats, cpu = self.client.info("stats"), self.client.info("cpu")
         return {
             "commands": stats["total_commands_processed"],
             "script calls": self.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0),
             "socket reads": stats["total_reads_processed"],
+            "server CPU": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
         }
 
     @contextmanager
