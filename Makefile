@@ -50,6 +50,10 @@ test-molecule: ## Test the roles on hosts of their own: systemd in containers
 	@tools/prereqs.sh python redis engine
 	molecule test --all --no-command-borders
 
+.PHONY: bench
+bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json
+	cd worker && python -m benchmarks --json "$(CURDIR)/.cache/bench.json" $(BENCH)
+
 .PHONY: build
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
 	tools/build.sh

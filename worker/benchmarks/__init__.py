@@ -1,0 +1,1 @@
+"""What this worker costs, beside what bare redis-py costs: ``python -m benchmarks --help``."""

@@ -1,0 +1,78 @@
+"""The raw floors: the least that redis-py can do for the same work. Each runs as a process of its own.
+
+``python -m benchmarks.floor NAME REDIS_URL asyncio|uvloop ARGUMENT...``; the answer is JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+BATCH = 64
+QUEUE, GROUP, CONSUMER = "floor:queue", "floor:group", "floor"
+RECEIVED = "floor:received"
+
+
+async def drain(client: redis.asyncio.Redis, total: str, warm: str) -> dict[str, float]:
+    """Take all entries: XREADGROUP COUNT 64, then one pipeline of HSET, XACK and XDEL a task."""
+    left, counted = int(total), int(total) - int(warm)
+    began = cpu = 0.0
+    while left > 0:
+        if not began and left <= counted:
+            counted, began, cpu = left, time.monotonic(), time.process_time()
+        reply: Any = await client.xreadgroup(GROUP, CONSUMER, {QUEUE: ">"}, count=BATCH)
+        [(_, entries)] = reply
+        async with client.pipeline(transaction=False) as pipeline:
+            for entry_id, _ in entries:
+                pipeline.hset(f"floor:task:{entry_id}", mapping={"status": "completed"})
+                pipeline.xack(QUEUE, GROUP, entry_id)
+                pipeline.xdel(QUEUE, entry_id)
+            await pipeline.execute()
+        left -= len(entries)
+    return {"seconds": (time.monotonic() - began) / counted, "cpu": (time.process_time() - cpu) / counted}
+
+
+async def idle(client: redis.asyncio.Redis, total: str) -> dict[str, float]:
+    """Wait for one entry at a time in a blocking XREADGROUP, and note when it arrived."""
+    for _ in range(int(total)):
+        reply: Any = await client.xreadgroup(GROUP, CONSUMER, {QUEUE: ">"}, count=1, block=10_000)
+        moment = time.monotonic()
+        [(_, [(entry_id, _)])] = reply
+        async with client.pipeline(transaction=False) as pipeline:
+            pipeline.hset(RECEIVED, entry_id, repr(moment))
+            pipeline.xack(QUEUE, GROUP, entry_id)
+            pipeline.xdel(QUEUE, entry_id)
+            await pipeline.execute()
+    return {}
+
+
+FLOORS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, float]]]] = {"drain": drain, "idle": idle}
+
+
+async def _with_client(name: str, url: str, arguments: list[str]) -> dict[str, float]:
+    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    try:
+        return await FLOORS[name](client, *arguments)
+    finally:
+        await client.aclose()
+
+
+def _run(loop: str, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+    if loop == "uvloop":
+        import uvloop  # noqa: PLC0415 - only where the worker uses it
+
+        return uvloop.run(work)
+    return asyncio.run(work)
+
+
+if __name__ == "__main__":
+    floor_name, redis_url, loop_kind, *rest = sys.argv[1:]
+    sys.stdout.write(json.dumps(_run(loop_kind, _with_client(floor_name, redis_url, rest))))

@@ -1,0 +1,36 @@
+"""What the measured worker runs. Every clock here is one that another process of this machine can compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+PAGE = resource.getpagesize()
+
+
+async def nothing(_: Any) -> str:
+    """Do nothing: all that is measured is the way to here and back."""
+    return ""
+
+
+async def moment(_: Any) -> str:
+    """Answer with the moment of the start, on the machine's monotonic clock."""
+    return repr(time.monotonic())
+
+
+async def gauge(_: Any) -> dict[str, Any]:
+    """Answer with what the process has used up to now: seconds of CPU, bytes of memory."""
+    return {"output": "", "cpu": time.process_time(), "rss": resident()}
+
+
+async def loop_kind(_: Any) -> str:
+    """Answer with the event loop's library, so that the floors run on the same kind."""
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
+def resident() -> int:
+    """Return this process's resident memory, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE

@@ -1,0 +1,48 @@
+"""The benchmarks run and say what they measured; how fast anything is, is not looked at here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import WORKER_DIRECTORY, environment
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+        cwd=WORKER_DIRECTORY,
+        check=False,
+    )
+
+
+def test_quick_drain_measures_ours_beside_the_floor(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("drain", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert (report["quick"], report["tasks"], list(report["benchmarks"])) == (True, 500, ["drain"])
+    assert report["machine"]["loop"] in {"asyncio", "uvloop"}
+    rows = {row["name"].removeprefix("drain: "): row for row in report["benchmarks"]["drain"]}
+    assert {"rate", "commands", "script calls", "socket reads", "memory at start", "memory at end"} <= rows.keys()
+    for name, row in rows.items():
+        assert row["ours"] > 0, name
+        assert len(row["rounds"]["ours"]) == 1, name
+        assert name in done.stdout
+    rate = rows["rate"]
+    assert rate["ratio"] == rate["ours"] / rate["floor"]
+    # The floor is what it claims to be: a read a batch, and HSET, XACK, XDEL a task.
+    assert 3.0 < rows["commands"]["floor"] < 3.5
+    assert rows["socket reads"]["floor"] < 0.2
+
+
+def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
+    done = benchmarks("speed")
+    assert done.returncode == 2
+    assert "'drain', 'idle', 'submit', 'shutdown'" in done.stderr
