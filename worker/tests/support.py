@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import redis
+from orbiter.distributed.redis_url import connect_sync
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def worker_process(redis_url: str, worker_id: str, log: Path, *options: str) -> 
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=WORKER_DIRECTORY)
     try:
-        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        with connect_sync(redis_url) as client:
             deadline = time.monotonic() + 20
             while client.hget(f"orbiter:workers:{worker_id}", "state") != "running":
                 if process.poll() is not None or time.monotonic() > deadline:

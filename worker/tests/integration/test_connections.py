@@ -1,0 +1,155 @@
+"""`orbiter start worker` against every kind of Redis that one process serves; what its connections do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import redis
+
+from orbiter.distributed.client import distributed
+from orbiter.distributed.connections import NotMasterError
+from orbiter.distributed.redis_url import connect, connect_sync
+from tests.servers import Certificates, SentinelTrio, Server, plain_server, sentinel_trio, tls_server
+from tests.support import orbiter, wait_until, worker_process
+
+ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelTrio]:
+    with sentinel_trio(tmp_path_factory.mktemp("sentinel")) as trio:
+        yield trio
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a password, and a socket."""
+    directory = tmp_path_factory.mktemp("secured")
+    options = ("requirepass p@ss/word", f"unixsocket {directory}/redis.sock")
+    with plain_server(directory, *options) as server:
+        yield server
+
+
+async def runs_a_task_and_drains(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    with worker_process(url, "w1", log) as process:
+        async with await distributed(ECHO, "hello", redis_url=url) as task, asyncio.timeout(15):
+            assert await task.result() == {"output": "hello"}
+        listed = await asyncio.to_thread(orbiter, "worker", "list", "--redis-url", url)
+        assert (listed.returncode, "w1" in listed.stdout) == (0, True), listed
+    assert process.returncode == 0, log.read_text()
+    assert "p@ss" not in log.read_text()
+
+
+async def test_start_worker_works_with_a_plain_url(redis_url: str, tmp_path: Path) -> None:
+    await runs_a_task_and_drains(redis_url, tmp_path)
+
+
+async def test_start_worker_works_with_a_password(secured: Server, tmp_path: Path) -> None:
+    await runs_a_task_and_drains(f"redis://:p%40ss%2Fword@127.0.0.1:{secured.port}/2", tmp_path)
+
+
+async def test_start_worker_works_with_a_unix_socket(secured: Server, tmp_path: Path) -> None:
+    socket = secured.log.parent.parent / "redis.sock"
+    await runs_a_task_and_drains(f"unix://:p%40ss%2Fword@{socket}?db=1", tmp_path)
+
+
+async def test_start_worker_works_with_tls(tmp_path: Path) -> None:
+    certificates = Certificates.make(tmp_path / "certificates")
+    with tls_server(tmp_path, certificates) as server:
+        await runs_a_task_and_drains(
+            f"rediss://localhost:{server.port}/0?{urlencode(certificates.options)}",
+            tmp_path,
+        )
+
+
+async def test_start_worker_works_with_sentinels(trio: SentinelTrio, tmp_path: Path) -> None:
+    await runs_a_task_and_drains(trio.url, tmp_path)
+
+
+async def test_one_living_sentinel_is_enough(trio: SentinelTrio) -> None:
+    port = trio.sentinels[0].port
+    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:{port}/mymaster/1"
+    client = connect(url, max_connections=1)
+    assert await client.set("k", "v")
+    assert (await client.client_info())["db"] == 1
+    await client.aclose()
+    with connect_sync(url) as sync:
+        assert sync.get("k") == "v"
+
+
+async def test_sentinels_that_know_no_such_master_say_so(trio: SentinelTrio) -> None:
+    url = trio.url.replace("mymaster", "other")
+    client = connect(url, retries=0)
+    with pytest.raises(redis.ConnectionError, match=r"no sentinel named a master for 'other'.*knows no such master"):
+        await client.ping()
+    with connect_sync(url) as sync, pytest.raises(redis.ConnectionError, match="knows no such master"):
+        sync.ping()
+
+
+async def test_a_sentinel_that_names_a_replica_is_not_believed(trio: SentinelTrio, tmp_path: Path) -> None:
+    [replica] = [server for server in trio.servers if server is not trio.master()]
+    # A sentinel of its own mind: it watches the replica as if that were a master, and alone.
+    option = f"sentinel monitor mymaster 127.0.0.1 {replica.port} 1"
+    with plain_server(tmp_path, option, sentinel=True) as liar:
+        hosts = f"127.0.0.1:{liar.port},127.0.0.1:{trio.sentinels[0].port}"
+        url = f"redis+sentinel://{hosts}/mymaster"
+        client = connect(url, retries=3)
+        assert await client.set("k", "v")
+        await client.aclose()
+        with connect_sync(url) as sync:
+            assert sync.set("k", "v")
+
+
+async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_server: str) -> None:
+    port = int(redis_server.rpartition(":")[2].partition("/")[0])
+    options = (f"sentinel monitor mymaster 127.0.0.1 {port} 1", "user watcher on >s@crt +@all", "user default off")
+    with plain_server(tmp_path, *options, sentinel=True) as sentinel:
+        place = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"
+        client = connect(f"{place}?sentinel_username=watcher&sentinel_password=s%40crt")
+        assert await client.ping()
+        await client.aclose()
+        client = connect(f"{place}?sentinel_username=watcher&sentinel_password=wrong", retries=0)
+        with pytest.raises(redis.AuthenticationError) as error:
+            await client.ping()
+        assert "wrong" not in str(error.value).replace("wrong password", "")
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_server_that_became_a_replica_is_left_at_once(kind: str, tmp_path: Path, redis_url: str) -> None:
+    port = redis_url.rpartition(":")[2].partition("/")[0]
+    with plain_server(tmp_path) as server:
+        url = f"redis://127.0.0.1:{server.port}"
+        if kind == "async":
+            client = connect(url, max_connections=1, retries=0)
+            first = await client.client_id()
+            await asyncio.to_thread(server.ask, "REPLICAOF", "127.0.0.1", port)
+            with pytest.raises(NotMasterError):
+                await client.set("k", "v")
+            assert await client.client_id() != first
+            await client.aclose()
+        else:
+            with connect_sync(url) as sync:
+                first = sync.client_id()
+                server.ask("REPLICAOF", "127.0.0.1", port)
+                with pytest.raises(NotMasterError):
+                    sync.set("k", "v")
+                assert sync.client_id() != first
+
+
+async def test_a_blocked_read_ends_when_its_server_becomes_a_replica(tmp_path: Path, redis_url: str) -> None:
+    port = redis_url.rpartition(":")[2].partition("/")[0]
+    with plain_server(tmp_path) as server:
+        client = connect(f"redis://127.0.0.1:{server.port}", max_connections=1, retries=0)
+        await client.xgroup_create("q", "g", mkstream=True)
+        reading = asyncio.ensure_future(client.xreadgroup("g", "c", {"q": ">"}, block=30_000))
+        await wait_until(lambda: server.ask("INFO", "clients")["blocked_clients"] == 1)
+        await asyncio.to_thread(server.ask, "REPLICAOF", "127.0.0.1", port)
+        with pytest.raises(redis.ConnectionError):
+            async with asyncio.timeout(5):
+                await reading
+        await client.aclose()
