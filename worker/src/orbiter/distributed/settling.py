@@ -18,11 +18,14 @@ from orbiter.distributed.models import ErrorEvent, InvalidPayloadError, StatusEv
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
 
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.events import EventPublisher
     from orbiter.distributed.settings import WorkerSettings
     from orbiter.distributed.slot import Ended, Slot
+
+    Done: TypeAlias = Callable[[Slot, str], None]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,10 @@ def describe(error: BaseException) -> str:
     text = str(error)[:ERROR_CAP] or type(error).__name__
     # What is no Unicode (half a surrogate pair) could not be written to Redis.
     return text.encode("utf-8", "replace").decode()
+
+
+def _ours(slot: Slot) -> bool:
+    return time.monotonic() < slot.proven_until and slot.reason != "lost"
 
 
 class Settler:
@@ -52,28 +59,37 @@ class Settler:
         self._publisher = publisher
         self._settings = settings
         self._worker_id = settings.worker_id
-        self._waiting: list[tuple[Outcome, asyncio.Future[str]]] = []
+        self._waiting: list[tuple[Slot, Ended, Done]] = []
         self._something = asyncio.Event()
+        self._apart: set[asyncio.Task[None]] = set()
 
-    async def settle(self, slot: Slot, ended: Ended) -> str:
-        """Record the end of a run, trying for as long as its lease lives; return what stands, or ``lost``."""
+    def settle(self, slot: Slot, done: Done) -> None:
+        """Record the end of a run, trying for as long as its lease lives; ``done`` is told what stands, or ``lost``."""
+        ended = slot.ended()
         if ended.stopped == "lost":
-            return "lost"
-        if ended.stopped == "handed back":
+            done(slot, "lost")
+        elif ended.stopped == "handed back":
             slot.log.close()
-            return await self._insist(slot, lambda: self._broker.hand_back(self._worker_id, slot.claim))
-        error = ended.error
-        if error is not None and self._worth_another_run(slot, error):
-            slot.log.emit(ErrorEvent(error=describe(error), error_type=type(error).__name__, recoverable=True))
+            self._record_apart(slot, lambda: self._broker.hand_back(self._worker_id, slot.claim), done)
+        elif ended.error is not None and self._worth_another_run(slot, ended.error):
+            text, kind = describe(ended.error), type(ended.error).__name__
+            slot.log.emit(ErrorEvent(error=text, error_type=kind, recoverable=True))
             slot.log.close()
-            delay = self._delay(slot, error)
-            return await self._insist(
+            delay = self._delay(slot, ended.error)
+            self._record_apart(
                 slot,
-                lambda: self._broker.retry(
-                    self._worker_id, slot.claim, delay=delay, error=describe(error), error_type=type(error).__name__
-                ),
+                lambda: self._broker.retry(self._worker_id, slot.claim, delay=delay, error=text, error_type=kind),
+                done,
             )
-        return await self._insist(slot, lambda: self._finish(slot, ended))
+        else:
+            slot.log.close()
+            self._waiting.append((slot, ended, done))
+            self._something.set()
+
+    def give_up(self) -> None:
+        """Stop trying: the leases run out, and others take these tasks over."""
+        for task in self._apart:
+            task.cancel()
 
     def _worth_another_run(self, slot: Slot, error: BaseException) -> bool:
         never = isinstance(error, ConfigurationError | InvalidPayloadError)
@@ -86,8 +102,22 @@ class Settler:
         cap = min(BACKOFF_CAP, self._settings.retry_backoff * 2.0**slot.claim.retries)
         return max(asked, random.uniform(0, cap))  # noqa: S311 - jitter
 
+    # -- what is recorded by itself: retries and hand-backs --------------------------------------------------------
+
+    def _record_apart(self, slot: Slot, record: Callable[[], Awaitable[str]], done: Done) -> None:
+        async def insist() -> None:
+            recorded = "lost"
+            try:
+                recorded = await self._insist(slot, record)
+            finally:
+                done(slot, recorded)
+
+        task = asyncio.create_task(insist())
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+
     async def _insist(self, slot: Slot, record: Callable[[], Awaitable[str]]) -> str:
-        while time.monotonic() < slot.proven_until and slot.reason != "lost":
+        while _ours(slot):
             try:
                 # What a run said arrives before how it ended.
                 await self._publisher.flush()
@@ -102,17 +132,49 @@ class Settler:
         slot.log.close(discard=True)
         return "lost"
 
-    # -- finishing, in batches -------------------------------------------------------------------------------------
+    # -- what is recorded in batches: ends -------------------------------------------------------------------------
 
-    async def _finish(self, slot: Slot, ended: Ended) -> str:
-        recorded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._outcome(slot, ended), recorded))
-        self._something.set()
-        return await recorded
+    async def run(self) -> None:
+        """Record ends, until cancelled: while one batch is on its way, the next one gathers."""
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            batch, self._waiting = self._waiting, []
+            while batch := [row for row in batch if self._still_ours(row)]:
+                try:
+                    await self._publisher.flush()
+                    ready = [(row, outcome) for row in batch if (outcome := self._outcome_of(row))]
+                    faults.reach("before settle")
+                    recorded = await self._broker.finish(self._worker_id, [outcome for _, outcome in ready])
+                except (RedisError, OSError) as error:
+                    logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
+                    await asyncio.sleep(AGAIN_AFTER)
+                else:
+                    faults.reach("after settle")
+                    for ((slot, _, done), _), status in zip(ready, recorded, strict=True):
+                        done(slot, status)
+                    break
+
+    def _still_ours(self, row: tuple[Slot, Ended, Done]) -> bool:
+        slot, _, done = row
+        if _ours(slot):
+            return True
+        slot.log.close(discard=True)
+        done(slot, "lost")
+        return False
+
+    def _outcome_of(self, row: tuple[Slot, Ended, Done]) -> Outcome | None:
+        slot, ended, done = row
+        try:
+            return self._outcome(slot, ended)
+        except Exception:
+            # A fault of ours must not end the others: this task runs again when its lease has run out.
+            logger.exception("not recorded", extra={"task_id": slot.claim.task.task_id})
+            done(slot, "lost")
+            return None
 
     def _outcome(self, slot: Slot, ended: Ended) -> Outcome:
         claim, error = slot.claim, ended.error
-        slot.log.close()
         if ended.stopped == "cancelled":
             event = StatusEvent(status="cancelled", message=f"Task {claim.task.task_id} cancelled")
             return Outcome(claim, "cancelled", "", "", *slot.log.last(event))
@@ -140,20 +202,3 @@ class Settler:
                 " --max-result-bytes (ORBITER_MAX_RESULT_BYTES); store it elsewhere and return where"
             )
         return text
-
-    async def run(self) -> None:
-        """Send what has gathered, until cancelled: while one batch is on its way, the next one gathers."""
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            batch, self._waiting = self._waiting, []
-            try:
-                recorded = await self._broker.finish(self._worker_id, [outcome for outcome, _ in batch])
-            except (RedisError, OSError) as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), status in zip(batch, recorded, strict=True):
-                if not future.done():
-                    future.set_result(status)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A run that does not react to its cancellation (a synchronous tool in a thread) is left behind after this, seconds.
 ABANDON_AFTER = 1.0
+TIMED_OUT = "timed out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class Ended:
     stopped: str | None = None
 
 
+class TaskTimeoutError(TimeoutError):
+    """A run took longer than the task's ``timeout_seconds``."""
+
+
 class Slot:
     """Holds a claim and its run.
 
@@ -37,29 +42,38 @@ class Slot:
         proven_until: Monotonic time until which the lease is known to be ours.
     """
 
+    __slots__ = ("_limit", "_on_over", "_over", "_run", "claim", "log", "proven_until", "reason", "started", "token")
+
     def __init__(self, claim: Claim, log: EventLog, proven_until: float) -> None:
         self.claim = claim
         self.log = log
         self.proven_until = proven_until
         self.started = time.monotonic()
         self.token = CancellationToken()
-        self.supervisor: asyncio.Task[None] | None = None
         self.reason: str | None = None
-        self._run: asyncio.Task[dict[str, Any]] | None = None
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over = False
 
     def begin(
-        self,
-        execute: Callable[[Claim, EventLog, CancellationToken], Coroutine[Any, Any, dict[str, Any]]],
-        supervise: Coroutine[Any, Any, None],
+        self, work: Coroutine[Any, Any, dict[str, Any]], *, limit: float | None, on_over: Callable[[Slot], None]
     ) -> None:
-        """Start the run and the one who waits for it."""
-        self._run = asyncio.create_task(execute(self.claim, self.log, self.token))
+        """Start the run.
+
+        Args:
+            work: The run.
+            limit: Seconds that it may take, if there is a limit.
+            on_over: Called once, when the run has ended or was left behind.
+        """
+        loop = asyncio.get_running_loop()
+        self._on_over = on_over
+        self._limit = None if limit is None else loop.call_later(limit, self.stop, TIMED_OUT)
+        self._run = loop.create_task(work)
         self._run.add_done_callback(self._finished)
-        self.supervisor = asyncio.create_task(supervise)
 
     def stop(self, reason: str) -> None:
-        """Stop the run: ``cancelled``, ``handed back`` or ``lost``. The first reason counts, but ``lost`` beats all."""
+        """Stop the run: ``cancelled``, ``handed back``, ``timed out`` or ``lost``.
+
+        The first reason counts, but ``lost`` beats all.
+        """
         if reason == "lost":
             self.log.close(discard=True)
             self.reason = reason
@@ -67,20 +81,22 @@ class Slot:
             return
         self.reason = self.reason or reason
         self.token.cancel()
-        if self._run is not None:
-            self._run.cancel()
+        self._run.cancel()
         asyncio.get_running_loop().call_later(ABANDON_AFTER, self._give_up)
 
-    async def ended(self) -> Ended:
-        """Wait until the run is over, or left behind."""
-        await self._over
+    def ended(self) -> Ended:
+        """Tell how the run ended, once it is over."""
         run = self._run
-        if run is None or not run.done() or run.cancelled():
-            return Ended(stopped=self.reason or "handed back")
-        error = run.exception()
-        if self.reason == "lost" or (self.reason and error is not None):
-            return Ended(stopped=self.reason)
-        return Ended(result=None if error else run.result(), error=error)
+        if run.done() and not run.cancelled() and self.reason != "lost":
+            error = run.exception()
+            if error is None:
+                return Ended(result=run.result())
+            if self.reason is None:
+                return Ended(error=error)
+        if self.reason == TIMED_OUT:
+            limit = self.claim.task.timeout_seconds
+            return Ended(error=TaskTimeoutError(f"run took longer than timeout_seconds={limit:g}"))
+        return Ended(stopped=self.reason or "handed back")
 
     def _finished(self, run: asyncio.Task[dict[str, Any]]) -> None:
         if not run.cancelled():
@@ -88,5 +104,8 @@ class Slot:
         self._give_up()
 
     def _give_up(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
+        if not self._over:
+            self._over = True
+            if self._limit is not None:
+                self._limit.cancel()
+            self._on_over(self)

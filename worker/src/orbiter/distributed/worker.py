@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from orbiter.distributed import faults
 from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
@@ -33,16 +32,14 @@ from orbiter.distributed.redis_url import check, connect, mask
 from orbiter.distributed.runtimes.imports import ImportGuard
 from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.settling import Settler
-from orbiter.distributed.slot import Slot
+from orbiter.distributed.slots import Slots
 from orbiter.distributed.sweeper import Sweeper
 from orbiter.distributed.systemd import notify
 from orbiter.distributed.vitals import Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
 
-    from orbiter.distributed.claims import Claim
-    from orbiter.distributed.models import InvalidPayloadError
 
 logger = logging.getLogger(__name__)
 
@@ -89,15 +86,27 @@ class Worker:
             **options,
         )
         self.worker_id = self.settings.worker_id
-        self.tasks_processed = 0
-        self.tasks_failed = 0
         self.state = "starting"
         self._version = version("orbiter-distributed")
-        self._slots: dict[str, Slot] = {}
+        self._slots: Slots | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._quieting: asyncio.Task[None] | None = None
         self._drain_deadline = 0.0
+
+    @property
+    def tasks_processed(self) -> int:
+        """How many tasks have completed here."""
+        return self._slots.processed if self._slots else 0
+
+    @property
+    def tasks_failed(self) -> int:
+        """How many runs have failed here."""
+        return self._slots.failed if self._slots else 0
+
+    @property
+    def _active(self) -> int:
+        return len(self._slots.held) if self._slots else 0
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -124,13 +133,20 @@ class Worker:
         )
         self._publisher = EventPublisher(self._broker.say)
         self._settler = Settler(self._broker, self._publisher, settings)
-        self._executor = LocalExecutor(ImportGuard(settings.allow_import))
+        self._slots = slots = Slots(
+            settings.concurrency,
+            lease=settings.heartbeat_ttl,
+            executor=LocalExecutor(ImportGuard(settings.allow_import)),
+            publisher=self._publisher,
+            settler=self._settler,
+            changed=self._slots_changed,
+        )
         self._lease = LeaseKeeper(
             self._broker,
             leasing,
             worker_id=name,
             ttl=settings.heartbeat_ttl,
-            holders=self._slots,
+            holders=slots.held,
             describe=self._describe,
             control=self._control,
         )
@@ -139,18 +155,18 @@ class Worker:
             reader,
             Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
             worker_id=name,
-            room=lambda: settings.concurrency - len(self._slots),
-            held=self._slots,
-            begin=self._begin,
+            room=lambda: slots.room,
+            held=slots.held,
+            begin=slots.begin,
             vitals=self._vitals,
         )
         listener = Listener(
-            listening, name, cancel=self._cancel, control=self._control, patience=settings.heartbeat_ttl / 3
+            listening, name, cancel=slots.cancel, control=self._control, patience=settings.heartbeat_ttl / 3
         )
         try:
             with self._signals(), self._health_port():
                 if await self._reach_redis():
-                    await self._serve(listener)
+                    await self._serve(listener, slots)
         finally:
             for client in clients:
                 with contextlib.suppress(RedisError, OSError):
@@ -172,7 +188,7 @@ class Worker:
     async def _become_quiet(self) -> None:
         await self._fetcher.pause()
         if self.state == "running":
-            logger.info("quiet: %d running", len(self._slots))
+            logger.info("quiet: %d running", self._active)
             self._set_state("quiet")
 
     def resume(self) -> None:
@@ -268,7 +284,7 @@ class Worker:
         working.cancel()
         await asyncio.wait({working}, timeout=1)
 
-    async def _serve(self, listener: Listener) -> None:
+    async def _serve(self, listener: Listener, slots: Slots) -> None:
         """Run every part until told to stop, then stop them in order: fetcher, tasks, listener, events, lease."""
         async with asyncio.TaskGroup() as group:
             parts = [
@@ -286,7 +302,7 @@ class Worker:
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)
             fetching = group.create_task(self._fetcher.run(), name="fetcher")
             await self._stopping.wait()
-            await self._drain(fetching)
+            await self._drain(fetching, slots)
             for part in parts:
                 part.cancel()
         with contextlib.suppress(RedisError, OSError):
@@ -294,77 +310,25 @@ class Worker:
                 await self._broker.leave(self.worker_id)
         self.state = "stopped"
 
-    # -- run and settle ------------------------------------------------------------------------------------------
-
-    def _begin(self, claim: Claim, problem: InvalidPayloadError | None, leased: float) -> None:
-        """Put a started task into a slot."""
-        faults.reach("after start")
-        proven_until = leased + self.settings.heartbeat_ttl
-        slot = Slot(claim, self._publisher.log(claim.task.task_id, claim.attempt), proven_until)
-        self._slots[claim.entry_id] = slot
-        self._lease.tell()
-        slot.begin(self._executor.execute if problem is None else _refuse(problem), self._run(slot))
-
-    async def _run(self, slot: Slot) -> None:
-        """Wait for the run's end, whatever it is, and settle it."""
-        extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt}
-        logger.info("started", extra=extra)
-        try:
-            ended = await slot.ended()
-            recorded = await self._settler.settle(slot, ended)
-        except Exception:
-            # A fault of ours must not end the others: this task runs again when its lease has run out.
-            logger.exception("not recorded", extra=extra)
-            recorded = "lost"
-        finally:
-            del self._slots[slot.claim.entry_id]
-            self._fetcher.look()
-        if recorded == "completed":
-            self.tasks_processed += 1
-        elif recorded in {"failed", "retrying"}:
-            self.tasks_failed += 1
-        self._lease.tell()
-        logger.info("%s after %.1f s", recorded, time.monotonic() - slot.started, extra=extra)
-
-    def _cancel(self, task_id: str) -> None:
-        for slot in list(self._slots.values()):
-            if slot.claim.task.task_id == task_id:
-                slot.stop("cancelled")
-
     # -- drain ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, fetching: asyncio.Task[None]) -> None:
+    async def _drain(self, fetching: asyncio.Task[None], slots: Slots) -> None:
         """Stop fetching at once; let running tasks end, up to the deadline; hand back the rest."""
         began = time.monotonic()
-        running, timeout = len(self._slots), self.settings.drain_timeout
+        running, timeout = self._active, self.settings.drain_timeout
         self._drain_deadline = time.time() + timeout
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
         self._set_state("draining")
         await self._fetcher.stop(fetching)
         finished_before = self.tasks_processed + self.tasks_failed
-        waiting = {slot.supervisor for slot in self._slots.values() if slot.supervisor}
-        if waiting:
-            hurry = asyncio.ensure_future(self._hurry.wait())
-            deadline = began + timeout
-            while waiting and not hurry.done() and time.monotonic() < deadline:
-                done, _ = await asyncio.wait(
-                    {*waiting, hurry}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
-                )
-                waiting -= done
-            hurry.cancel()
-        handed_back = 0
-        if waiting:
-            handed_back = len(waiting)
-            logger.info("drain deadline: handing back %d tasks", handed_back)
-            for slot in list(self._slots.values()):
-                slot.stop("handed back")
-            _, stuck = await asyncio.wait(waiting, timeout=SETTLE_GRACE)
-            for supervisor in stuck:
-                # Redis is away: the leases run out and others take these tasks over.
-                supervisor.cancel()
+        handed_back = await slots.drain(began + timeout, self._hurry)
         finished = self.tasks_processed + self.tasks_failed - finished_before
         logger.info("drained in %.1f s: %d finished, %d handed back", time.monotonic() - began, finished, handed_back)
+
+    def _slots_changed(self) -> None:
+        self._fetcher.look()
+        self._lease.tell()
 
     # -- what others see -----------------------------------------------------------------------------------------
 
@@ -373,13 +337,13 @@ class Worker:
         self._lease.kick()
 
     def _status_line(self) -> str:
-        return f"STATUS={self.state}: {len(self._slots)} of {self.settings.concurrency} slots busy"
+        return f"STATUS={self.state}: {self._active} of {self.settings.concurrency} slots busy"
 
     def _describe(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours."""
         if self.state in {"running", "quiet"}:
             notify(self._status_line())
-        running = [slot.claim.task.task_id for slot in self._slots.values()]
+        running = [slot.claim.task.task_id for slot in self._slots.held.values()] if self._slots else []
         return {
             "status": "running",
             "tasks_processed": str(self.tasks_processed),
@@ -398,10 +362,3 @@ class Worker:
             "heartbeat_ttl": str(self.settings.heartbeat_ttl),
             "drain_deadline": str(self._drain_deadline or ""),
         }
-
-
-def _refuse(error: Exception) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
-    async def run(*_: object) -> dict[str, Any]:
-        raise error
-
-    return run
