@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SUBMIT_BATCH = 500
+SUBMIT_BYTES = 4_000_000
 
 
 def _entry(entry_id: str, fields: Sequence[str]) -> Entry:
@@ -121,23 +122,27 @@ class TaskBroker:
             PayloadTooLargeError: One of them is; none has been submitted then.
         """
         ready = [(task, self._checked(task)) for task in tasks]
-        for at in range(0, len(ready), SUBMIT_BATCH):
-            await self._submit(ready[at : at + SUBMIT_BATCH])
+        batch, size = [], 0
+        for task, text in ready:
+            batch.append((task, text))
+            size += len(text)
+            if len(batch) == SUBMIT_BATCH or size > SUBMIT_BYTES:
+                await self._submit(batch)
+                batch, size = [], 0
+        if batch:
+            await self._submit(batch)
         return [task.task_id for task, _ in ready]
 
     async def _submit(self, tasks: Sequence[tuple[TaskPayload, str]]) -> None:
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for task, text in tasks:
-                due = "" if task.not_before is None else math.ceil(task.not_before * 1000)
-                await cast(
-                    "Awaitable[Any]",
-                    self._script("submit")(
-                        keys=[self.queue_name, *self._parking, keys.task(task.task_id), keys.INDEX, keys.BY_TIME],
-                        args=[task.task_id, text, task.agent_name, str(task.created_at), due],
-                        client=pipeline,
-                    ),
-                )
-            await pipeline.execute()
+        rows = [
+            [
+                *(task.task_id, text, task.agent_name, str(task.created_at)),
+                "" if task.not_before is None else math.ceil(task.not_before * 1000),
+            ]
+            for task, text in tasks
+        ]
+        names = [self.queue_name, *self._parking, keys.INDEX, keys.BY_TIME]
+        await self.call("submit", [*names, *(keys.task(task.task_id) for task, _ in tasks)], [json.dumps(rows)])
 
     def _checked(self, task: TaskPayload) -> str:
         text = task.to_json()

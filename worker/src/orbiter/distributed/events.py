@@ -7,6 +7,7 @@ one agent's text that gather within a flush become one event.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from contextlib import aclosing
@@ -56,10 +57,12 @@ class EventLog:
         self.seq += 1
         return event.to_json(seq=self.seq, attempt=self.attempt)
 
-    def last(self, event: Event) -> tuple[int, str]:
-        """Number the final event after everything that was flushed; asking again gives the same."""
+    def last(self, status: str, agent_name: str, message: str) -> tuple[int, str]:
+        """Return number and JSON of the final event, after everything that was flushed; asking again gives the same."""
         seq = self.seq + 1
-        return seq, event.to_json(seq=seq, attempt=self.attempt)
+        # Written out, as every task has one: a StatusEvent would cost five times as much.
+        event = {"type": "status", "status": status, "agent_name": agent_name, "message": message}
+        return seq, json.dumps(event | {"seq": seq, "attempt": self.attempt})
 
     def close(self, *, discard: bool = False) -> None:
         """Take no more events; ``discard`` also drops those not yet sent, as a lost claim must write nothing."""

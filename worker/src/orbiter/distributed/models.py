@@ -90,8 +90,11 @@ class TaskPayload(BaseModel):
         agents = config.get("agents")
         if isinstance(agents, list):
             first = agents[0].get("name", "?") if agents and isinstance(agents[0], dict) else "?"
-            return f"swarm({first}...)"
-        return str(config.get("name") or config.get("target") or "")
+            name = f"swarm({first}...)"
+        else:
+            name = str(config.get("name") or config.get("target") or "")
+        # What is no Unicode (half a surrogate pair) could not be written to Redis.
+        return name if name.isascii() else name.encode("utf-8", "replace").decode()
 
     def to_json(self) -> str:
         """Return the queue's form of this task: the keys of 0.1, and of our own those that are set."""

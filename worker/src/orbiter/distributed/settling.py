@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from orbiter.distributed import faults
 from orbiter.distributed.claims import Outcome
 from orbiter.distributed.errors import ConfigurationError, ResultTooLargeError, TransientError
-from orbiter.distributed.models import ErrorEvent, InvalidPayloadError, StatusEvent
+from orbiter.distributed.models import ErrorEvent, InvalidPayloadError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -176,8 +176,9 @@ class Settler:
     def _outcome(self, slot: Slot, ended: Ended) -> Outcome:
         claim, error = slot.claim, ended.error
         if ended.stopped == "cancelled":
-            event = StatusEvent(status="cancelled", message=f"Task {claim.task.task_id} cancelled")
-            return Outcome(claim, "cancelled", "", "", *slot.log.last(event))
+            return Outcome(
+                claim, "cancelled", "", "", *slot.log.last("cancelled", "", f"Task {claim.task.task_id} cancelled")
+            )
         name = claim.task.agent_name
         text = ""
         if error is None:
@@ -186,10 +187,11 @@ class Settler:
             except ConfigurationError as refused:
                 error = refused
         if error is not None:
-            event = StatusEvent(status="error", agent_name=name, message=describe(error))
-            return Outcome(claim, "failed", describe(error), type(error).__name__, *slot.log.last(event))
-        event = StatusEvent(status="completed", agent_name=name, message=f"Agent '{name}' completed execution")
-        return Outcome(claim, "completed", text, "", *slot.log.last(event))
+            said = describe(error)
+            return Outcome(claim, "failed", said, type(error).__name__, *slot.log.last("error", name, said))
+        return Outcome(
+            claim, "completed", text, "", *slot.log.last("completed", name, f"Agent '{name}' completed execution")
+        )
 
     def _result(self, result: dict[str, Any] | None) -> str:
         try:

@@ -11,15 +11,19 @@ local function owned(queue, group, consumer, entry, deliveries)
   return count
 end
 
--- Redis' own clock: hosts' clocks decide nothing.
+-- Redis' own clock: hosts' clocks decide nothing. It stands still during a call, so it is read once.
+local clock
+local function now()
+  clock = clock or redis.call('TIME')
+  return clock
+end
+
 local function now_seconds()
-  local time = redis.call('TIME')
-  return string.format('%d.%06d', time[1], time[2])
+  return string.format('%d.%06d', now()[1], now()[2])
 end
 
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return now()[1] * 1000 + math.floor(now()[2] / 1000)
 end
 
 local function drop_entry(queue, group, entry)
@@ -111,7 +115,7 @@ local function fail_task(dead, fields, task, events, channel, id, reason, error_
 end
 
 -- Starts a claimed task, unless it ended or was cancelled meanwhile.
--- `known` is HMGET of status, cancel_requested_at, completed_at, fence, crashes, retries.
+-- `known` is HMGET of status, cancel_requested_at, completed_at, fence, crashes, retries, attempt.
 -- Returns verdict ('run', 'drop' or 'dead'), attempt, retries.
 local function start_task(at, known)
   local status, fence = known[1], at.entry .. ' ' .. at.deliveries .. ' ' .. at.consumer
@@ -133,9 +137,10 @@ local function start_task(at, known)
     drop_entry(at.queue, at.group, at.entry)
     return 'dead', 0, 0
   end
-  local attempt = redis.call('HINCRBY', at.task, 'attempt', 1)
-  redis.call('HSET', at.task, 'status', 'running', 'worker_id', at.consumer, 'started_at', now_seconds(), 'fence', fence)
-  if attempt > 1 then redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at') end
-  redis.call('EXPIRE', at.task, TASK_TTL)
+  local attempt = tonumber(known[7] or '0') + 1
+  redis.call('HSET', at.task, 'status', 'running', 'worker_id', at.consumer, 'started_at', now_seconds(), 'fence', fence,
+    'attempt', attempt)
+  if attempt > 1 or known[3] then redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at') end
+  -- The record is kept for another day by the first renewal, within a second.
   return 'run', attempt, tonumber(known[6] or '0')
 end

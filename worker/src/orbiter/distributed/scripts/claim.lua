@@ -13,6 +13,7 @@ local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now_ms(), 'LIMIT', 0, 1
 for _, id in ipairs(due) do
   local payload = redis.call('HGET', parked, id)
   if payload then redis.call('XADD', queue, '*', 'payload', payload) end
+  redis.call('HDEL', task_prefix .. id, 'next_attempt_at')
   redis.call('HDEL', parked, id)
   redis.call('ZREM', delayed, id)
 end
@@ -25,7 +26,7 @@ for n, row in ipairs(reply and reply[1][2] or {}) do
   -- The key that 0.1 and we write first. What else the text holds, its reader checks.
   local id = string.match(text, '^{"task_id": "([%w_%.:@-]+)"')
   local known = id and redis.call('HMGET', task_prefix .. id, 'status', 'cancel_requested_at', 'completed_at', 'fence',
-    'crashes', 'retries')
+    'crashes', 'retries', 'attempt')
   local verdict, attempt, retries = 'read', 0, 0
   if #text > tonumber(largest) then
     local reason = 'payload: ' .. #text .. ' bytes are more than the ' .. largest .. ' this worker accepts'

@@ -8,34 +8,49 @@
 local queue, dead = KEYS[1], KEYS[2]
 local group, consumer = ARGV[1], ARGV[2]
 local outcomes = cjson.decode(ARGV[3])
-local recorded = {}
-for n = 0, (#KEYS - 2) / 2 - 1 do
-  local task, events = KEYS[3 + 2 * n], KEYS[4 + 2 * n]
-  local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(outcomes[n + 1])
+local recorded, settled = {}, {}
+
+-- What is pending on this consumer, with delivery counts; asked for once where there are several outcomes.
+local held = {}
+if #outcomes > 1 then
+  local rows = redis.pcall('XPENDING', queue, group, '-', '+', 1000, consumer)
+  for _, row in ipairs(rows.err and {} or rows) do held[row[1]] = row[4] end
+end
+
+for n, outcome in ipairs(outcomes) do
+  local task, events = KEYS[1 + 2 * n], KEYS[2 + 2 * n]
+  local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(outcome)
   local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
   local ours = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer
   if ours and is_terminal(known[1]) and known[3] then
-    recorded[#recorded + 1] = known[1]
-  elseif not owned(queue, group, consumer, entry, deliveries) then
-    recorded[#recorded + 1] = 'lost'
+    recorded[n] = known[1]
+  elseif (held[entry] or owned(queue, group, consumer, entry)) ~= deliveries then
+    recorded[n] = 'lost'
   else
     if known[1] == 'cancelled' then
       -- A 0.1 client has written the end already; it stands.
       cancel_task(task, events, channel, id)
       status = 'cancelled'
     else
-      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds())
-      if value ~= '' then redis.call('HSET', task, field, value) end
       if status == 'failed' then
         redis.call('HSET', task, 'error_type', error_type)
         bury(dead, payload_of(queue, entry), id, value, error_type)
+      end
+      if value == '' then
+        redis.call('HSET', task, 'status', status, 'completed_at', now_seconds())
+      else
+        redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), field, value)
       end
       redis.call('EXPIRE', task, TASK_TTL)
       add_event(events, channel, attempt, seq, event, true)
       redis.call('EXPIRE', events, EVENT_TTL)
     end
-    drop_entry(queue, group, entry)
-    recorded[#recorded + 1] = status
+    settled[#settled + 1] = entry
+    recorded[n] = status
   end
+end
+if #settled > 0 then
+  redis.call('XACK', queue, group, unpack(settled))
+  redis.call('XDEL', queue, unpack(settled))
 end
 return recorded
