@@ -42,3 +42,13 @@ async def fail(context: Any) -> str:
     if context.attempt <= context.metadata.get("times", 10):
         raise RuntimeError(f"attempt {context.attempt} failed")
     return f"attempt {context.attempt} worked"
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers: a tool.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return a + b
