@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from importlib.metadata import metadata
 
 import pytest
 from pydantic_ai import exceptions
@@ -13,7 +15,7 @@ from pydantic_ai.models.test import TestModel
 
 from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, MissingExtraError, TransientError
 from orbiter.distributed.models import TextEvent, is_final
-from orbiter.distributed.runtimes import runtime_for
+from orbiter.distributed.runtimes import model_access, runtime_for
 from orbiter.distributed.runtimes.agent import AgentRuntime
 from tests.support import environment, wait_until
 from tests.unit.runtimes import targets
@@ -181,7 +183,8 @@ async def test_earlier_turns_instructions_and_settings_reach_the_model():
 async def test_absent_settings_are_not_sent():
     model, seen = saying("ok")
     await execute(agent(), model=model)
-    assert not seen[0][1].model_settings
+    # max_retries is for the provider's library alone.
+    assert set(seen[0][1].model_settings) == {"max_retries"}
 
 
 @pytest.mark.parametrize(
@@ -236,15 +239,104 @@ def test_a_wrong_configuration_names_field_and_rule(config, message):
         AgentRuntime(config, GUARD)
 
 
+def nested(depth, key, agents=False):
+    config = agent("leaf")
+    for _ in range(depth):
+        config = {"agents": [config]} if agents else agent(**{key: [config]})
+    return config
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+@pytest.mark.parametrize("agents", [False, True])
+def test_agents_nested_without_end_are_a_configuration_error(depth, agents):
+    with pytest.raises(ConfigurationError) as caught:
+        AgentRuntime(nested(depth, "handoffs", agents), GUARD)
+    assert len(str(caught.value)) < 1000
+
+
+def test_handoffs_in_a_circle_are_a_configuration_error():
+    config = agent()
+    config["handoffs"] = [config]
+    with pytest.raises(ConfigurationError, match="handoffs"):
+        AgentRuntime(config, GUARD)
+
+
+@pytest.mark.parametrize("depth", [100_000])
+@pytest.mark.parametrize("key", ["instructions", "tools", "output_type", "agents", "options", "temperature"])
+def test_a_field_nested_without_end_is_refused_or_ignored(depth, key):
+    value = "x"
+    for _ in range(depth):
+        value = [value]
+    with contextlib.suppress(ConfigurationError):
+        AgentRuntime(agent(**{key: value}), GUARD)
+
+
 def test_a_tool_that_is_not_allowed_is_refused():
     with pytest.raises(ImportRefusedError, match=r"os\.system.*--allow-import"):
         AgentRuntime(agent(tools=["os.system"]), GUARD)
 
 
-@pytest.mark.parametrize("name", ["gpt-4o", "openai:gpt-4o"])
-async def test_a_provider_without_its_library_names_the_extra(name):
-    with pytest.raises(MissingExtraError, match=r"openai:gpt-4o.*pip install orbiter-distributed\[openai\]"):
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("groq:x", "orbiter-distributed[groq]"),
+        ("mistral:x", "orbiter-distributed[mistral]"),
+        ("bedrock:x", "orbiter-distributed[bedrock]"),
+        ("google:x", "orbiter-distributed[google]"),
+        ("google-cloud:x", "orbiter-distributed[google]"),
+        ("google-gla:x", "orbiter-distributed[google]"),
+        ("google-vertex:x", "orbiter-distributed[google]"),
+        ("gemini:x", "orbiter-distributed[google]"),
+        ("vertex:x", "orbiter-distributed[google]"),
+        ("gateway/groq:x", "orbiter-distributed[groq]"),
+        ("cohere:x", "pydantic-ai-slim[cohere]"),
+    ],
+)
+async def test_a_provider_without_its_library_names_the_extra(name, package):
+    """For real: none of these libraries is installed here."""
+    with pytest.raises(MissingExtraError) as caught:
         await execute(agent(model=name))
+    assert str(caught.value).endswith(f"needs a library that is not installed: pip install {package}")
+
+
+@pytest.mark.parametrize("name", ["x", "openai:x", "openai-chat:x", "openai-responses:x", "azure:x"])
+@pytest.mark.parametrize("base_url", ["", "http://127.0.0.1:1/v1"])
+async def test_without_openais_library_every_way_to_name_it_names_the_extra(name, base_url, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+    for module in [module for module in sys.modules if module.partition(".")[0] == "openai" or "openai" in module]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtraError, match=r"pip install orbiter-distributed\[openai\]$"):
+        await execute(agent(model=name))
+
+
+def test_every_extra_that_a_message_can_name_exists():
+    declared = set(metadata("orbiter-distributed").get_all("Provides-Extra"))
+    assert {"openai", "anthropic", "google", "groq", "mistral", "bedrock", "all"} <= declared
+    assert declared >= model_access._EXTRAS
+
+
+@pytest.mark.parametrize(("name", "variable"), [("gpt-4o", "OPENAI_API_KEY"), ("anthropic:x", "ANTHROPIC_API_KEY")])
+async def test_credentials_that_are_not_set_are_named(name, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ConfigurationError, match=rf"agent_config\.model: .*{variable}"):
+        await execute(agent(model=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "kind"),
+    [
+        ("openai:x", "", "OpenAIResponsesModel"),
+        ("openai:x", "http://127.0.0.1:1/v1", "OpenAIChatModel"),
+        ("openai-responses:x", "http://127.0.0.1:1/v1", "OpenAIResponsesModel"),
+        ("openai-chat:x", "", "OpenAIChatModel"),
+    ],
+)
+def test_a_base_url_of_ones_own_means_chat_completions(name, base_url, kind, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+    assert type(model_access.resolve_model(name)).__name__ == kind
 
 
 async def test_an_unknown_provider_is_a_configuration_error():
@@ -265,6 +357,8 @@ def http(status, category=None, **headers):
         http(400, exceptions.ModelContextWindowExceededError),
         exceptions.ModelAuthenticationError("m", "no key"),
         exceptions.UserError("set the OPENAI_API_KEY"),
+        http(400, exceptions.ModelRequestRejectedError),
+        http(429, exceptions.ModelQuotaExceededError),
     ],
 )
 async def test_what_another_run_cannot_mend_is_a_configuration_error(error):
@@ -280,6 +374,12 @@ async def test_a_rate_limit_is_transient_and_tells_how_long_to_wait():
         with pytest.raises(TransientError) as caught:
             await execute(agent(), model=failing(error))
         assert caught.value.retry_after == 17
+
+
+async def test_an_overloaded_provider_that_says_when_to_come_back_is_waited_for():
+    with pytest.raises(TransientError) as caught:
+        await execute(agent(), model=failing(http(503, exceptions.ModelOverloadedError, **{"Retry-After": "17"})))
+    assert caught.value.retry_after == 17
 
 
 async def test_other_failures_of_a_provider_stay_what_they_are():
