@@ -52,3 +52,9 @@ def add(a: int, b: int) -> int:
         b: The second.
     """
     return a + b
+
+
+async def said_then_waits(context: Any) -> AsyncIterator[str]:
+    """Stream the input, then take a while."""
+    yield context.input
+    await asyncio.sleep(context.metadata["seconds"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.runtimes import CancellationToken, RunContext
     from orbiter.distributed.settings import SettingsError, WorkerSettings
     from orbiter.distributed.store import TaskStore
+    from orbiter.distributed.sync import SyncTaskHandle, distributed_sync, submit_many
     from orbiter.distributed.worker import Worker
 
 _HOME = {
@@ -42,6 +43,7 @@ _HOME = {
     "RedisUrlError": "redis_url",
     "RunContext": "runtimes",
     "SettingsError": "settings",
+    "SyncTaskHandle": "sync",
     "TaskBroker": "broker",
     "TaskHandle": "client",
     "TaskPayload": "models",
@@ -54,7 +56,9 @@ _HOME = {
     "WorkerHealthCheck": "health",
     "WorkerSettings": "settings",
     "distributed": "client",
+    "distributed_sync": "sync",
     "get_worker_fleet_status": "health",
+    "submit_many": "sync",
 }
 
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "RedisUrlError",
     "RunContext",
     "SettingsError",
+    "SyncTaskHandle",
     "TaskBroker",
     "TaskHandle",
     "TaskPayload",
@@ -83,7 +88,9 @@ __all__ = [
     "WorkerHealthCheck",
     "WorkerSettings",
     "distributed",
+    "distributed_sync",
     "get_worker_fleet_status",
+    "submit_many",
 ]
 
 
