@@ -79,3 +79,19 @@ async def fail(context: Any) -> str:
     if context.attempt <= context.metadata.get("times", 10):
         raise RuntimeError(f"attempt {context.attempt} failed")
     return f"attempt {context.attempt} worked"
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers: a tool.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return a + b
+
+
+async def said_then_waits(context: Any) -> AsyncIterator[str]:
+    """Stream the input, then take a while."""
+    yield context.input
+    await asyncio.sleep(context.metadata["seconds"])

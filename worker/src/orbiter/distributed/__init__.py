@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.runtimes import CancellationToken, RunContext
     from orbiter.distributed.settings import SettingsError, WorkerSettings
     from orbiter.distributed.store import TaskStore
+    from orbiter.distributed.sync import SyncTaskHandle, distributed_sync, submit_many
     from orbiter.distributed.worker import Worker
 
 _HOME = {
@@ -50,6 +51,7 @@ _HOME = {
     "RedisUrlError": "redis_url",
     "RunContext": "runtimes",
     "SettingsError": "settings",
+    "SyncTaskHandle": "sync",
     "TaskBroker": "broker",
     "TaskHandle": "client",
     "TaskPayload": "models",
@@ -62,7 +64,9 @@ _HOME = {
     "WorkerHealthCheck": "health",
     "WorkerSettings": "settings",
     "distributed": "client",
+    "distributed_sync": "sync",
     "get_worker_fleet_status": "health",
+    "submit_many": "sync",
 }
 
 __all__ = [
@@ -80,6 +84,7 @@ __all__ = [
     "RedisUrlError",
     "RunContext",
     "SettingsError",
+    "SyncTaskHandle",
     "TaskBroker",
     "TaskHandle",
     "TaskPayload",
@@ -92,7 +97,9 @@ __all__ = [
     "WorkerHealthCheck",
     "WorkerSettings",
     "distributed",
+    "distributed_sync",
     "get_worker_fleet_status",
+    "submit_many",
 ]
 
 

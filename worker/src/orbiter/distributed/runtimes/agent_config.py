@@ -11,6 +11,10 @@ from orbiter.distributed.errors import ConfigurationError
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
+# A message can hold a thousand mistakes, a thousand levels down; a person reads the first.
+SHOWN_PROBLEMS = 10
+SHOWN_LEVELS = 12
+
 
 class AgentConfig(BaseModel):
     """One agent.
@@ -99,5 +103,14 @@ def parse_config(kind: type[_Config], config: dict[str, Any]) -> _Config:
     try:
         return kind.model_validate(config)
     except ValidationError as error:
-        rows = (f"{'.'.join(map(str, ('agent_config', *row['loc'])))}: {row['msg']}" for row in error.errors())
-        raise ConfigurationError("; ".join(rows)) from None
+        found = error.errors(include_url=False, include_input=False)
+    rows = [f"{_path(row['loc'])}: {row['msg']}" for row in found[:SHOWN_PROBLEMS]]
+    if len(found) > SHOWN_PROBLEMS:
+        rows.append(f"and {len(found) - SHOWN_PROBLEMS} more")
+    raise ConfigurationError("; ".join(rows))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return where in the configuration; of agents nested without end only the beginning."""
+    parts = [str(part)[:100] for part in ("agent_config", *location)]
+    return ".".join(parts if len(parts) <= SHOWN_LEVELS else [*parts[:SHOWN_LEVELS], "…"])

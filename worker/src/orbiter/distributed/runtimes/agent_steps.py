@@ -88,10 +88,23 @@ class AgentRunner:
             if names.count(name) > 1:
                 raise ConfigurationError(f"agent_config.tools: {path!r} is not the only tool named {name!r}")
 
-    async def run(self, context: RunContext, prompt: str, extra_tools: Sequence[Tool[RunContext]] = ()) -> Reply:
+    async def run(
+        self,
+        context: RunContext,
+        prompt: str,
+        extra_tools: Sequence[Tool[RunContext]] = (),
+        *,
+        nothing_to_lose: bool = True,
+    ) -> Reply:
         """Run the agent on ``prompt``; the task's earlier turns come before it.
 
         Tools may take pydantic-ai's run context: its ``deps`` is the task's :class:`RunContext`.
+
+        Args:
+            context: The task's.
+            prompt: What this agent is asked.
+            extra_tools: Tools beside the configured ones.
+            nothing_to_lose: Whether no agent of the task has done anything yet.
 
         Raises:
             ConfigurationError: It can never succeed: unknown model, refused credentials, context too long.
@@ -106,7 +119,7 @@ class AgentRunner:
             instructions=self.config.instructions or None,
             output_type=self._output_type,
             deps_type=RunContext,
-            model_settings=self._model_settings(),
+            model_settings=lambda step: self._model_settings(model, again=step.run_step > 1 or not nothing_to_lose),
             toolsets=[tools],
         )
         steps = _Steps(context, self.config, tools.durations)
@@ -142,8 +155,12 @@ class AgentRunner:
                 raise
             raise ours from error
 
-    def _model_settings(self) -> ModelSettings:
+    def _model_settings(self, model: Model, *, again: bool) -> ModelSettings:
         settings = ModelSettings()
+        # A provider's library waits inside the run, for up to two minutes where the provider asks for it. With work
+        # already done that is right; before any, the task had better give its slot back and wait in the queue.
+        if not again and "max_retries" not in getattr(model, "unsupported_settings", ()):
+            settings["max_retries"] = 0
         if self.config.temperature is not None:
             settings["temperature"] = self.config.temperature
         if self.config.max_tokens is not None:

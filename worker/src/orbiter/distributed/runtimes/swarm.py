@@ -59,17 +59,18 @@ class Swarm:
         for stage in self._stages:
             for name in stage:
                 _status(context, "running", name, f"Workflow executing agent '{name}'")
-            answers = await self._stage(context, stage, prompt)
+            answers = await self._stage(context, stage, prompt, first=not replies)
             replies.extend(answers)
             prompt = "\n\n".join(answer.output for answer in answers)
         return replies, None
 
-    async def _stage(self, context: RunContext, stage: Sequence[str], prompt: str) -> list[Reply]:
-        if len(stage) == 1:
-            return [await self._runners[stage[0]].run(context, prompt)]
+    async def _stage(self, context: RunContext, stage: Sequence[str], prompt: str, *, first: bool) -> list[Reply]:
+        runs = [self._runners[name].run(context, prompt, nothing_to_lose=first) for name in stage]
+        if len(runs) == 1:
+            return [await runs[0]]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._runners[name].run(context, prompt)) for name in stage]
+                tasks = [group.create_task(run) for run in runs]
         except BaseExceptionGroup as errors:
             _raise_decisive(errors)
         return [task.result() for task in tasks]
@@ -81,7 +82,8 @@ class Swarm:
         transfers = 0
         while True:
             _status(context, "running", current.name, f"Handoff executing agent '{current.name}'")
-            reply = await self._runners[current.name].run(context, context.input)
+            runner = self._runners[current.name]
+            reply = await runner.run(context, context.input, nothing_to_lose=not replies)
             replies.append(reply)
             target = reply.output.strip()
             if target not in {agent.name for agent in current.handoffs} or target not in self._runners:
@@ -103,7 +105,7 @@ class Swarm:
 
     def _delegation(self, context: RunContext, name: str, replies: list[Reply]) -> Tool[RunContext]:
         async def delegate(task: str) -> str:
-            reply = await self._runners[name].run(context, task)
+            reply = await self._runners[name].run(context, task, nothing_to_lose=False)
             replies.append(reply)
             return reply.output
 
