@@ -35,6 +35,11 @@ def worker(worker_id: str) -> str:
     return WORKER_PREFIX + worker_id
 
 
+def control(worker_id: str) -> str:
+    """Return the channel on which a worker is told to drain, to be quiet or to resume."""
+    return f"orbiter:control:{worker_id}"
+
+
 def group(queue: str) -> str:
     """Return the queue's consumer group."""
     return f"{queue}:group"

@@ -61,6 +61,8 @@ class TaskPayload(BaseModel):
         metadata: Free for the client; ``trace_context`` is reserved.
         created_at: Epoch seconds of submission; 0 when the client did not say.
         timeout_seconds: Limit of one run.
+        not_before: Epoch seconds before which the task is not to run; at once when ``None``.
+        max_retries: Runs repeated after an error; the worker's setting when ``None``.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -74,6 +76,8 @@ class TaskPayload(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float = Field(default=0.0, allow_inf_nan=False)
     timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    not_before: float | None = Field(default=None, allow_inf_nan=False)
+    max_retries: int | None = Field(default=None, ge=0)
 
     @property
     def agent_name(self) -> str:
