@@ -241,3 +241,9 @@ def _leaves(group: click.Group, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         command = group.get_command(context, name)
         found += _leaves(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
     return found
+
+
+def test_every_command_has_a_row_in_the_docs() -> None:
+    text = (Path(__file__).parents[4] / "docs/command.md").read_text()
+    for command in _leaves(main, ()):
+        assert f"\n| `orbiter {' '.join(command)}" in text, command
