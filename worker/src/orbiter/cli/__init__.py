@@ -12,10 +12,13 @@ __all__ = ["main"]
 @click.group(
     cls=Application,
     commands_from={
+        "completion": ("orbiter.cli.completion:completion", "Print what completes commands and ids in your shell."),
+        "config": ("orbiter.cli.config:config", "See which settings are in force, and where they come from."),
         "dev": ("orbiter.cli.dev:dev", "Try out agents: Redis, a worker that reloads and a log, in this terminal."),
+        "queue": ("orbiter.cli.queue:queue", "See what waits, runs, is delayed or dead."),
         "start": ("orbiter.cli.start:start", "Start a worker in this terminal or service."),
-        "task": ("orbiter.cli.task:task", "Submit tasks, follow, list and cancel them."),
-        "worker": ("orbiter.cli.worker:worker", "See who works in the fleet."),
+        "task": ("orbiter.cli.task:task", "Submit tasks, follow, list, cancel and retry them."),
+        "worker": ("orbiter.cli.worker:worker", "See who works in the fleet; drain, quiet or resume workers."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -25,5 +28,6 @@ __all__ = ["main"]
 def main() -> None:
     """Run agent tasks on a fleet of workers that share a queue in Redis.
 
-    Every command takes --redis-url, or reads the variable ORBITER_REDIS_URL.
+    Every command takes --redis-url and --queue. What is not given comes from variables such as ORBITER_REDIS_URL, then
+    from the file orbiter.toml: 'orbiter config show' lists all of it.
     """

@@ -46,6 +46,19 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; what neither its flags nor variables say, the settings file may."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and not isinstance(command, click.Group):
+            from orbiter.cli.settings_file import FileDefaults  # noqa: PLC0415 - help of a group needs no settings
+
+            # Help shows the defaults in force; where the file is wrong, those of the program.
+            lenient = ctx.resilient_parsing or not set(rest).isdisjoint(ctx.help_option_names)
+            ctx.default_map = {name: FileDefaults(lenient=lenient)}
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         rows = [(name, self._short_help(name)) for name in self.list_commands(ctx)]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import redis
+from click.core import ParameterSource
 
 from orbiter.cli.application import Failure
+from orbiter.distributed import keys
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.redis_url import RedisUrlError, check, connect, mask
@@ -67,6 +69,28 @@ def queue_option(command: Command) -> Command:
         help="Queue name.",
     )
     return option(command)
+
+
+def queue_filter_option(command: Command) -> Command:
+    """Add ``--queue`` to a listing of all queues: from no variable, as a filter that nobody typed misleads."""
+    option = click.option("--queue", "only_queue", metavar="TEXT", help="Only this queue.  [default: all queues]")
+    return option(command)
+
+
+def any_queue_option(command: Command) -> Command:
+    """Add ``--queue`` where a task's id says all, so that no command refuses it."""
+    option = click.option(
+        "--queue", metavar="TEXT", expose_value=False, help="Accepted as everywhere; a task's id is enough."
+    )
+    return option(command)
+
+
+async def queue_of_task(client: Redis, task_id: str, queue: str) -> str:
+    """Return the queue of a task: what ``--queue`` says, else what its record says, else the setting's value."""
+    if click.get_current_context().get_parameter_source("queue") is ParameterSource.COMMANDLINE:
+        return queue
+    recorded: Any = await client.hget(keys.task(task_id), "queue")
+    return str(recorded or queue)
 
 
 @asynccontextmanager

@@ -84,14 +84,30 @@ def status_text(status: TaskStatus) -> Text:
     return Text(status.value, style=STATUS_STYLES[status])
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table; on a narrow terminal long values fold and are never cut."""
-    table = Table(title=title, box=SQUARE)
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table; on a narrow terminal long values fold and are never cut."""
+    drawn = Table(title=title, box=SQUARE)
     for column in columns:
-        table.add_column(column, overflow="fold", min_width=max(len(word) for word in column.split()))
+        drawn.add_column(column, overflow="fold", min_width=max(len(word) for word in column.split()))
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
-    console().print(table)
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    return drawn
+
+
+def page(title: str, lines: Iterable[tuple[str, str | Text]]) -> Text:
+    """Return a title with labelled lines below it."""
+    rows = list(lines)
+    width = max([9, *(len(label) for label, _ in rows)]) + 2
+    parts = [Text(plain(title), style="bold")]
+    for label, value in rows:
+        text = value if isinstance(value, Text) else Text(plain(value))
+        parts.append(Text.assemble(f"  {plain(label) + ':':<{width}}", text))
+    return Text("\n").join(parts)
+
+
+def print_view(view: Table | Text) -> None:
+    """Print a table or a page; a page's lines may be as long as they are."""
+    console().print(view, soft_wrap=isinstance(view, Text))
 
 
 def task_json(task: TaskResult) -> dict[str, Any]:
@@ -99,9 +115,11 @@ def task_json(task: TaskResult) -> dict[str, Any]:
     return task.model_dump(mode="json") | {"duration": task.duration, "wait_time": task.wait_time}
 
 
-def print_tasks(tasks: Iterable[TaskResult]) -> None:
-    """Print the table of tasks."""
-    print_table(
+def tasks_view(tasks: Sequence[TaskResult]) -> Table | Text:
+    """Return the table of tasks."""
+    if not tasks:
+        return Text("No tasks found.")
+    return table(
         "Distributed Tasks",
         ("Task ID", "Status", "Worker", "Started", "Duration"),
         [
@@ -119,6 +137,11 @@ def print_tasks(tasks: Iterable[TaskResult]) -> None:
 
 def print_task(task: TaskResult) -> None:
     """Print everything known of one task."""
+    print_view(task_view(task))
+
+
+def task_view(task: TaskResult) -> Text:
+    """Return everything known of one task."""
     lines: list[tuple[str, str | Text]] = [
         ("Status", status_text(task.status)),
         ("Worker", task.worker_id or "-"),
@@ -141,8 +164,4 @@ def print_task(task: TaskResult) -> None:
     if task.result is not None:
         result = json.dumps(task.result)
         lines.append(("Result", result if len(result) <= _RESULT_LIMIT else f"{result[:_RESULT_LIMIT]}..."))
-    output = console()
-    output.print(Text(f"Task {plain(task.task_id)}", style="bold"), soft_wrap=True)
-    for label, value in lines:
-        text = value if isinstance(value, Text) else Text(plain(value))
-        output.print(Text.assemble(f"  {label + ':':<11}", text), soft_wrap=True)
+    return page(f"Task {task.task_id}", lines)

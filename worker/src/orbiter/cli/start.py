@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 from annotated_types import Ge, Le
 
+from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import redis_url_option, run
 from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
 from orbiter.distributed.redis_url import mask
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def start() -> None:
     """Start a worker in this terminal or service."""
 

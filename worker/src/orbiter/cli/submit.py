@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
 from orbiter.cli.application import Failure
 from orbiter.cli.event_printer import EventPrinter
+from orbiter.cli.moment import read_moment
 from orbiter.cli.options import json_option, open_redis, queue_option, redis_url_option, run
 from orbiter.cli.render import print_json, print_task, task_json
 from orbiter.cli.task import show_event
@@ -49,6 +50,13 @@ def _read_metadata(ctx: click.Context, param: click.Parameter, values: tuple[str
     return metadata
 
 
+def _read_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else read_moment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
 @dataclass(frozen=True)
 class _Wishes:
     """What is wanted after submitting."""
@@ -79,6 +87,18 @@ class _Wishes:
     help="Limit of one run, seconds.",
 )
 @click.option(
+    "--not-before",
+    metavar="WHEN",
+    callback=_read_moment,
+    help="Run it no earlier: +30s, +5m, +2h, or a date with its zone such as 2026-02-17T10:30:00Z.",
+)
+@click.option(
+    "--max-retries",
+    "error_budget",  # a name of its own: the setting max_retries is the worker's
+    type=click.IntRange(min=0),
+    help="Runs repeated after an error.  [default: the worker's setting]",
+)
+@click.option(
     "--metadata",
     metavar="KEY=VALUE",
     multiple=True,
@@ -97,6 +117,8 @@ def submit(
     count: int,
     task_id: str | None,
     timeout: float,
+    not_before: float | None,
+    error_budget: int | None,
     metadata: dict[str, Any],
     wait: bool,
     stream: bool,
@@ -117,6 +139,8 @@ def submit(
                 metadata=metadata,
                 created_at=time.time(),
                 timeout_seconds=timeout,
+                not_before=not_before,
+                max_retries=error_budget,
                 **names,  # type: ignore[arg-type]
             )
             for _ in range(count)

@@ -1,4 +1,4 @@
-"""``orbiter task``: submit tasks, follow, list and cancel them."""
+"""``orbiter task``: submit tasks, follow, list, cancel and retry them."""
 
 from __future__ import annotations
 
@@ -7,41 +7,62 @@ from typing import TYPE_CHECKING
 import click
 
 from orbiter.cli.application import Failure, LazyGroup
+from orbiter.cli.completion import task_ids
 from orbiter.cli.event_printer import EventPrinter
-from orbiter.cli.options import json_option, open_redis, redis_url_option, run
-from orbiter.cli.render import print_json, print_task, print_tasks, task_json
+from orbiter.cli.options import (
+    any_queue_option,
+    json_option,
+    open_redis,
+    queue_filter_option,
+    queue_of_task,
+    queue_option,
+    redis_url_option,
+    run,
+)
+from orbiter.cli.render import print_json, task_json, task_view, tasks_view
+from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.claims import CancelOutcome
 from orbiter.distributed.events import EventSubscriber
-from orbiter.distributed.models import TaskResult, TaskStatus
-from orbiter.distributed.store import TaskStore
+from orbiter.distributed.models import DEFAULT_QUEUE, TaskResult, TaskStatus
+from orbiter.distributed.store import PAGE, TaskStore
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from orbiter.distributed.models import Event
 
 
 @click.group(
     cls=LazyGroup,
-    commands_from={"submit": ("orbiter.cli.submit:submit", "Submit a task, or many at once.")},
+    commands_from={
+        "dead": ("orbiter.cli.dead:dead", "Look at tasks that failed for good; retry or drop them."),
+        "retry": ("orbiter.cli.dead:retry_task", "Run a failed or cancelled task again."),
+        "submit": ("orbiter.cli.submit:submit", "Submit a task, or many at once."),
+    },
 )
 def task() -> None:
-    """Submit tasks, follow, list and cancel them."""
+    """Submit tasks, follow, list, cancel and retry them."""
 
 
-@task.command("list")
+@task.command("list", cls=Watchable)
 @redis_url_option
+@queue_filter_option
 @click.option("--status", metavar="STATUS", help=f"Only tasks that are {', '.join(TaskStatus)}.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+@watch_option
 @json_option
-def list_tasks(redis_url: str, status: str | None, limit: int, as_json: bool) -> None:
+def list_tasks(
+    *, redis_url: str, only_queue: str | None, status: str | None, limit: int, watch: float | None, as_json: bool
+) -> None:
     """List tasks, the newest first."""
-    tasks = run(redis_url, _list(redis_url, _known_status(status), limit))
-    if as_json:
-        print_json([task_json(found) for found in tasks])
-    elif not tasks:
-        click.echo("No tasks found.")
-    else:
-        print_tasks(tasks)
+    wanted = _known_status(status)
+
+    async def look(client: Redis) -> list[TaskResult]:
+        return await _list(TaskStore(redis_url, client=client), wanted, only_queue, limit)
+
+    view = View(look=look, draw=tasks_view, as_json=lambda tasks: [task_json(found) for found in tasks])
+    show(redis_url, view, watch=watch, as_json=as_json)
 
 
 def _known_status(status: str | None) -> TaskStatus | None:
@@ -53,42 +74,44 @@ def _known_status(status: str | None) -> TaskStatus | None:
         raise Failure(f"Invalid status: {status}. Valid values: {', '.join(TaskStatus)}") from None
 
 
-async def _list(redis_url: str, status: TaskStatus | None, limit: int) -> list[TaskResult]:
-    async with open_redis(redis_url) as client:
-        store = TaskStore(redis_url, client=client)
-        await store.connect()
-        return await store.list_tasks(status=status, limit=limit)
+async def _list(store: TaskStore, status: TaskStatus | None, queue: str | None, limit: int) -> list[TaskResult]:
+    asked = limit if queue is None else max(limit, PAGE)
+    while True:
+        tasks = await store.list_tasks(status=status, limit=asked)
+        # 0.1 clients write no queue, and know one only.
+        found = [task for task in tasks if queue is None or (task.queue or DEFAULT_QUEUE) == queue]
+        if len(found) >= limit or len(tasks) < asked:
+            return found[:limit]
+        asked *= 4
 
 
-@task.command("status")
-@click.argument("task_id")
+@task.command("status", cls=Watchable)
+@click.argument("task_id", shell_complete=task_ids)
 @redis_url_option
+@any_queue_option
+@watch_option
 @json_option
-def show_status(task_id: str, redis_url: str, as_json: bool) -> None:
-    """Show everything known of one task."""
-    found = run(redis_url, _status(redis_url, task_id))
-    if found is None:
-        raise Failure(f"Task not found: {task_id}")
-    if as_json:
-        print_json(task_json(found))
-    else:
-        print_task(found)
+def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool) -> None:
+    """Show everything known of one task; --watch ends when the task has."""
 
+    async def look(client: Redis) -> TaskResult:
+        found = await TaskStore(redis_url, client=client).get_status(task_id)
+        if found is None:
+            raise Failure(f"Task not found: {task_id}")
+        return found
 
-async def _status(redis_url: str, task_id: str) -> TaskResult | None:
-    async with open_redis(redis_url) as client:
-        store = TaskStore(redis_url, client=client)
-        await store.connect()
-        return await store.get_status(task_id)
+    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.terminal)
+    show(redis_url, view, watch=watch, as_json=as_json)
 
 
 @task.command("cancel")
-@click.argument("task_id")
+@click.argument("task_id", shell_complete=task_ids)
 @redis_url_option
+@queue_option
 @json_option
-def cancel(task_id: str, redis_url: str, as_json: bool) -> None:
+def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
     """Cancel a task that waits or runs; exit 1 if there is nothing to cancel."""
-    outcome, found = run(redis_url, _cancel(redis_url, task_id))
+    outcome, found = run(redis_url, _cancel(redis_url, queue, task_id))
     ended = found.status if found else None
     done = outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED) or ended is TaskStatus.CANCELLED
     if as_json:
@@ -106,17 +129,18 @@ def cancel(task_id: str, redis_url: str, as_json: bool) -> None:
         click.echo(f"Task {task_id} cancelled.")
 
 
-async def _cancel(redis_url: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
+async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
     async with open_redis(redis_url) as client:
-        broker = TaskBroker(redis_url, client=client)
+        broker = TaskBroker(redis_url, queue_name=await queue_of_task(client, task_id, queue), client=client)
         store = TaskStore(redis_url, client=client)
         outcome = await broker.cancel(task_id)
         return outcome, await store.get_status(task_id)
 
 
 @task.command("events")
-@click.argument("task_id")
+@click.argument("task_id", shell_complete=task_ids)
 @redis_url_option
+@any_queue_option
 @click.option("--follow", "-f", is_flag=True, help="Go on with live events until the task has ended.")
 @json_option
 def events(task_id: str, redis_url: str, follow: bool, as_json: bool) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from orbiter.distributed.broker import CancelOutcome
+    from orbiter.distributed.claims import CancelOutcome
     from orbiter.distributed.client import Agent
     from orbiter.distributed.models import Event, TaskResult
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ URL = "redis://127.0.0.1:1"
 
 
 def invoke(*arguments: str, stdin: str = "", **env: str) -> Result:
-    nothing = dict.fromkeys(("ORBITER_REDIS_URL", "ORBITER_CONCURRENCY", "ORBITER_QUEUE"))
+    nothing = dict.fromkeys(("ORBITER_REDIS_URL", "ORBITER_CONCURRENCY", "ORBITER_QUEUE", "ORBITER_CONFIG"))
     return CliRunner(env=nothing | env).invoke(main, list(arguments), input=stdin, prog_name="orbiter")
 
 
@@ -32,10 +33,19 @@ def one_line(result: Result) -> str:
     [
         ("start", "worker"),
         ("worker", "list"),
+        ("worker", "drain", "x"),
+        ("worker", "quiet", "x"),
+        ("worker", "resume", "x"),
         ("task", "list"),
         ("task", "status", "x"),
         ("task", "cancel", "x"),
         ("task", "events", "x"),
+        ("task", "retry", "x"),
+        ("task", "dead", "list"),
+        ("task", "dead", "show", "x"),
+        ("task", "dead", "retry", "x"),
+        ("task", "dead", "drop", "x"),
+        ("queue", "info"),
     ],
 )
 def test_without_a_redis_url_every_command_says_how_to_give_one(command: tuple[str, ...]) -> None:
@@ -58,6 +68,13 @@ def test_without_a_redis_url_every_command_says_how_to_give_one(command: tuple[s
         (("worker", "list", "--redis-url", "redis://host:port"), "--redis-url"),
         (("task", "list", "--redis-url", URL, "--limit", "0"), "--limit"),
         (("task", "status", "--redis-url", URL), "TASK_ID"),
+        (("worker", "drain", "--redis-url", URL), "give either the ids of workers or --all"),
+        (("worker", "quiet", "--redis-url", URL, "w1", "--all"), "give either the ids of workers or --all"),
+        (("worker", "resume", "--redis-url", URL, "w1", "--queue", "q"), "--queue goes with --all"),
+        (("worker", "drain", "--redis-url", URL, "w1", "--timeout", "-1"), "--timeout"),
+        (("task", "dead", "retry", "--redis-url", URL), "give either ids of dead letters or --all"),
+        (("task", "dead", "drop", "--redis-url", URL, "x", "--all"), "give either ids of dead letters or --all"),
+        (("task", "retry", "--redis-url", URL), "TASK_ID"),
         (("task", "dance"), "dance"),
         (("dance",), "dance"),
     ],
@@ -145,6 +162,9 @@ def test_a_wrong_agent_on_standard_input_is_named_so() -> None:
         (("--timeout", "0"), "--timeout"),
         (("--timeout", "inf"), "timeout_seconds"),
         (("--metadata", "novalue"), "KEY=VALUE"),
+        (("--not-before", "2026-02-17T10:30:00"), "names no zone"),
+        (("--not-before", "soon"), "--not-before"),
+        (("--max-retries", "-1"), "--max-retries"),
         (("--task-id", ""), "task_id"),
     ],
 )
@@ -197,7 +217,33 @@ def test_any_object_is_an_agent_or_a_named_error(
 
 
 def test_help_of_every_command_needs_neither_redis_nor_heavy_imports() -> None:
-    for command in ((), ("start", "worker"), ("worker", "list"), ("task",), ("task", "submit")):
+    groups = ((), ("task",), ("task", "dead"), ("worker",), ("queue",), ("config",))
+    commands = (("start", "worker"), ("worker", "list"), ("worker", "drain"), ("task", "submit"), ("queue", "info"))
+    for command in groups + commands:
         result = invoke(*command, "--help")
         assert result.exit_code == 0
         assert result.stdout.startswith("Usage: orbiter")
+
+
+def test_every_command_that_asks_redis_takes_queue_redis_url_and_json() -> None:
+    asking = [command for command in _leaves(main, ()) if command[0] in {"task", "worker", "queue"}]
+    assert len(asking) == 15
+    for command in asking:
+        text = invoke(*command, "--help").stdout
+        for option in ("--queue", "--redis-url", "--json"):
+            assert option in text, command
+
+
+def _leaves(group: click.Group, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    found = []
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        found += _leaves(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+def test_every_command_has_a_row_in_the_docs() -> None:
+    text = (Path(__file__).parents[4] / "docs/command.md").read_text()
+    for command in _leaves(main, ()):
+        assert f"\n| `orbiter {' '.join(command)}" in text, command

@@ -87,7 +87,7 @@ def test_a_long_result_is_cut_at_200_characters(capsys: pytest.CaptureFixture[st
 def test_a_piped_table_is_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     task = TaskResult(task_id="t" * 190, worker_id="w" * 120, status=TaskStatus.RUNNING, started_at=1.0)
-    render.print_tasks([task])
+    render.print_view(render.tasks_view([task]))
     shown = capsys.readouterr().out
     assert "t" * 190 in shown
     assert "w" * 120 in shown

@@ -1,0 +1,59 @@
+"""``orbiter config``: which settings are in force, and where each comes from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from orbiter.cli.application import LazyGroup, UsageFailure
+from orbiter.cli.options import json_option
+from orbiter.cli.render import print_json, print_view, table
+from orbiter.cli.settings_file import checked, defaults, find, read, variable
+from orbiter.distributed.redis_url import mask
+
+
+@click.group(cls=LazyGroup)
+def config() -> None:
+    """See which settings are in force, and where they come from."""
+
+
+@config.command("show")
+@json_option
+def show(as_json: bool) -> None:
+    """List every setting with its value and its source: the environment, orbiter.toml or the default.
+
+    A flag of a command wins over all of them. Of URLs, only host and port are shown.
+    """
+    path = find()
+    found = _in_force({} if path is None else read(path), str(path))
+    if as_json:
+        settings = {name: {"value": value, "source": source} for name, (value, source) in found.items()}
+        print_json({"file": None if path is None else str(path), "settings": settings})
+        return
+    rows = [(name, _text(value), source) for name, (value, source) in found.items()]
+    print_view(table("Settings", ("Setting", "Value", "Source"), rows))
+
+
+def _in_force(from_file: dict[str, Any], path: str) -> dict[str, tuple[Any, str]]:
+    found = {}
+    for name, default in defaults().items():
+        value, source = default, "default"
+        if text := os.environ.get(variable(name)):
+            try:
+                value, source = checked(name, text, strict=False), f"environment ({variable(name)})"
+            except ValueError as error:
+                raise UsageFailure(f"Error: {variable(name)}: {str(error).removesuffix('.')}.") from None
+        elif name in from_file:
+            value, source = from_file[name], f"file ({path})"
+        elif name == "worker_id":
+            source = "default (generated)"
+        found[name] = (mask(value) if isinstance(value, str) and "://" in value else value, source)
+    return found
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ("", ()):
+        return "-"
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,219 @@
+"""DeadLetters: what could not be run, or failed for good, kept with its reason until a person decides."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orbiter.distributed import keys
+from orbiter.distributed.errors import OrbiterError
+from orbiter.distributed.lua import script
+from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload, TaskStatus
+from orbiter.distributed.redis_url import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from redis.asyncio import Redis
+
+# Payloads may be large: few a round trip.
+PAGE = 100
+_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class DeadLetterError(OrbiterError):
+    """A task cannot be run again; the message names the task and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead letter.
+
+    Attributes:
+        entry_id: Its name on the stream ``{queue}:dead``.
+        task_id: The task, empty where the entry named none.
+        reason: Why it is here: the task's last error, or what is wrong with the entry.
+        error_type: Class name of the error.
+        payload: The task as it was submitted, or what was in its place.
+        buried_at: When it came here, epoch seconds.
+        truncated: Whether only the beginning of the payload was kept.
+        other: The entry's other fields.
+    """
+
+    entry_id: str
+    task_id: str
+    reason: str
+    error_type: str
+    payload: str
+    buried_at: float
+    truncated: bool = False
+    other: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entry_id: str, fields: Mapping[str, str]) -> DeadLetter:
+        """Read an entry of the stream."""
+        known = {name: fields.get(name, "") for name in ("task_id", "reason", "error_type", "payload")}
+        return cls(
+            entry_id=entry_id,
+            buried_at=int(entry_id.partition("-")[0]) / 1000,
+            truncated=fields.get("truncated", "0") not in {"", "0"},
+            other={name: text for name, text in fields.items() if name not in {*known, "truncated"}},
+            **known,
+        )
+
+    def task(self) -> TaskPayload:
+        """Return the task.
+
+        Raises:
+            DeadLetterError: The payload was cut or is no task.
+        """
+        if self.truncated:
+            raise DeadLetterError(f"Dead letter {self.entry_id} cannot be retried: only a part of its payload was kept")
+        try:
+            return TaskPayload.from_json(self.payload)
+        except InvalidPayloadError as error:
+            raise DeadLetterError(
+                f"Dead letter {self.entry_id} cannot be retried: its payload is no task: {error}"
+            ) from None
+
+
+class DeadLetters:
+    """The dead letters of one queue.
+
+    Args:
+        redis_url: Where Redis is.
+        queue_name: The queue.
+        client: A client to share; without one, :meth:`connect` makes one of its own.
+    """
+
+    def __init__(self, redis_url: str, *, queue_name: str = DEFAULT_QUEUE, client: Redis | None = None) -> None:
+        self.redis_url = redis_url
+        self.queue_name = queue_name
+        self.key = keys.tagged(queue_name, "dead")
+        self._shared = client
+        self._client = client
+
+    @property
+    def client(self) -> Redis:
+        """The client in use.
+
+        Raises:
+            RuntimeError: :meth:`connect` has not been called.
+        """
+        if self._client is None:
+            raise RuntimeError("DeadLetters is not connected. Call connect() first.")
+        return self._client
+
+    async def connect(self) -> None:
+        """Make a client, unless one is shared."""
+        if self._client is None:
+            self._client = connect(self.redis_url)
+
+    async def disconnect(self) -> None:
+        """Close the connection, if it is our own."""
+        if self._client is not None and self._shared is None:
+            await self._client.aclose()
+        self._client = self._shared
+
+    async def count(self) -> int:
+        """Return how many there are."""
+        return int(await self.client.xlen(self.key))
+
+    async def newest(self, limit: int | None = None) -> AsyncIterator[DeadLetter]:
+        """Yield up to ``limit`` dead letters (all without one), the newest first."""
+        end, left = "+", limit
+        while left is None or left > 0:
+            rows: Any = await self.client.xrevrange(self.key, max=end, count=PAGE if left is None else min(PAGE, left))
+            for entry_id, fields in rows:
+                yield DeadLetter.of(entry_id, fields)
+                end = f"({entry_id}"
+            if not rows:
+                return
+            left = None if left is None else left - len(rows)
+
+    async def find(self, name: str) -> DeadLetter | None:
+        """Return a dead letter by its entry id, or the newest one of a task by the task's id."""
+        if _ENTRY_ID.fullmatch(name):
+            rows: Any = await self.client.xrange(self.key, min=name, max=name)
+            if rows:
+                return DeadLetter.of(*rows[0])
+        async for letter in self.newest():
+            if letter.task_id == name:
+                return letter
+        return None
+
+    async def drop(self, entry_ids: Sequence[str]) -> int:
+        """Delete dead letters for good; return how many there were."""
+        return int(await self.client.xdel(self.key, *entry_ids)) if entry_ids else 0
+
+    async def drop_all(self) -> int:
+        """Delete every dead letter that is there now; return how many there were."""
+        newest = [letter async for letter in self.newest(1)]
+        if not newest:
+            return 0
+        # What comes in meanwhile stays: nobody has seen it.
+        milliseconds, _, number = newest[0].entry_id.partition("-")
+        return int(await self.client.xtrim(self.key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False))
+
+    async def retry(self, letter: DeadLetter) -> str:
+        """Put a dead letter's task on the queue again, with all its retries before it; return the task's id.
+
+        Raises:
+            DeadLetterError: The payload is no task, the task is not at its end, or somebody was faster.
+        """
+        return await self._resubmit(letter.task(), letter=letter.entry_id)
+
+    async def retry_task(self, task_id: str) -> str:
+        """Put a task that failed or was cancelled on the queue again, with all its retries before it; return its id.
+
+        Raises:
+            DeadLetterError: The task is unknown, is not at its end, has completed, or its payload is gone.
+        """
+        known: Any = await self.client.hget(keys.task(task_id), "status")
+        if known is not None and known not in {TaskStatus.FAILED, TaskStatus.CANCELLED}:
+            raise _refusal(task_id, known)
+        letter = await self.find(task_id)
+        if letter is not None and letter.task_id == task_id:
+            return await self.retry(letter)
+        if known is None:
+            raise DeadLetterError(f"Task not found: {task_id}")
+        waiting = await self._waiting_entry(task_id) if known == TaskStatus.CANCELLED else None
+        if waiting is None:
+            raise DeadLetterError(
+                f"Task {task_id} is {known} and its payload is gone from queue {self.queue_name}; submit it again"
+            )
+        return await self._resubmit(waiting[1], waiting=waiting[0])
+
+    async def _waiting_entry(self, task_id: str) -> tuple[str, TaskPayload] | None:
+        """Return the entry that a task cancelled while waiting has left on the queue, until a worker comes to it."""
+        start = "-"
+        while True:
+            rows: Any = await self.client.xrange(self.queue_name, min=start, count=PAGE)
+            if not rows:
+                return None
+            for entry_id, fields in rows:
+                start = f"({entry_id}"
+                try:
+                    task = TaskPayload.from_fields(fields)
+                except InvalidPayloadError:
+                    continue
+                if task.task_id == task_id:
+                    return entry_id, task
+
+    async def _resubmit(self, task: TaskPayload, *, letter: str = "", waiting: str = "") -> str:
+        task_id = task.task_id
+        names = [keys.task(task_id), keys.stream(task_id), keys.INDEX, keys.BY_TIME]
+        said = await script(self.client, "resubmit")(
+            keys=[self.queue_name, self.key, *names],
+            args=[task_id, task.agent_name, str(task.created_at), letter, waiting],
+        )
+        if said == "gone":
+            raise DeadLetterError(f"Task {task_id} cannot be retried: its payload is gone; somebody was faster")
+        if said != "pending":
+            raise _refusal(task_id, str(said).removeprefix("not "))
+        return task_id
+
+
+def _refusal(task_id: str, status: str) -> DeadLetterError:
+    return DeadLetterError(f"Task {task_id} is {status}: only a failed or cancelled task can be retried")

@@ -1,0 +1,196 @@
+"""``orbiter worker drain|quiet|resume`` and real workers: those that obey, and those that cannot."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+from redis.asyncio import Redis
+
+from orbiter.distributed.control import Wish, WorkerControl
+from tests.support import orbiter, start_orbiter, wait_until, worker_process
+
+SLEEP = json.dumps({"runtime": "callable", "target": "tests.integration.jobs:sleep", "name": "sleep"})
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path) -> Iterator[Popen[bytes]]:
+    with worker_process(redis_url, "w1", tmp_path / "w1.log", "--concurrency", "2", "--drain-timeout", "20") as process:
+        yield process
+
+
+@pytest.fixture
+async def stopped(worker: Popen[bytes]) -> AsyncIterator[Popen[bytes]]:
+    """A worker that is there and does nothing: it cannot obey, and does not die."""
+    worker.send_signal(signal.SIGSTOP)
+    yield worker
+    worker.send_signal(signal.SIGCONT)
+
+
+def submit(redis_url: str, task_id: str, seconds: float) -> None:
+    options = ("--task-id", task_id, "--metadata", f"seconds={seconds}")
+    assert (
+        orbiter("task", "submit", "", "--agent", "-", "--redis-url", redis_url, *options, stdin=SLEEP).returncode == 0
+    )
+
+
+async def status_is(client: Redis, task_id: str, status: str) -> bool:
+    return await client.hget(f"orbiter:task:{task_id}", "status") == status
+
+
+# -- workers that obey -----------------------------------------------------------------------------------------------
+
+
+async def test_a_drained_worker_ends_its_task_and_is_gone(
+    worker: Popen[bytes], redis_url: str, redis_client: Redis
+) -> None:
+    submit(redis_url, "t1", 1.5)
+    await wait_until(lambda: status_is(redis_client, "t1", "running"))
+    drained = orbiter("worker", "drain", "w1", "--redis-url", redis_url)
+    assert (drained.returncode, drained.stdout) == (0, "Worker w1 has drained.\n")
+    assert "Worker w1: draining, 1 of 2 slots busy" in drained.stderr
+    assert worker.wait(10) == 0
+    assert await status_is(redis_client, "t1", "completed")
+    assert not await redis_client.exists("orbiter:workers:w1")
+    again = orbiter("worker", "drain", "w1", "--redis-url", redis_url)
+    assert (again.returncode, again.stderr) == (1, "Worker not found: w1\n")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_quiet_worker_claims_nothing_until_it_is_told_to_resume(redis_url: str, redis_client: Redis) -> None:
+    at = ("--redis-url", redis_url)
+    quiet = orbiter("worker", "quiet", "w1", *at)
+    assert (quiet.returncode, quiet.stdout) == (0, "Worker w1 is quiet.\n")
+    (listed,) = json.loads(orbiter("worker", "list", "--json", *at).stdout)
+    assert listed["state"] == "quiet"
+    submit(redis_url, "t1", 0)
+    info = json.loads(orbiter("queue", "info", "--json", *at).stdout)
+    assert (info["waiting"], info["running"]) == (1, 0)
+
+    resumed = orbiter("worker", "resume", "w1", "--json", *at)
+    assert json.loads(resumed.stdout) == [
+        {"worker_id": "w1", "wish": "resume", "done": True, "state": "running", "message": "Worker w1 is running."}
+    ]
+    await wait_until(lambda: status_is(redis_client, "t1", "completed"))
+
+
+@pytest.mark.usefixtures("worker")
+async def test_all_means_every_live_worker_of_the_queue(redis_url: str, redis_client: Redis, tmp_path: Path) -> None:
+    await redis_client.zadd("orbiter:fleet", {"dead": 1})
+    at = ("--redis-url", redis_url)
+    with worker_process(redis_url, "w2", tmp_path / "w2.log", "--queue", "q2") as second:
+        assert orbiter("worker", "drain", "--all", "--queue", "q2", *at).stdout == "Worker w2 has drained.\n"
+        assert second.wait(10) == 0
+    told = json.loads(orbiter("worker", "quiet", "--all", "--json", *at).stdout)
+    assert [(one["worker_id"], one["state"]) for one in told] == [("w1", "quiet")]
+
+
+async def test_a_quiet_worker_can_be_drained(worker: Popen[bytes], redis_url: str) -> None:
+    assert orbiter("worker", "quiet", "w1", "--redis-url", redis_url).returncode == 0
+    assert orbiter("worker", "drain", "w1", "--redis-url", redis_url).returncode == 0
+    assert worker.wait(10) == 0
+
+
+async def test_a_draining_worker_takes_no_other_wish(worker: Popen[bytes], redis_url: str, redis_client: Redis) -> None:
+    submit(redis_url, "t1", 3)
+    await wait_until(lambda: status_is(redis_client, "t1", "running"))
+    told = orbiter("worker", "drain", "w1", "--no-wait", "--redis-url", redis_url)
+    assert (told.returncode, told.stdout) == (0, "Worker w1 has been told to drain.\n")
+
+    async def draining() -> bool:
+        return await redis_client.hget("orbiter:workers:w1", "state") == "draining"
+
+    await wait_until(draining)
+    refused = orbiter("worker", "resume", "w1", "--redis-url", redis_url)
+    assert refused.returncode == 1
+    assert refused.stderr == "Worker w1 is draining and cannot be told to resume any more.\n"
+    # Whoever asks once more only waits with the first: a second wish to drain would cut the task short.
+    assert orbiter("worker", "drain", "w1", "--redis-url", redis_url).returncode == 0
+    assert await status_is(redis_client, "t1", "completed")
+    assert worker.wait(10) == 0
+
+
+# -- and those that cannot -------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_worker_is_not_found(redis_url: str) -> None:
+    for wish in Wish:
+        ended = orbiter("worker", wish, "w9", "--redis-url", redis_url)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "Worker not found: w9\n")
+
+
+def test_nobody_to_tell_is_no_failure(redis_url: str) -> None:
+    ended = orbiter("worker", "drain", "--all", "--redis-url", redis_url)
+    assert (ended.returncode, ended.stdout) == (0, "No active workers found.\n")
+
+
+async def test_a_killed_worker_is_dead_and_no_hash_is_made_for_it(
+    redis_url: str, redis_client: Redis, tmp_path: Path
+) -> None:
+    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "1") as process:
+        process.kill()
+
+        async def expired() -> bool:
+            return not await redis_client.exists("orbiter:workers:w1")
+
+        await wait_until(expired)
+    ended = orbiter("worker", "quiet", "w1", "w9", "--redis-url", redis_url)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["Worker w1 is dead: there is nobody to quiet.", "Worker not found: w9"]
+    assert not await redis_client.exists("orbiter:workers:w1")
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_a_worker_that_does_not_obey_in_time_is_told(redis_url: str, redis_client: Redis) -> None:
+    began = orbiter("worker", "quiet", "w1", "--timeout", "0.3", "--redis-url", redis_url)
+    assert began.returncode == 1
+    assert began.stderr.splitlines() == [
+        "Worker w1: running, 0 of 2 slots busy",
+        "Worker w1 is still running after 0.3 s.",
+    ]
+    assert await redis_client.hget("orbiter:workers:w1", "wanted") == "quiet"
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_a_wish_is_left_in_the_hash_and_said_on_the_channel(redis_url: str, redis_client: Redis) -> None:
+    async with redis_client.pubsub() as channel:
+        await channel.subscribe("orbiter:control:w1")
+        control = WorkerControl(redis_url)
+        await control.connect()
+        outcome = await control.tell("w1", Wish.RESUME, wait=False)
+        await control.disconnect()
+
+        async def heard() -> object:
+            message = await channel.get_message(ignore_subscribe_messages=True, timeout=1)
+            return message and message["data"]
+
+        assert await wait_until(heard) == "resume"
+    assert (outcome.done, outcome.state) == (True, "asked")
+    assert await redis_client.hget("orbiter:workers:w1", "wanted") == "resume"
+    assert await redis_client.ttl("orbiter:workers:w1") > 0
+
+
+async def test_a_worker_that_dies_meanwhile_has_not_drained(redis_url: str, tmp_path: Path) -> None:
+    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "1") as process:
+        process.send_signal(signal.SIGSTOP)
+        with start_orbiter("worker", "drain", "w1", "--redis-url", redis_url) as command:
+            assert command.stderr is not None
+            assert command.stderr.readline().startswith("Worker w1: ")
+            process.kill()
+            _, said = command.communicate(timeout=10)
+    assert command.returncode == 1
+    assert said.splitlines()[-1] == "Worker w1 died before it could drain; its tasks run again elsewhere."
+
+
+async def test_a_worker_of_0_1_hears_nobody(redis_url: str, redis_client: Redis) -> None:
+    await redis_client.hset(
+        "orbiter:workers:old", mapping={"status": "running", "last_heartbeat": "1", "hostname": "h"}
+    )
+    ended = orbiter("worker", "drain", "old", "--redis-url", redis_url)
+    assert ended.returncode == 1
+    assert ended.stderr == "Worker old is of release 0.1, which hears no drain; send SIGTERM to its process.\n"
+    assert not await redis_client.hexists("orbiter:workers:old", "wanted")
