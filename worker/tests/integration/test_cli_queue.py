@@ -202,7 +202,7 @@ async def test_a_worker_s_max_retries_is_not_the_task_s(redis_url: str, redis_cl
     file.write_text("max_retries = 9")
     submit(redis_url, "t1", ORBITER_CONFIG=str(file), ORBITER_MAX_RETRIES="8")
     payload = await _payload(redis_client, "t1")
-    assert (payload["not_before"], payload["max_retries"]) == (None, None)
+    assert not {"not_before", "max_retries"} & set(payload)
 
 
 async def test_ids_complete_from_redis(redis_url: str, redis_client: Redis, tmp_path: Path) -> None:

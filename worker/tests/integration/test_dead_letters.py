@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import CancelOutcome, Claim, Entry, Outcome, TaskBroker
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.claims import CancelOutcome, Claim, Outcome
 from orbiter.distributed.dead_letters import DeadLetter, DeadLetterError, DeadLetters
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
@@ -32,17 +33,16 @@ def letters(redis_url: str, redis_client: Redis) -> DeadLetters:
 
 async def start(broker: TaskBroker) -> Claim:
     """Claim the next entry and start its task."""
-    entries: list[Entry] = await broker.fetch("w1", 1)
-    task = TaskPayload.from_fields(entries[0].fields)
-    (started,) = await broker.start("w1", [(entries[0], task)])
+    [(entry, started)] = await broker.fetch("w1", 1)
     assert started.verdict == "run"
-    return Claim(entries[0].entry_id, task, started.deliveries, started.attempt, started.retries)
+    task = TaskPayload.from_fields(entry.fields)
+    return Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
 
 
 async def end(broker: TaskBroker, claim: Claim, status: str, value: str = "boom") -> None:
     final = "completed" if status == "completed" else "error"
     event = StatusEvent(status=final, seq=1, attempt=claim.attempt).to_json()  # type: ignore[arg-type]
-    assert await broker.finish("w1", [Outcome(claim, status, value, "RuntimeError", event)]) == [status]
+    assert await broker.finish("w1", [Outcome(claim, status, value, "RuntimeError", 1, event)]) == [status]
 
 
 async def fail(broker: TaskBroker, task_id: str, **fields: Any) -> DeadLetter:

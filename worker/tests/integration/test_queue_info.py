@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import Claim, TaskBroker
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.claims import Claim
 from orbiter.distributed.models import TaskPayload
 from orbiter.distributed.queue_info import QueueInfo, get_queue_info
 
@@ -27,10 +28,8 @@ async def test_every_place_where_a_task_can_be_is_counted(
     broker: TaskBroker, redis_url: str, redis_client: Redis
 ) -> None:
     await broker.submit_many([TaskPayload(task_id=f"t{n}") for n in range(7)])
-    entries = await broker.fetch("w1", 3)
-    tasks = [TaskPayload.from_fields(entry.fields) for entry in entries]
-    started = await broker.start("w1", list(zip(entries, tasks, strict=True)))
-    claim = Claim(entries[0].entry_id, tasks[0], started[0].deliveries, 1, 0)
+    [(entry, started), *_] = await broker.fetch("w1", 3)
+    claim = Claim(entry.entry_id, TaskPayload.from_fields(entry.fields), started.deliveries, started.attempt, 0)
     await broker.retry("w1", claim, delay=60, error="e", error_type="E")
     await redis_client.xadd("{q}:dead", {"task_id": "x"})
     fields = {"version": "1", "concurrency": "4", "active": "2", "queue": "q", "state": "running"}

@@ -31,8 +31,6 @@ KEYS = [
     "metadata",
     "created_at",
     "timeout_seconds",
-    "not_before",
-    "max_retries",
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
