@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.exceptions import ConnectionError, RedisClusterException  # noqa: A004 - redis' own
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -65,6 +65,17 @@ class ClusterClient(RedisCluster):
             ssl="ssl_cert_reqs" in options,
             **options,
         )
+        # Any node's clock will do; by itself the client asks all of them.
+        self.command_flags["TIME"] = self.DEFAULT_NODE
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> _Pipeline:
+        """Return a pipeline, cut by node."""
+        return _Pipeline(self, transaction)
+
+    def pubsub(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a subscriber, of a node that is there now: the last one may have been lost with its node."""
+        self._initialize = True
+        return super().pubsub(*args, **kwargs)
 
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:
         """Learn the nodes, unless they are known.
@@ -76,3 +87,10 @@ class ClusterClient(RedisCluster):
             return await super().initialize(*args, **kwargs)
         except RedisClusterException as error:
             raise ConnectionError(str(error)) from error
+
+
+class _Pipeline(ClusterPipeline):
+    """A pipeline that may ask for the time: redis-py refuses commands that go to all nodes by themselves."""
+
+    def time(self, **_: Any) -> Any:
+        return self.execute_command("TIME")
