@@ -13,9 +13,9 @@ What redis-py 8.1 does in a cluster, read in its source and tried:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, ClusterPubSub, RedisCluster
 from redis.exceptions import ConnectionError, RedisClusterException  # noqa: A004 - redis' own
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -68,14 +68,19 @@ class ClusterClient(RedisCluster):
         # Any node's clock will do; by itself the client asks all of them.
         self.command_flags["TIME"] = self.DEFAULT_NODE
 
-    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> _Pipeline:
-        """Return a pipeline, cut by node."""
-        return _Pipeline(self, transaction)
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """Return a pipeline, cut by node, that may ask for the time: by itself redis-py refuses that."""
+        pipeline: Any = super().pipeline(transaction, shard_hint)
+        pipeline.time = lambda: pipeline.execute_command("TIME")
+        return cast("ClusterPipeline", pipeline)
 
-    def pubsub(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a subscriber, of a node that is there now: the last one may have been lost with its node."""
+    def pubsub(self, *args: Any, **kwargs: Any) -> ClusterPubSub:
+        """Return a subscriber on one node, whichever."""
+        return _PubSub(self, *args, **kwargs)
+
+    def forget(self) -> None:
+        """Learn the nodes anew before the next command."""
         self._initialize = True
-        return super().pubsub(*args, **kwargs)
 
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:
         """Learn the nodes, unless they are known.
@@ -89,8 +94,18 @@ class ClusterClient(RedisCluster):
             raise ConnectionError(str(error)) from error
 
 
-class _Pipeline(ClusterPipeline):
-    """A pipeline that may ask for the time: redis-py refuses commands that go to all nodes by themselves."""
+class _PubSub(ClusterPubSub):
+    """A subscriber that learns the nodes where redis-py's takes them for known, and anew when its node was lost."""
 
-    def time(self, **_: Any) -> Any:
-        return self.execute_command("TIME")
+    cluster: ClusterClient
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            await self.cluster.initialize()
+            return await super().execute_command(*args, **kwargs)
+        except (ConnectionError, OSError):
+            self.cluster.forget()
+            raise
+        except (RedisClusterException, KeyError) as error:
+            self.cluster.forget()
+            raise ConnectionError(f"no node of the cluster for a subscription: {error}") from error
