@@ -64,15 +64,14 @@ async def keep_submitting(url: str) -> AsyncIterator[Load]:
         await client.aclose()
 
 
-async def all_end(url: str, load: Load, *, allowed_lost: int = 0) -> None:
-    """Wait until every accepted task has completed; up to ``allowed_lost`` may be unknown to Redis."""
+async def all_end(url: str, load: Load) -> None:
+    """Wait until every accepted task has completed."""
     client = connect(url)
     store = TaskStore(url, client=client)
 
     async def ended() -> bool:
         tasks = await store.get_many(load.accepted)
-        known = [task for task in tasks if task is not None]
-        return len(tasks) - len(known) <= allowed_lost and all(task.status == "completed" for task in known)
+        return all(task is not None and task.status == "completed" for task in tasks)
 
     try:
         await wait_until(ended, timeout=30, interval=0.2)
