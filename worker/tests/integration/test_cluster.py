@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 from tests.integration.load import all_end, keep_submitting
 from tests.servers import Cluster, cluster_of_six, eventually
-from tests.support import wait_until, worker_process
+from tests.support import start_orbiter, wait_until, worker_process
 
 QUEUE = "orbiter:tasks"
 ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
@@ -230,3 +231,25 @@ async def test_the_client_of_a_cluster_says_what_is_wrong() -> None:
     with pytest.raises(redis.ConnectionError):
         await client.ping()
     await client.aclose()
+
+
+@pytest.mark.parametrize("point", ["between finish steps", "between event and ack"])
+async def test_a_worker_that_dies_between_the_steps_of_finishing_leaves_one_end(
+    cluster: Cluster, broker: ClusterBroker, store: TaskStore, tmp_path: Path, point: str
+) -> None:
+    command = ["start", "worker", "--redis-url", cluster.url, "--allow-import", "tests.integration.jobs"]
+    task_id = await broker.submit(TaskPayload(agent_config=ECHO, input="once"))
+    with start_orbiter(*command, "--heartbeat-ttl", "1", ORBITER_FAULT=point) as victim:
+        assert await asyncio.to_thread(victim.wait, 20) == -signal.SIGKILL
+    assert (await store.get_status(task_id)).status == "completed"
+    assert (await broker.client.xpending(QUEUE, broker.group))["pending"] == 1
+    with worker_process(cluster.url, "w2", tmp_path / "worker.log", "--heartbeat-ttl", "1"):
+        await wait_until(lambda: _nothing_pending(broker))
+    task = await store.get_status(task_id)
+    assert (task.status, task.result, task.attempt) == ("completed", {"output": "once"}, 1)
+    assert await finals(broker, task_id) == ["completed"]
+    await assert_queue_empty(broker)
+
+
+async def _nothing_pending(broker: ClusterBroker) -> bool:
+    return (await broker.client.xpending(QUEUE, broker.group))["pending"] == 0
