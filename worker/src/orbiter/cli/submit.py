@@ -18,7 +18,7 @@ from orbiter.cli.options import json_option, open_redis, queue_option, redis_url
 from orbiter.cli.render import print_json, print_task, task_json
 from orbiter.cli.task import show_event
 from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tasks
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, validation_message
@@ -154,7 +154,7 @@ def submit(
 async def _submit(redis_url: str, queue: str, tasks: list[TaskPayload], wishes: _Wishes) -> bool:
     """Submit, then do what is wanted; tell whether all went well."""
     async with open_redis(redis_url) as client:
-        broker = TaskBroker(redis_url, queue_name=queue, client=client)
+        broker = broker_for(redis_url, queue_name=queue, client=client)
         await broker.connect()
         task_ids: list[str] = []
         for first in range(0, len(tasks), _SUBMIT_BATCH):

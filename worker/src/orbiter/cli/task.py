@@ -21,7 +21,7 @@ from orbiter.cli.options import (
 )
 from orbiter.cli.render import print_json, task_json, task_view, tasks_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.claims import CancelOutcome
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import DEFAULT_QUEUE, TaskResult, TaskStatus
@@ -131,7 +131,7 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
 
 async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
     async with open_redis(redis_url) as client:
-        broker = TaskBroker(redis_url, queue_name=await queue_of_task(client, task_id, queue), client=client)
+        broker = broker_for(redis_url, queue_name=await queue_of_task(client, task_id, queue), client=client)
         store = TaskStore(redis_url, client=client)
         outcome = await broker.cancel(task_id)
         return outcome, await store.get_status(task_id)

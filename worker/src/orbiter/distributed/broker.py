@@ -272,6 +272,14 @@ class TaskBroker:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
         await self.call("leave", [self.queue_name, keys.worker(worker_id), keys.FLEET], [self.group, worker_id])
 
+    async def reader_id(self, reader: Redis) -> int:
+        """Return the id of a reader's connection, for :meth:`unblock`."""
+        return cast("int", await self.within(reader.client_id()))
+
+    async def unblock(self, reader_id: int) -> None:
+        """End a blocking read, without losing what it was given."""
+        await self.within(self.client.client_unblock(reader_id))
+
     # -- scripts -------------------------------------------------------------------------------------------------
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import ValidationError
 
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import (
     DEFAULT_QUEUE,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.claims import CancelOutcome
     from orbiter.distributed.models import Event
 
@@ -99,7 +100,7 @@ async def distributed(
 
     client = connect(url, name="orbiter-client")
     try:
-        broker = TaskBroker(url, queue_name=queue, client=client)
+        broker = broker_for(url, queue_name=queue, client=client)
         store = TaskStore(url, client=client)
         subscriber = EventSubscriber(url, client=client)
         for part in (broker, store, subscriber):

@@ -13,9 +13,9 @@ What redis-py 8.1 does in a cluster, read in its source and tried:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, ClusterPubSub, RedisCluster
 from redis.exceptions import ConnectionError, RedisClusterException  # noqa: A004 - redis' own
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -65,6 +65,22 @@ class ClusterClient(RedisCluster):
             ssl="ssl_cert_reqs" in options,
             **options,
         )
+        # Any node's clock will do; by itself the client asks all of them.
+        self.command_flags["TIME"] = self.DEFAULT_NODE
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """Return a pipeline, cut by node, that may ask for the time: by itself redis-py refuses that."""
+        pipeline: Any = super().pipeline(transaction, shard_hint)
+        pipeline.time = lambda: pipeline.execute_command("TIME")
+        return cast("ClusterPipeline", pipeline)
+
+    def pubsub(self, *args: Any, **kwargs: Any) -> ClusterPubSub:
+        """Return a subscriber on one node, whichever."""
+        return _PubSub(self, *args, **kwargs)
+
+    def forget(self) -> None:
+        """Learn the nodes anew before the next command."""
+        self._initialize = True
 
     async def initialize(self, *args: Any, **kwargs: Any) -> RedisCluster:
         """Learn the nodes, unless they are known.
@@ -76,3 +92,20 @@ class ClusterClient(RedisCluster):
             return await super().initialize(*args, **kwargs)
         except RedisClusterException as error:
             raise ConnectionError(str(error)) from error
+
+
+class _PubSub(ClusterPubSub):
+    """A subscriber that learns the nodes where redis-py's takes them for known, and anew when its node was lost."""
+
+    cluster: ClusterClient
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            await self.cluster.initialize()
+            return await super().execute_command(*args, **kwargs)
+        except (ConnectionError, OSError):
+            self.cluster.forget()
+            raise
+        except (RedisClusterException, KeyError) as error:
+            self.cluster.forget()
+            raise ConnectionError(f"no node of the cluster for a subscription: {error}") from error

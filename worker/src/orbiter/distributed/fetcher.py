@@ -117,7 +117,7 @@ class Fetcher:
             if self._reader_id is not None:
                 with contextlib.suppress(RedisError, OSError):
                     async with asyncio.timeout(0.5):
-                        await self._broker.client.client_unblock(self._reader_id)
+                        await self._broker.unblock(self._reader_id)
             await asyncio.wait({waiting}, timeout=0.02)
         waiting.cancel()
 
@@ -187,7 +187,7 @@ class Fetcher:
         """Wait for entries."""
         async with asyncio.timeout(READ_WAIT + 5):
             if self._reader_id is None:
-                self._reader_id = await self._reader.client_id()
+                self._reader_id = await self._broker.reader_id(self._reader)
             return await self._broker.fetch_blocking(self._reader, self._worker_id, room, wait=READ_WAIT)
 
     # -- from entry to claim -------------------------------------------------------------------------------------

@@ -351,9 +351,7 @@ def connect_sync(url: str) -> SyncRedis:
             del options[single]
         nodes = [ClusterNode(host, port) for host, port in parts.hosts]  # type: ignore[no-untyped-call]
         try:
-            cluster = SyncRedisCluster(
-                startup_nodes=nodes, ssl=parts.secure, socket_timeout=5, cluster_error_retry_attempts=1, **options
-            )
+            cluster = SyncRedisCluster(startup_nodes=nodes, ssl=parts.secure, socket_timeout=5, retry=retry, **options)
         except RedisClusterException as error:
             raise ConnectionError(str(error)) from error
         return cast("SyncRedis", cluster)

@@ -14,7 +14,7 @@ import threading
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.client import REDIS_URL_VARIABLE, TaskHandle, distributed
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import DEFAULT_QUEUE
@@ -140,7 +140,7 @@ class SyncTaskHandle:
         client = connect(url, name="orbiter-client")
         async with AsyncExitStack() as stack:
             stack.push_async_callback(client.aclose)
-            broker = TaskBroker(url, queue_name=self._queue, client=client)
+            broker = broker_for(url, queue_name=self._queue, client=client)
             store = TaskStore(url, client=client)
             subscriber = EventSubscriber(url, client=client)
             for part in (broker, store, subscriber):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
 from orbiter.distributed.executors.local import LocalExecutor
@@ -122,7 +122,7 @@ class Worker:
         clients = [connect(self.redis_url, max_connections=1, retries=0, name=name) for _ in range(4)]
         commands, reader, leasing, listening = clients
         self._vitals = Vitals(max(PATIENCE * 2, settings.heartbeat_ttl))
-        self._broker = TaskBroker(
+        self._broker = broker_for(
             self.redis_url,
             queue_name=settings.queue,
             max_retries=settings.max_retries,

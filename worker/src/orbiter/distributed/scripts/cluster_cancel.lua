@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- Cancels a task in a cluster, first step: its record.
+-- KEYS  task hash
+-- ARGV  task id, cancel channel
+-- Returns { verdict, status, queue }: 'unknown', 'finished', 'cancelled' (it was waiting) or 'requested' (its worker was told).
+local known = redis.call('HMGET', KEYS[1], 'status', 'queue')
+local status, queue = known[1], known[2] or ''
+if not status then return { 'unknown', '', '' } end
+if is_terminal(status) then return { 'finished', status, queue } end
+redis.call('HSETNX', KEYS[1], 'cancel_requested_at', now_seconds())
+if status == 'running' then
+  redis.call('PUBLISH', ARGV[2], 'cancel')
+  return { 'requested', status, queue }
+end
+redis.call('HSET', KEYS[1], 'task_id', ARGV[1], 'status', 'cancelled', 'completed_at', now_seconds())
+redis.call('EXPIRE', KEYS[1], TASK_TTL)
+return { 'cancelled', 'cancelled', queue }

@@ -1,0 +1,47 @@
+#!lua flags=allow-oom
+-- Starts a claimed task in a cluster: its record. Sending it again is harmless.
+-- KEYS  task hash
+-- ARGV  entry id, deliveries, consumer, max_crashes, task id, queue, agent name, created_at
+-- Returns { verdict, attempt, retries, status, error, error type, new }: verdict 'run', or 'over' (it has ended, or was ended
+-- here, with that status); new is 1 where it had no record.
+local task = KEYS[1]
+local entry, deliveries, consumer, max_crashes, id, queue, agent, created = unpack(ARGV)
+local fence = entry .. ' ' .. deliveries .. ' ' .. consumer
+local known = redis.call('HMGET', task, 'status', 'cancel_requested_at', 'completed_at', 'fence', 'crashes', 'retries',
+  'attempt', 'error', 'error_type')
+local status, new = known[1], 0
+if not status then
+  redis.call('HSET', task, 'task_id', id, 'created_at', created, 'queue', queue, 'agent_name', agent)
+  new = 1
+end
+local function over(ending, reason, kind) return { 'over', 0, 0, ending, reason or '', kind or '', new } end
+local function finish(ending, ...)
+  redis.call('HSET', task, 'status', ending, 'completed_at', now_seconds(), ...)
+  redis.call('EXPIRE', task, TASK_TTL)
+end
+if is_terminal(status) then
+  -- A 0.1 client cancels by writing the status alone: the end is recorded here.
+  if not known[3] then finish(status) end
+  return over(status, known[8], known[9])
+end
+if status == 'running' and known[4] == fence then
+  return { 'run', tonumber(known[7]), tonumber(known[6] or '0'), status, '', '', new }
+end
+if known[2] then
+  finish('cancelled')
+  return over('cancelled')
+end
+-- Still 'running' under another claim: that worker was lost in the middle.
+local crashes = tonumber(known[5] or '0')
+if status == 'running' then crashes = redis.call('HINCRBY', task, 'crashes', 1) end
+local lost = math.max(crashes, deliveries - 1)
+if lost > tonumber(max_crashes) then
+  local reason = 'lost its worker ' .. lost .. ' times'
+  finish('failed', 'error', reason, 'error_type', 'WorkerLostError')
+  return over('failed', reason, 'WorkerLostError')
+end
+local attempt = redis.call('HINCRBY', task, 'attempt', 1)
+redis.call('HSET', task, 'status', 'running', 'worker_id', consumer, 'started_at', now_seconds(), 'fence', fence)
+redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'submitting')
+redis.call('EXPIRE', task, TASK_TTL)
+return { 'run', attempt, tonumber(known[6] or '0'), 'running', '', '', new }

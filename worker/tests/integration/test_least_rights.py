@@ -1,0 +1,107 @@
+"""The ACL rules of docs/redis.md, as they stand there: enough for all that a worker and a client do, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.client import distributed
+from orbiter.distributed.health import get_worker_fleet_status
+from orbiter.distributed.models import TaskPayload
+from orbiter.distributed.redis_url import connect
+from orbiter.distributed.store import TaskStore
+from tests.servers import Server, plain_server
+from tests.support import orbiter, wait_until, worker_process
+
+RULES = re.findall(r"^user .*$", (Path(__file__).parents[3] / "docs" / "redis.md").read_text(), re.MULTILINE)
+
+
+def agent(name: str) -> dict[str, str]:
+    return {"runtime": "callable", "name": name, "target": f"tests.integration.jobs:{name}"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with plain_server(tmp_path_factory.mktemp("acl"), *RULES) as server:
+        yield server
+
+
+def url(server: Server, user: str) -> str:
+    return f"redis://{user}:{user.upper()}-PASSWORD@127.0.0.1:{server.port}/0"
+
+
+def denied(server: Server) -> list[str]:
+    """What was refused for lack of a right, but for the driver's name, which is told to Redis 7.2 and later only."""
+    rows = server.ask("ACL", "LOG")
+    return [f"{row['username']}: {row['object']}" for row in rows if "setinfo" not in row["object"]]  # type: ignore
+
+
+async def test_a_worker_and_a_client_do_all_they_can_with_the_documented_rights(server: Server, tmp_path: Path) -> None:
+    mine, log = url(server, "client"), tmp_path / "worker.log"
+    options = ("--heartbeat-ttl", "1", "--retry-backoff", "0.01", "--concurrency", "4", "--max-retries", "1")
+    # A dead worker's entry, for the sweep.
+    server.ask("XGROUP", "CREATE", "orbiter:tasks", "orbiter:tasks:group", "0", "MKSTREAM")
+    server.ask("XADD", "orbiter:tasks", "*", "payload", "more nonsense")
+    server.ask("XREADGROUP", "GROUP", "orbiter:tasks:group", "gone", "STREAMS", "orbiter:tasks", ">")
+    with worker_process(url(server, "worker"), "w1", log, *options):
+        async with await distributed(agent("say"), "some words", redis_url=mine) as task, asyncio.timeout(15):
+            assert (await task.result())["output"].split() == ["some", "words"]
+        async with await distributed(agent("fail"), "", redis_url=mine) as task, asyncio.timeout(15):
+            with pytest.raises(RuntimeError, match="attempt 2 failed"):
+                await task.result()
+        client = connect(mine)
+        broker, store = TaskBroker(mine, client=client), TaskStore(mine, client=client)
+        slow = {"agent_config": agent("sleep"), "metadata": {"seconds": 60}}
+        kept, waits = TaskPayload(**slow), TaskPayload(**slow, not_before=4e9)
+        ended = TaskPayload(**slow)
+        await broker.submit_many([kept, waits, ended])
+        await wait_until(lambda: _running(store, ended.task_id))
+        assert await broker.cancel(waits.task_id) == "cancelled"
+        assert await broker.cancel(ended.task_id) == "requested"
+        await wait_until(lambda: _status(store, ended.task_id, "cancelled"))
+        server.ask("XADD", "orbiter:tasks", "*", "payload", "nonsense")
+        await wait_until(lambda: server.ask("XLEN", "{orbiter:tasks}:dead") == 3)
+        assert len(await store.list_tasks()) == 5
+        assert [worker.worker_id for worker in await get_worker_fleet_status(mine, client=client)] == ["w1"]
+        for words in (["task", "list"], ["task", "status", kept.task_id], ["worker", "list"]):
+            shown = await asyncio.to_thread(orbiter, *words, "--redis-url", mine)
+            assert shown.returncode == 0, shown
+        await client.aclose()
+    assert denied(server) == []
+    assert "NOPERM" not in log.read_text()
+
+
+async def _status(store: TaskStore, task_id: str, status: str) -> bool:
+    task = await store.get_status(task_id)
+    return task is not None and task.status == status
+
+
+async def _running(store: TaskStore, task_id: str) -> bool:
+    return await _status(store, task_id, "running")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("HSET", "orbiter:workers:me", "status", "running"),
+        ("XREADGROUP", "GROUP", "orbiter:tasks:group", "me", "STREAMS", "orbiter:tasks", ">"),
+        ("XDEL", "orbiter:tasks", "1-1"),
+        ("DEL", "orbiter:tasks"),
+        ("GET", "other"),
+        ("CONFIG", "GET", "*"),
+        ("FLUSHALL",),
+        ("KEYS", "*"),
+    ],
+    ids=" ".join,
+)
+async def test_a_client_can_neither_pose_as_a_worker_nor_do_harm(server: Server, command: tuple[str, ...]) -> None:
+    client = connect(url(server, "client"))
+    with pytest.raises(NoPermissionError):
+        await client.execute_command(*command)
+    await client.aclose()
