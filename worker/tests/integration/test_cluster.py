@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -253,3 +254,32 @@ async def test_a_worker_that_dies_between_the_steps_of_finishing_leaves_one_end(
 
 async def _nothing_pending(broker: ClusterBroker) -> bool:
     return (await broker.client.xpending(QUEUE, broker.group))["pending"] == 0
+
+
+async def test_the_documented_rights_are_enough_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
+    [more] = re.findall(r"In a cluster, add `([^`]*)` to both", page)
+    for node in cluster.nodes:
+        for rule in re.findall(r"^user (.*)$", page, re.MULTILINE):
+            node.ask("ACL", "SETUSER", *rule.split(), *more.split())
+        node.ask("ACL", "LOG", "RESET")
+    urls = {user: cluster.url.replace("//", f"//{user}:{user.upper()}-PASSWORD@") for user in ("worker", "client")}
+    log = tmp_path / "worker.log"
+    with worker_process(urls["worker"], "w1", log, "--heartbeat-ttl", "1"):
+        for name, told in {"echo": "completed", "fail": "error"}.items():
+            agent = {**ECHO, "target": f"tests.integration.jobs:{name}"}
+            async with await distributed(agent, "", redis_url=urls["client"], max_retries=1) as task:
+                async with asyncio.timeout(15):
+                    events = [event async for event in task.stream()]
+                assert events[-1].status == told  # type: ignore[union-attr]
+        client = connect(urls["client"])
+        waits = TaskPayload(not_before=time.time() + 60)
+        broker = broker_for(urls["client"], client=client)
+        await broker.submit(waits)
+        assert await broker.cancel(waits.task_id) == CancelOutcome.CANCELLED
+        assert len(await TaskStore("", client=client).list_tasks()) == 3
+        assert len(await get_worker_fleet_status(urls["client"], client=client)) == 1
+        await client.aclose()
+    rows = [row for node in cluster.nodes for row in node.ask("ACL", "LOG")]  # type: ignore[attr-defined]
+    assert [f"{row['username']}: {row['object']}" for row in rows if "setinfo" not in row["object"]] == []
+    assert "NOPERM" not in log.read_text()

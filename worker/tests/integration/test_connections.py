@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -107,7 +108,13 @@ async def test_a_sentinel_that_names_a_replica_is_not_believed(trio: SentinelTri
 
 async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_server: str) -> None:
     port = int(redis_server.rpartition(":")[2].partition("/")[0])
-    options = (f"sentinel monitor mymaster 127.0.0.1 {port} 1", "user watcher on >s@crt +@all", "user default off")
+    page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
+    [rights] = re.findall(r"sentinels allow `([^`]*)`", page)
+    options = (
+        f"sentinel monitor mymaster 127.0.0.1 {port} 1",
+        f"user watcher on >s@crt -@all {rights}",
+        "user default off",
+    )
     with plain_server(tmp_path, *options, sentinel=True) as sentinel:
         place = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"
         client = connect(f"{place}?sentinel_username=watcher&sentinel_password=s%40crt")
