@@ -223,3 +223,41 @@ async def test_list_tasks_is_newest_first_and_filters(broker: TaskBroker, store:
     assert {task.task_id for task in await store.list_tasks()} == {"t0", "t1", "t2", "t3", "t4"}
     assert [task.task_id for task in await store.list_tasks(TaskStatus.CANCELLED)] == ["t3"]
     assert len(await store.list_tasks(limit=2)) == 2
+
+
+async def recover(broker: TaskBroker, *, reborn: bool = False, given_up: tuple[str, ...] = ()) -> list[Entry]:
+    return await broker.recover("w1", 10, running=[], given_up=given_up, reborn=reborn)
+
+
+async def test_a_delivery_whose_answer_was_lost_is_the_same_attempt(broker: TaskBroker, store: TaskStore) -> None:
+    """Nobody has run it: it costs no budget, however often that happens."""
+    task_id = await broker.submit(TaskPayload())
+    first = await claim(broker)
+    for _ in range(10):
+        [entry] = await recover(broker)
+        [again] = await broker.start("w1", [(entry, first.task)])
+        assert (again.verdict, again.attempt, again.deliveries) == ("run", 1, 1)
+    assert await broker.finish("w1", [completed(first)]) == ["completed"]
+    task = await store.get_status(task_id)
+    assert (task.attempt, task.crashes) == (1, 0)
+    assert await recover(broker) == []
+
+
+@pytest.mark.parametrize("why", ["reborn", "given up"])
+async def test_a_run_that_was_lost_is_another_attempt_and_the_first_is_fenced_out(
+    broker: TaskBroker, store: TaskStore, why: str
+) -> None:
+    task_id = await broker.submit(TaskPayload())
+    first = await claim(broker)
+    [entry] = await recover(broker, reborn=why == "reborn", given_up=(first.entry_id,) if why == "given up" else ())
+    [again] = await broker.start("w1", [(entry, first.task)])
+    assert (again.attempt, again.deliveries) == (2, 2)
+    assert await broker.finish("w1", [completed(first)]) == ["lost"]
+    task = await store.get_status(task_id)
+    assert (task.status, task.crashes) == (TaskStatus.RUNNING, 1)
+
+
+async def test_what_runs_is_not_recovered(broker: TaskBroker) -> None:
+    await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    assert await broker.recover("w1", 10, running=[mine.entry_id], given_up=[], reborn=True) == []

@@ -183,9 +183,20 @@ class TaskBroker:
         )
         return [Entry(entry_id, fields) for _, rows in reply or () for entry_id, fields in rows]
 
-    async def recover(self, consumer: str, count: int, known: Collection[str]) -> list[Entry]:
-        """Claim anew up to ``count`` entries that are pending on this consumer, but not among the ``known`` ids."""
-        return entries_of(await self.call("recover", [self.queue_name], [self.group, consumer, count, *known]))
+    async def recover(
+        self, consumer: str, count: int, *, running: Collection[str], given_up: Collection[str], reborn: bool
+    ) -> list[Entry]:
+        """Return up to ``count`` entries that are pending on this consumer, but do not run.
+
+        Args:
+            consumer: The consumer.
+            count: How many at most.
+            running: Ids of entries that run.
+            given_up: Ids of entries that ran, and were given up as lost.
+            reborn: Whether an earlier process of this name may have run them.
+        """
+        mine = json.dumps({"running": list(running), "given_up": list(given_up), "reborn": reborn})
+        return entries_of(await self.call("recover", [self.queue_name], [self.group, consumer, count, mine]))
 
     async def start(self, consumer: str, claimed: Sequence[tuple[Entry, TaskPayload]]) -> list[Started]:
         """Start claimed tasks, one call for all of them."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READ_WAIT = 1.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 _TASK_ID_FIRST = '{"task_id": "'
 
 
@@ -72,13 +72,19 @@ class Fetcher:
         self._vitals = vitals
         self._reader_id: int | None = None
         # What an earlier life under this name left pending comes first, and what a lost reply delivered, after a loss.
-        self._recovering = True
+        self._recovering = self._reborn = True
+        self._given_up: set[str] = set()
         self._stopping = False
         self._paused = False
         self._changed = asyncio.Event()
         self.parked = asyncio.Event()
 
     # -- told from outside ---------------------------------------------------------------------------------------
+
+    def give_up(self, entry_id: str) -> None:
+        """Take note that a run was given up as lost; if its entry is still pending here, it is taken up again."""
+        self._given_up.add(entry_id)
+        self._recovering = True
 
     def look(self) -> None:
         """Look again: there may be room now."""
@@ -160,8 +166,13 @@ class Fetcher:
 
     async def _claim(self, room: int) -> None:
         if self._recovering:
-            entries = await self._broker.recover(self._worker_id, room, self._held)
+            entries = await self._broker.recover(
+                self._worker_id, room, running=self._held, given_up=self._given_up, reborn=self._reborn
+            )
             self._recovering = len(entries) == room
+            if not self._recovering:
+                self._reborn = False
+                self._given_up.clear()
             if entries:
                 logger.warning("took up %d tasks that were pending on this worker", len(entries))
                 await self._start(entries)

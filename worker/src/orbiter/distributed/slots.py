@@ -44,6 +44,7 @@ class Slots:
         publisher: Takes their events.
         settler: Records their ends.
         changed: Called whenever one has begun or ended.
+        lost: Called with the entry of a run that was given up.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Slots:
         publisher: EventPublisher,
         settler: Settler,
         changed: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         self.held: dict[str, Slot] = {}
         self.processed = 0
@@ -65,6 +67,7 @@ class Slots:
         self._publisher = publisher
         self._settler = settler
         self._changed = changed
+        self._lost = lost
         self._empty = asyncio.Event()
 
     @property
@@ -100,7 +103,9 @@ class Slots:
         del self.held[slot.claim.entry_id]
         if not self.held:
             self._empty.set()
-        if recorded == "completed":
+        if recorded == "lost":
+            self._lost(slot.claim.entry_id)
+        elif recorded == "completed":
             self.processed += 1
         elif recorded in {"failed", "retrying"}:
             self.failed += 1

@@ -140,6 +140,7 @@ class Worker:
             publisher=self._publisher,
             settler=self._settler,
             changed=self._slots_changed,
+            lost=self._run_lost,
         )
         self._lease = LeaseKeeper(
             self._broker,
@@ -325,6 +326,9 @@ class Worker:
         handed_back = await slots.drain(began + timeout, self._hurry)
         finished = self.tasks_processed + self.tasks_failed - finished_before
         logger.info("drained in %.1f s: %d finished, %d handed back", time.monotonic() - began, finished, handed_back)
+
+    def _run_lost(self, entry_id: str) -> None:
+        self._fetcher.give_up(entry_id)
 
     def _slots_changed(self) -> None:
         self._fetcher.look()

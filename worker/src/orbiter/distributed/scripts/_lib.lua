@@ -127,9 +127,11 @@ local function start_task(at, known)
     drop_entry(at.queue, at.group, at.entry)
     return 'drop', 0, 0
   end
+  -- Started already under this very claim, by a call whose answer was lost.
+  if status == 'running' and known[4] == fence then return 'run', tonumber(known[7]), tonumber(known[6] or '0') end
   -- Still 'running' under another claim: that worker was lost in the middle.
   local crashes = tonumber(known[5] or '0')
-  if status == 'running' and known[4] ~= fence then crashes = redis.call('HINCRBY', at.task, 'crashes', 1) end
+  if status == 'running' then crashes = redis.call('HINCRBY', at.task, 'crashes', 1) end
   local lost = math.max(crashes, at.deliveries - 1)
   if lost > at.max_crashes then
     fail_task(at.dead, payload_of(at.queue, at.entry), at.task, at.events, at.channel, at.id,
