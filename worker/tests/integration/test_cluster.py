@@ -225,6 +225,12 @@ async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(cluster: C
     assert "CROSSSLOT" not in log.read_text()
 
 
+async def test_many_steps_at_the_same_time_wait_for_a_connection(broker: ClusterBroker) -> None:
+    await broker.submit_many([TaskPayload() for _ in range(64)])
+    claims = [await claim(broker) for _ in range(64)]
+    assert await asyncio.gather(*(broker.hand_back("w1", mine) for mine in claims)) == ["pending"] * 64
+
+
 async def test_the_client_of_a_cluster_says_what_is_wrong() -> None:
     import redis
 

@@ -13,6 +13,7 @@ What redis-py 8.1 does in a cluster, read in its source and tried:
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, ClusterPubSub, RedisCluster
@@ -65,8 +66,15 @@ class ClusterClient(RedisCluster):
             ssl="ssl_cert_reqs" in options,
             **options,
         )
+        # A drain hands back many tasks at the same time: they wait here, as they would for a connection of a pool.
+        self._room = asyncio.Semaphore(max(max_connections, LEAST_CONNECTIONS) - 2)
         # Any node's clock will do; by itself the client asks all of them.
         self.command_flags["TIME"] = self.DEFAULT_NODE
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a command, as soon as there is a connection; two to each node are left to pipelines and pub/sub."""
+        async with self._room:
+            return await super().execute_command(*args, **kwargs)
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """Return a pipeline, cut by node, that may ask for the time: by itself redis-py refuses that."""
