@@ -164,7 +164,7 @@ class TaskBroker:
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int) -> list[tuple[Entry, Started]]:
+    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[tuple[Entry, Started]]:
         """Promote what is due, claim up to ``count`` waiting entries without waiting, start what can be started."""
         rows = await self.call(
             "claim",
@@ -173,6 +173,7 @@ class TaskBroker:
                 *(self.group, consumer, count, self.max_crashes, self.max_payload_bytes),
                 *(keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX),
             ],
+            client,
         )
         return [(_entry(row[0], row[1]), Started(*row[2:])) for row in rows]
 

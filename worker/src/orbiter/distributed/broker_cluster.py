@@ -96,10 +96,10 @@ class ClusterBroker(TaskBroker):
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int) -> list[tuple[Entry, Started]]:
+    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[tuple[Entry, Started]]:
         """Promote what is due and claim up to ``count`` waiting entries without waiting; nothing is started yet."""
         names = [self.queue_name, *self._parking]
-        reply = await self.call("cluster_fetch", names, [self.group, consumer, count])
+        reply = await self.call("cluster_fetch", names, [self.group, consumer, count], client)
         return [(entry, Started("read", 1, 0, 0)) for entry in entries_of(reply)]
 
     async def start(self, consumer: str, claimed: Sequence[tuple[Entry, TaskPayload]]) -> list[Started]:

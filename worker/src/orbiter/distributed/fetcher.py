@@ -181,7 +181,8 @@ class Fetcher:
             await self._start(entries)
             return
         asked = time.monotonic()
-        fetched = await self._broker.fetch(self._worker_id, room)
+        # On the reader's connection, which has nothing else to do now: claims do not queue behind outcomes.
+        fetched = await self._broker.fetch(self._worker_id, room, client=self._reader)
         if fetched:
             faults.reach("after fetch")
             unread = [entry for entry, started in fetched if started.verdict == "read"]
