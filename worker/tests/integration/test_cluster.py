@@ -15,6 +15,7 @@ from orbiter.distributed import keys
 from orbiter.distributed.broker_cluster import ClusterBroker, broker_for
 from orbiter.distributed.claims import CancelOutcome, Claim, Entry, Outcome
 from orbiter.distributed.client import distributed
+from orbiter.distributed.dead_letters import DeadLetterError, DeadLetters
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, is_final
@@ -188,6 +189,26 @@ async def test_cancel_reaches_a_task_wherever_it_is(broker: ClusterBroker, store
     assert await broker.renew(broker.client, "w1", [mine]) == ["cancel"]
     assert await broker.retry("w1", mine, delay=0, error="e", error_type="E") == "cancelled"
     assert await finals(broker, running) == ["cancelled"]
+    await assert_queue_empty(broker)
+
+
+async def test_a_dead_letter_runs_again(broker: ClusterBroker, store: TaskStore) -> None:
+    task_id = await broker.submit(TaskPayload(agent_config={"name": "a"}))
+    mine = await claim(broker)
+    final = StatusEvent(status="error", seq=1, attempt=1).to_json()
+    assert await broker.finish("w1", [Outcome(mine, "failed", "boom", "E", 1, final)]) == ["failed"]
+    letters = DeadLetters(broker.redis_url, queue_name=QUEUE, client=broker.client)
+    assert await letters.retry_task(task_id) == task_id
+    task = await store.get_status(task_id)
+    assert (task.status, task.error, task.retries) == ("pending", None, 0)
+    assert await letters.count() == 0
+    again = await claim(broker)
+    assert (again.task.task_id, again.attempt) == (task_id, 2)
+    with pytest.raises(DeadLetterError, match="running"):
+        await letters.retry_task(task_id)
+    final = StatusEvent(status="completed", seq=1, attempt=2).to_json()
+    assert await broker.finish("w1", [Outcome(again, "completed", '{"output": ""}', "", 1, final)]) == ["completed"]
+    assert await finals(broker, task_id) == ["completed"]
     await assert_queue_empty(broker)
 
 

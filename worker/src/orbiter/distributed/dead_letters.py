@@ -10,7 +10,7 @@ from orbiter.distributed import keys
 from orbiter.distributed.errors import OrbiterError
 from orbiter.distributed.lua import script
 from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload, TaskStatus
-from orbiter.distributed.redis_url import connect
+from orbiter.distributed.redis_url import check, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -203,16 +203,37 @@ class DeadLetters:
 
     async def _resubmit(self, task: TaskPayload, *, letter: str = "", waiting: str = "") -> str:
         task_id = task.task_id
-        names = [keys.task(task_id), keys.stream(task_id), keys.INDEX, keys.BY_TIME]
-        said = await script(self.client, "resubmit")(
-            keys=[self.queue_name, self.key, *names],
-            args=[task_id, task.agent_name, str(task.created_at), letter, waiting],
-        )
+        if check(self.redis_url).kind == "cluster":
+            said = await self._resubmit_in_steps(task, letter=letter, waiting=waiting)
+        else:
+            names = [keys.task(task_id), keys.stream(task_id), keys.INDEX, keys.BY_TIME]
+            said = await script(self.client, "resubmit")(
+                keys=[self.queue_name, self.key, *names],
+                args=[task_id, task.agent_name, str(task.created_at), letter, waiting],
+            )
         if said == "gone":
             raise DeadLetterError(f"Task {task_id} cannot be retried: its payload is gone; somebody was faster")
         if said != "pending":
             raise _refusal(task_id, str(said).removeprefix("not "))
         return task_id
+
+    async def _resubmit_in_steps(self, task: TaskPayload, *, letter: str, waiting: str) -> str:
+        """Do what ``resubmit.lua`` does where the keys are in different slots: the record first, the queue last."""
+        record = keys.task(task.task_id)
+        said = await script(self.client, "cluster_resubmit")(
+            keys=[record],
+            args=[task.task_id, task.agent_name, str(task.created_at), self.queue_name, letter or waiting],
+        )
+        if said != "pending":
+            return str(said)
+        await self.client.delete(keys.stream(task.task_id))
+        await self.client.sadd(keys.INDEX, task.task_id)
+        await self.client.zadd(keys.BY_TIME, {task.task_id: task.created_at * 1000}, nx=True)
+        if letter and not await script(self.client, "cluster_requeue")(keys=[self.queue_name, self.key], args=[letter]):
+            await self.client.hset(record, "status", TaskStatus.FAILED)
+            said = "gone"
+        await self.client.hdel(record, "resubmitting")
+        return str(said)
 
 
 def _refusal(task_id: str, status: str) -> DeadLetterError:

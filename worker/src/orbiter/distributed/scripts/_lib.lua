@@ -105,6 +105,19 @@ local function bury(dead, fields, id, reason, error_type)
   redis.call(unpack(row))
 end
 
+-- Puts the entry that a dead letter was made of back on the queue.
+local function requeue(queue, fields)
+  local entry = {}
+  for i = 1, #fields, 2 do
+    local name = fields[i] == 'payload' and 'payload' or string.match(fields[i], '^entry_(.+)$')
+    if name then
+      entry[#entry + 1] = name
+      entry[#entry + 1] = fields[i + 1]
+    end
+  end
+  redis.call('XADD', queue, '*', unpack(entry))
+end
+
 -- Ends a task as failed although no run of it failed: it lost too many workers, or cannot be read.
 local function fail_task(dead, fields, task, events, channel, id, reason, error_type)
   bury(dead, fields, id, reason, error_type)

@@ -27,15 +27,7 @@ redis.call('DEL', events)
 
 -- An entry that a cancelled task left on the queue is its payload still: a second one would make it run twice.
 if letter ~= '' then
-  local entry = {}
-  for i = 1, #fields, 2 do
-    local name = fields[i] == 'payload' and 'payload' or string.match(fields[i], '^entry_(.+)$')
-    if name then
-      entry[#entry + 1] = name
-      entry[#entry + 1] = fields[i + 1]
-    end
-  end
-  redis.call('XADD', queue, '*', unpack(entry))
+  requeue(queue, fields)
   redis.call('XDEL', dead, letter)
 end
 return 'pending'
