@@ -32,10 +32,11 @@ test: ## Run every test: lint, unit, integration, molecule
 lint: setup ## Check style, types and shell scripts
 	ruff check .
 	ruff format --check .
-	cd worker && mypy src
+	cd worker && mypy src benchmarks
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	yamllint --strict .
 	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
+	@tools/sanity.sh
 
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server

@@ -20,7 +20,7 @@ def read_settings(path: str) -> list[tuple[str, str]]:
     """Return the file's settings as (name, value)."""
     lines = (line.strip() for line in Path(path).read_text().splitlines())
     parts = (line.partition(" ") for line in lines if line and not line.startswith("#"))
-    return [(name, value.strip()) for name, _, value in parts]
+    return [(name, value.strip()) for name, dummy, value in parts]
 
 
 def unquote(value: str) -> str:
