@@ -11,6 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pydantic_core import to_json
 from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys
@@ -233,7 +234,7 @@ class TaskBroker:
                     *(outcome.error_type, keys.events(task_id), claim.attempt, outcome.seq, outcome.event),
                 ]
             )
-        return cast("list[str]", await self.call("finish", names, [self.group, consumer, json.dumps(rows)]))
+        return cast("list[str]", await self.call("finish", names, [self.group, consumer, to_json(rows)]))
 
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""
@@ -309,7 +310,7 @@ class TaskBroker:
         return self._scripts[name]
 
     async def call(
-        self, name: str, names: Sequence[str], args: Sequence[str | int], client: Redis | None = None
+        self, name: str, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None = None
     ) -> Any:
         """Run a script, within the broker's patience."""
         return await self.within(self._script(name)(keys=names, args=args, client=client))

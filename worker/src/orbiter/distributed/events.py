@@ -7,10 +7,10 @@ one agent's text that gather within a flush become one event.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from contextlib import aclosing
+from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -61,8 +61,10 @@ class EventLog:
         """Return number and JSON of the final event, after everything that was flushed; asking again gives the same."""
         seq = self.seq + 1
         # Written out, as every task has one: a StatusEvent would cost five times as much.
-        event = {"type": "status", "status": status, "agent_name": agent_name, "message": message}
-        return seq, json.dumps(event | {"seq": seq, "attempt": self.attempt})
+        return seq, (
+            f'{{"type": "status", "status": "{status}", "agent_name": {quoted(agent_name)}, '
+            f'"message": {quoted(message)}, "seq": {seq}, "attempt": {self.attempt}}}'
+        )
 
     def close(self, *, discard: bool = False) -> None:
         """Take no more events; ``discard`` also drops those not yet sent, as a lost claim must write nothing."""

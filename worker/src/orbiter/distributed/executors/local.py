@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
 
 from orbiter.distributed.runtimes import CancellationToken, RunContext, runtime_for
 
@@ -31,7 +32,7 @@ class LocalExecutor:
 
     def __init__(self, guard: ImportGuard) -> None:
         self._guard = guard
-        self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
+        self._runtimes: OrderedDict[bytes, Runtime] = OrderedDict()
 
     async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:
         """Run one task to its end and return its result.
@@ -61,7 +62,7 @@ class LocalExecutor:
 
         What a runtime needs is imported in a thread: heartbeats must go on meanwhile.
         """
-        config = json.dumps(task.agent_config)
+        config = to_json(task.agent_config)
         runtime = self._runtimes.get(config)
         if runtime is None:
             runtime = await asyncio.to_thread(runtime_for, task, self._guard)

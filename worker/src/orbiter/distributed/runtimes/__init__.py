@@ -36,7 +36,7 @@ class CancellationToken:
         self._cancelled = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RunContext:
     """What one run of a task is given.
 
