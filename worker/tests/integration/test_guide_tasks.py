@@ -135,6 +135,32 @@ async def test_redis_key_task_index_is_persistent(fleet: Fleet) -> None:
     assert await fleet.client.smembers(keys.INDEX) == {task.task_id}
 
 
+@pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
+async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: str) -> None:
+    """A task that may still run keeps its record for a day, whatever the setting."""
+    job = {"completed": "echo", "failed": "fail", "cancelled": "sleep"}[ending]
+    async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1, retry_backoff=0.3):
+        task_id = await fleet.submit(job, metadata={"seconds": 60})
+        if ending == "failed":
+            await in_status(fleet, task_id, "retrying")
+            assert await fleet.client.ttl(keys.task(task_id)) > 86_000
+        if ending == "cancelled":
+            await fleet.runs(task_id)
+            assert await fleet.client.ttl(keys.task(task_id)) > 86_000
+            await fleet.broker.cancel(task_id)
+        assert (await fleet.ends(task_id)).status == ending
+    assert 110 < await fleet.client.ttl(keys.task(task_id)) <= 120
+
+
+async def test_troubleshooting_reduce_the_event_stream_s_ttl(fleet: Fleet, tmp_path: Path) -> None:
+    with worker_process(fleet.url, "w", tmp_path / "log", "--event-ttl", "90"):
+        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 0.5})
+        await wait_until(lambda: fleet.client.exists(keys.stream(task_id)))
+        assert 80 < await fleet.client.ttl(keys.stream(task_id)) <= 90, "while it runs"
+        await fleet.ends(task_id)
+    assert 80 < await fleet.client.ttl(keys.stream(task_id)) <= 90
+
+
 async def memory(fleet: Fleet, key: str) -> int:
     return int(await fleet.client.memory_usage(key, samples=0) or 0)
 

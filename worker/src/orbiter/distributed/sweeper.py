@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed import faults, keys
 from orbiter.distributed.broker import entries_of
+from orbiter.distributed.lua import TASK_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 CONSUMER_KEPT = 60.0
 DEAD_LETTERS_KEPT = 7 * 86400.0
 FLEET_KEPT = 86400.0
-TASK_TTL = 86400
 PRUNE_AFTER = 12 * 3600.0
 PRUNE_BATCH = 200
 ADOPT_BATCH = 1000
