@@ -95,3 +95,19 @@ async def said_then_waits(context: Any) -> AsyncIterator[str]:
     """Stream the input, then take a while."""
     yield context.input
     await asyncio.sleep(context.metadata["seconds"])
+
+
+_running = 0
+
+
+async def together(context: Any) -> dict[str, Any]:
+    """Tell how many runs this process had at most, while this one slept."""
+    global _running  # noqa: PLW0603 - what is counted is the process's
+    _running += 1
+    most = 0
+    until = time.monotonic() + context.metadata["seconds"]
+    while time.monotonic() < until:
+        most = max(most, _running)
+        await asyncio.sleep(0.01)
+    _running -= 1
+    return {"output": "", "together": most}

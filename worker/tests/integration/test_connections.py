@@ -72,6 +72,12 @@ async def test_start_worker_works_with_sentinels(trio: SentinelTrio, tmp_path: P
     await runs_a_task_and_drains(trio.url, tmp_path)
 
 
+async def test_start_worker_works_with_the_sentinel_url_of_the_guide(trio: SentinelTrio, tmp_path: Path) -> None:
+    """``redis+sentinel://sentinel1:26379,sentinel2:26379/mymaster``: two of them, and no number of a database."""
+    hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in trio.sentinels[:2])
+    await runs_a_task_and_drains(f"redis+sentinel://{hosts}/mymaster", tmp_path)
+
+
 async def test_one_living_sentinel_is_enough(trio: SentinelTrio) -> None:
     port = trio.sentinels[0].port
     url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:2,127.0.0.1:{port}/mymaster/1"

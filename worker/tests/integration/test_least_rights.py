@@ -38,8 +38,8 @@ def url(server: Server, user: str) -> str:
 
 def denied(server: Server) -> list[str]:
     """What was refused for lack of a right, but for the driver's name, which is told to Redis 7.2 and later only."""
-    rows = server.ask("ACL", "LOG")
-    return [f"{row['username']}: {row['object']}" for row in rows if "setinfo" not in row["object"]]  # type: ignore
+    rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in server.ask("ACL", "LOG")]  # type: ignore
+    return [f"{row['username']}: {row['object']}" for row in rows if "setinfo" not in row["object"]]
 
 
 async def test_a_worker_and_a_client_do_all_they_can_with_the_documented_rights(server: Server, tmp_path: Path) -> None:

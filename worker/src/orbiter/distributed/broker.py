@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys
 from orbiter.distributed.claims import Batch, CancelOutcome, Claim, Entry, Outcome, Started
-from orbiter.distributed.lua import script
+from orbiter.distributed.lua import EVENT_TTL, TASK_TTL, script
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.settings import payload_limit
@@ -51,6 +51,8 @@ class TaskBroker:
         max_retries: Runs repeated after an error.
         max_crashes: Runs repeated after a lost worker.
         max_payload_bytes: Largest task accepted; ``ORBITER_MAX_PAYLOAD_BYTES`` or 1 MB unless given.
+        task_ttl: Seconds for which the record of a task that has ended is kept.
+        event_ttl: Seconds for which a task's events are kept.
         patience: Seconds that a step may take, or ``None``: a connection that died without a word must not hold a
             worker up.
         client: A client to share; without one, :meth:`connect` makes one of its own.
@@ -64,6 +66,8 @@ class TaskBroker:
         max_retries: int = 3,
         max_crashes: int = 3,
         max_payload_bytes: int | None = None,
+        task_ttl: int = TASK_TTL,
+        event_ttl: int = EVENT_TTL,
         patience: float | None = None,
         client: Redis | None = None,
     ) -> None:
@@ -72,6 +76,7 @@ class TaskBroker:
         self.max_retries = max_retries
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
+        self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
         self._shared = client
         self._client = client
@@ -306,7 +311,7 @@ class TaskBroker:
 
     def _script(self, name: str) -> AsyncScript:
         if name not in self._scripts:
-            self._scripts[name] = script(self.client, name)
+            self._scripts[name] = script(self.client, name, **self._kept)
         return self._scripts[name]
 
     async def call(

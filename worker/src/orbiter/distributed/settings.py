@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from orbiter.distributed.lua import EVENT_TTL, TASK_TTL
 from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
 
 NAME_PATTERN = r"^[A-Za-z0-9_.:@-]{1,128}$"
@@ -50,6 +51,10 @@ class WorkerSettings(BaseModel):
     max_crashes: int = Field(default=3, ge=0, description="Runs repeated after a lost worker")
     max_payload_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest task that is run, bytes of JSON")
     max_result_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest result that is kept, bytes of JSON")
+    task_ttl: int = Field(
+        default=TASK_TTL, ge=60, le=31_536_000, description="Seconds to keep the record of an ended task"
+    )
+    event_ttl: int = Field(default=EVENT_TTL, ge=60, le=31_536_000, description="Seconds to keep the events of a task")
     allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed import faults, keys
 from orbiter.distributed.broker import entries_of
+from orbiter.distributed.lua import TASK_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +24,9 @@ logger = logging.getLogger(__name__)
 CONSUMER_KEPT = 60.0
 DEAD_LETTERS_KEPT = 7 * 86400.0
 FLEET_KEPT = 86400.0
-TASK_TTL = 86400
 PRUNE_AFTER = 12 * 3600.0
 PRUNE_BATCH = 200
+ADOPT_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Sweeper:
         self._lease = lease
         self._next = 0.0
         self._pruned = "-inf"
+        self._adopted = 0
 
     async def sweep(self, room: int) -> list[Entry]:
         """Claim up to ``room`` entries of workers that stopped renewing; tidy up when there are none left.
@@ -88,6 +90,7 @@ class Sweeper:
             return entries
         await self._tidy([owner.name for owner in owners if _gone(owner)])
         await self._prune()
+        await self._adopt()
         return entries
 
     async def _take(self, interval: float) -> bool:
@@ -165,6 +168,32 @@ class Sweeper:
                     pipeline.expire(keys.task(task_id), TASK_TTL, gt=True)
             await broker.within(pipeline.execute())
 
+    async def _adopt(self) -> None:
+        """Give some tasks that only 0.1 clients and workers know their place in the order of time, or forget them."""
+        broker, redis = self._broker, self._broker.client
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.scard(keys.INDEX)
+            pipeline.zcard(keys.BY_TIME)
+            known, ordered = await broker.within(pipeline.execute())
+        if known <= ordered:
+            return
+        scanned: Any = await broker.within(redis.sscan(keys.INDEX, self._adopted, count=ADOPT_BATCH))
+        self._adopted, ids = scanned
+        scores: Any = await broker.within(redis.zmscore(keys.BY_TIME, ids)) if ids else []
+        missing = [task_id for task_id, score in zip(ids, scores, strict=True) if score is None]
+        async with redis.pipeline(transaction=False) as pipeline:
+            for task_id in missing:
+                pipeline.hmget(keys.task(task_id), "status", "started_at")
+            records = await broker.within(pipeline.execute())
+        now = await self._now()
+        async with redis.pipeline(transaction=False) as pipeline:
+            for task_id, (status, started) in zip(missing, records, strict=True):
+                if status is None:
+                    pipeline.srem(keys.INDEX, task_id)
+                else:
+                    pipeline.zadd(keys.BY_TIME, {task_id: int(_moment(started, now) * 1000)}, nx=True)
+            await broker.within(pipeline.execute())
+
     async def _now(self) -> float:
         seconds, micros = await self._broker.within(self._broker.client.time())
         return float(seconds + micros / 1e6)
@@ -176,3 +205,12 @@ def _gone(owner: Owner) -> bool:
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text and text.isdigit() else None
+
+
+def _moment(text: str | None, now: float) -> float:
+    """Read epoch seconds as 0.1 writes them; what is no moment up to now is now."""
+    try:
+        moment = float(text or now)
+    except ValueError:
+        return now
+    return moment if 0 <= moment <= now else now

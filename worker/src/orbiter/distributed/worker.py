@@ -128,6 +128,8 @@ class Worker:
             max_retries=settings.max_retries,
             max_crashes=settings.max_crashes,
             max_payload_bytes=settings.max_payload_bytes,
+            task_ttl=settings.task_ttl,
+            event_ttl=settings.event_ttl,
             patience=PATIENCE,
             client=commands,
         )

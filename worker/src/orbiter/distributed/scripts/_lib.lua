@@ -1,4 +1,5 @@
--- Put before every script: what they share.
+-- Put before every script: what they share. Before this stand two settings: `ENDED_TTL`, for how long the record of a task
+-- that has ended is kept, and `EVENT_TTL`, for how long its events are; seconds.
 
 -- The claim is ours while the group's pending list says so: same entry, same consumer, same delivery count. This is the
 -- fence: a worker that was presumed dead finds its claim gone and changes nothing.
@@ -36,8 +37,8 @@ local function payload_of(queue, entry)
   return #rows > 0 and rows[1][2] or nil
 end
 
+-- Of a task that may still run.
 local TASK_TTL = 86400
-local EVENT_TTL = 3600
 local EVENT_CAP = 10000
 local DEAD_CAP = 10000
 local DEAD_PAYLOAD_CAP = 1000000
@@ -79,7 +80,7 @@ end
 -- Ends a task that no worker is to run any more.
 local function cancel_task(task, events, channel, id)
   redis.call('HSET', task, 'task_id', id, 'status', 'cancelled', 'completed_at', now_seconds())
-  redis.call('EXPIRE', task, TASK_TTL)
+  redis.call('EXPIRE', task, ENDED_TTL)
   end_events(events, channel, 'cancelled', 'Task ' .. id .. ' cancelled')
 end
 
@@ -123,7 +124,7 @@ local function fail_task(dead, fields, task, events, channel, id, reason, error_
   bury(dead, fields, id, reason, error_type)
   redis.call('HSET', task, 'task_id', id, 'status', 'failed', 'error', reason, 'error_type', error_type,
     'completed_at', now_seconds())
-  redis.call('EXPIRE', task, TASK_TTL)
+  redis.call('EXPIRE', task, ENDED_TTL)
   end_events(events, channel, 'error', reason)
 end
 

@@ -13,5 +13,5 @@ if status == 'running' then
   return { 'requested', status, queue }
 end
 redis.call('HSET', KEYS[1], 'task_id', ARGV[1], 'status', 'cancelled', 'completed_at', now_seconds())
-redis.call('EXPIRE', KEYS[1], TASK_TTL)
+redis.call('EXPIRE', KEYS[1], ENDED_TTL)
 return { 'cancelled', 'cancelled', queue }

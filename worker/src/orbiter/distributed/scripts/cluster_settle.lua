@@ -21,5 +21,5 @@ else
   redis.call('HSET', task, 'completed_at', now_seconds())
 end
 if status == ARGV[2] and #ARGV > 2 then redis.call('HSET', task, unpack(ARGV, 3)) end
-redis.call('EXPIRE', task, TASK_TTL)
+redis.call('EXPIRE', task, again and TASK_TTL or ENDED_TTL)
 return status

@@ -17,7 +17,7 @@ end
 local function over(ending, reason, kind) return { 'over', 0, 0, ending, reason or '', kind or '', new } end
 local function finish(ending, ...)
   redis.call('HSET', task, 'status', ending, 'completed_at', now_seconds(), ...)
-  redis.call('EXPIRE', task, TASK_TTL)
+  redis.call('EXPIRE', task, ENDED_TTL)
 end
 if is_terminal(status) then
   -- A 0.1 client cancels by writing the status alone: the end is recorded here.

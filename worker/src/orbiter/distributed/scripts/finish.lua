@@ -41,7 +41,7 @@ for n, outcome in ipairs(outcomes) do
       else
         redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), field, value)
       end
-      redis.call('EXPIRE', task, TASK_TTL)
+      redis.call('EXPIRE', task, ENDED_TTL)
       add_event(events, channel, attempt, seq, event, true)
       redis.call('EXPIRE', events, EVENT_TTL)
     end
