@@ -13,7 +13,7 @@ WORKER = Path(__file__).parents[3] / "worker"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Return a function that copies the worker's project under another version, with a line more in its start command."""
+    """Return a function that copies the worker's project as another version, with a line more in its start command."""
 
     def copy(version, *, start=""):
         folder = tmp_path_factory.mktemp("source") / "worker"
@@ -30,7 +30,8 @@ def source(tmp_path_factory):
 
 def releases(workers):
     """Return the release that each host uses."""
-    return {name: host.check_output("readlink /opt/orbiter/current").rpartition("/")[2] for name, host in workers.items()}
+    link = "basename $(readlink /opt/orbiter/current)"
+    return {name: host.check_output(link) for name, host in workers.items()}
 
 
 def processes(host):

@@ -1,6 +1,6 @@
 """Wait until Redis holds a fresh heartbeat of each instance, from the process that runs now.
 
-Usage: gate.py SECONDS [--restart] [--check] [UNIT...]
+Usage: gate.py [--restart] [--check] SECONDS [UNIT...]
 That systemd says active is not enough: the heartbeat must come from the unit's own process, be running, and carry the
 version of the release in use. Fails with what is missing and the end of the journal.
 

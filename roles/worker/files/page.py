@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SILENT = {"release": "", "previous": "", "drained": "", "instances": [], "queue": None}
-ROW = "{:<24} {:<20} {:<10} {:>6} {:>7} {:>7}  {}"
+ROW = "{:<20} {:<16} {:>6} {:>5} {:>7} {:>7}"
 
 
 def said(result: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def unwell(host: dict[str, Any]) -> list[str]:
         return [host["trouble"].splitlines()[-1]]
     if not host["release"]:
         return ["nothing is deployed"]
-    wrong = [f"{one['unit'].removesuffix('.service')}: {one['wrong']}" for one in host["instances"] if one["wrong"]]
+    wrong = [f"{one['unit'].removesuffix('.service')} {one['wrong']}" for one in host["instances"] if one["wrong"]]
     return wrong if wrong or host["instances"] or host["drained"] else ["no instances"]
 
 
@@ -40,32 +40,33 @@ def row(name: str, host: dict[str, Any]) -> str:
     busy, done, failed = (
         sum(int(one[field] or 0) for one in every) for field in ("active", "tasks_processed", "tasks_failed")
     )
-    notes = ([f"drained {host['drained']}"] if host["drained"] else []) + unwell(host)
-    counts = f"{len(well)} of {len(every)}"
-    return ROW.format(name, host["release"] or "-", counts, busy, done, failed, "; ".join(notes)).rstrip()
+    return ROW.format(name, host["release"] or "-", f"{len(well)} of {len(every)}", busy, done, failed)
+
+
+def page(hosts: dict[str, Any], queue: dict[str, Any] | None) -> list[str]:
+    """Return the page. Its lines are short and without colons, so that Ansible shows them as they are."""
+    lines = ["No host could ask Redis for the queue"]
+    if queue:
+        oldest = f", the oldest for {queue['oldest_waiting']:.0f} s" if queue["oldest_waiting"] else ""
+        lines = [
+            f"Queue {queue['queue']}, {queue['busy']} of {queue['slots']} slots busy",
+            f"{queue['waiting']} waiting{oldest}",
+            f"{queue['running']} running, {queue['delayed']} delayed, {queue['dead']} dead letters",
+        ]
+    lines += ["", ROW.format("HOST", "RELEASE", "WELL", "BUSY", "DONE", "FAILED")]
+    lines += [row(name, host) for name, host in hosts.items()]
+    drained = [f"{name} is drained {host['drained']}" for name, host in hosts.items() if host["drained"]]
+    bad = [f"{name} needs attention, {wrong}" for name, host in hosts.items() for wrong in unwell(host)]
+    return [*lines, "", *drained, *(bad or ["All is well"])]
 
 
 def main() -> None:
     """Read, print, write."""
     hosts = {name: said(result) for name, result in json.load(sys.stdin).items()}
     queue = next((host["queue"] for host in hosts.values() if host["queue"]), None)
-    bad = [name for name, host in hosts.items() if unwell(host)]
-    if queue:
-        oldest = f" (the oldest for {queue['oldest_waiting']:.0f} s)" if queue["oldest_waiting"] else ""
-        print(
-            f"Queue {queue['queue']}: {queue['waiting']} waiting{oldest}, {queue['running']} running, "
-            f"{queue['delayed']} delayed, {queue['dead']} dead letters; {queue['busy']} of {queue['slots']} slots busy"
-        )
-    else:
-        print("Queue: no host could ask Redis")
-    print()
-    print(ROW.format("HOST", "RELEASE", "INSTANCES", "BUSY", "DONE", "FAILED", "NOTES"))
-    for name, host in hosts.items():
-        print(row(name, host))
-    print()
-    print(f"Needs attention: {', '.join(bad)}" if bad else "All is well.")
+    print("\n".join(page(hosts, queue)))
     if len(sys.argv) > 1:
-        answer = {"well": not bad, "queue": queue, "hosts": hosts}
+        answer = {"well": not any(unwell(host) for host in hosts.values()), "queue": queue, "hosts": hosts}
         Path(sys.argv[1]).write_text(json.dumps(answer, indent=2) + "\n")
 
 

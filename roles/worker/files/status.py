@@ -46,11 +46,11 @@ def instance(unit: str, beats: dict[str, dict[str, object]], version: str) -> di
     beat = beats.get(state["MainPID"], {})
     wrong = ""
     if state["ActiveState"] != "active":
-        wrong = f"{state['ActiveState']}/{state['SubState']}, {state['NRestarts']} restarts"
+        wrong = f"is {state['ActiveState']}/{state['SubState']} after {state['NRestarts']} restarts"
     elif not beat:
-        wrong = "no heartbeat"
+        wrong = "has no heartbeat"
     elif beat["state"] != "running":
-        wrong = str(beat["state"])
+        wrong = f"is {beat['state']}"
     elif beat["version"] != version:
         wrong = f"runs {beat['version']}"
     names = ("worker_id", "version", "active", "concurrency", "tasks_processed", "tasks_failed")
