@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from fleet import Load, counted
 
 WORKER = Path(__file__).parents[3] / "worker"
