@@ -70,6 +70,14 @@ def failed(play, source, fleet, workers, upgraded):
     return {"before": before, "load": load, "done": done}
 
 
+def test_check_of_an_upgrade_shows_the_restarts_and_changes_nothing(play, source, workers):
+    before = releases(workers), {name: processes(host) for name, host in workers.items()}
+    done = play("playbooks/rolling_update.yml", "--check", "--diff", release_source=source("0.1.1"))
+    assert done.returncode == 0
+    assert done.stdout.count("RUNNING HANDLER [orbiter.fleet.worker : Restart workers]") == len(workers)
+    assert (releases(workers), {name: processes(host) for name, host in workers.items()}) == before
+
+
 def test_new_release_reaches_every_host(upgraded, fleet):
     assert upgraded["done"].returncode == 0
     assert all(release.startswith("0.1.0-") for release in upgraded["before"].values())
