@@ -37,10 +37,11 @@ def runner(inventory: str) -> Any:
 
 @pytest.fixture(scope="session")
 def play(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs one of the repository's playbooks with extra variables, as an operator would."""
+    """Return a function that runs a playbook of the repository with options and variables, as an operator would."""
 
-    def run(playbook: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    def run(playbook: str, *options: str, **variables: object) -> subprocess.CompletedProcess[str]:
         command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", json.dumps(variables), playbook]
+        command += options
         environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         done = subprocess.run(command, cwd=CHECKOUT, env=environment, text=True, capture_output=True, check=False)
         print(done.stdout + done.stderr)  # pytest shows it where the test fails

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,6 +85,34 @@ class Fleet:
         """Return what an idle queue must not hold."""
         groups = self.redis.xinfo_groups(QUEUE)
         return {"waiting": self.redis.xlen(QUEUE), "pending": sum(group["pending"] for group in groups)}
+
+
+class Load:
+    """Submits a task of 1 to 3 s every now and then, and counts who is at work, until told to stop."""
+
+    def __init__(self, fleet: Fleet, *, interval: float = 0.4) -> None:
+        self._fleet = fleet
+        self._interval = interval
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.ids: list[str] = []
+        self.live: list[int] = []  # how many instances were at work, several times a second
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._end.wait(0.1):
+            self.live.append(len(self._fleet.instances()))
+            if time.monotonic() >= due:
+                self.ids += self._fleet.submit([random.uniform(1, 3)])
+                due += self._interval
 
 
 def sleepy(seconds: float) -> TaskPayload:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from fleet import Fleet, counted, wait_until
 
 if TYPE_CHECKING:

@@ -1,14 +1,23 @@
-"""Wait until Redis holds a fresh heartbeat of every instance on this host, from the process that runs now.
+"""Wait until Redis holds a fresh heartbeat of each instance, from the process that runs now.
 
-Usage: gate.py INSTANCES SECONDS
+Usage: gate.py [--restart] [--check] SECONDS [UNIT...]
 That systemd says active is not enough: the heartbeat must come from the unit's own process, be running, and carry the
 version of the release in use. Fails with what is missing and the end of the journal.
+
+With --restart each instance is drained and started first, one after another, each only when the one before it is well:
+a release that does not run costs one instance, and the others go on. With --check nothing is done.
+
+Without --restart the units are all that the host should run. Once they are well, what they run is kept as good in
+/etc/orbiter/good, for undo.py, and the release is noted in /opt/orbiter/history, for previous.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +26,9 @@ from pathlib import Path
 
 COMMAND = "/usr/local/bin/orbiter"
 CURRENT = Path("/opt/orbiter/current")
+HISTORY = Path("/opt/orbiter/history")
+GOOD = Path("/etc/orbiter/good")
+KEPT = (Path("/etc/orbiter/worker.env"), Path("/etc/systemd/system/orbiter-worker@.service"))
 
 
 def output(*words: str) -> str:
@@ -34,38 +46,83 @@ def heartbeats() -> tuple[dict[str, dict[str, object]], str]:
     return {str(row["pid"]): row for row in json.loads(done.stdout) if row["hostname"] == here and row["alive"]}, ""
 
 
-def missing(instances: int, version: str) -> list[str]:
+def complaints(units: list[str], version: str) -> list[str]:
     """Return a sentence for each instance that is not well."""
     beats, trouble = heartbeats()
     if trouble:
         return [f"orbiter worker list: {trouble}"]
-    complaints = []
-    for number in range(1, instances + 1):
-        unit = f"orbiter-worker@{number}.service"
+    found = []
+    for unit in units:
         pid = output("systemctl", "show", "--property=MainPID", "--value", unit)
         beat = beats.get(pid) if pid != "0" else None
         if beat is None:
             state = output("systemctl", "show", "--property=ActiveState,SubState", "--value", unit).replace("\n", "/")
-            complaints.append(f"{unit} (systemd: {state}) has no heartbeat in Redis")
+            found.append(f"{unit} (systemd: {state}) has no heartbeat in Redis")
         elif beat["state"] != "running":
-            complaints.append(f"{unit} says it is {beat['state']}")
+            found.append(f"{unit} says it is {beat['state']}")
         elif beat["version"] != version:
-            complaints.append(f"{unit} runs version {beat['version']}, not {version}")
-    return complaints
+            found.append(f"{unit} runs version {beat['version']}, not {version}")
+    return found
 
 
-def main() -> None:
-    """Wait, or fail with the journal's end."""
-    instances, seconds = int(sys.argv[1]), float(sys.argv[2])
+def wait(units: list[str], seconds: float) -> None:
+    """Wait until all are well, or end the program with the journal's end."""
     # A release is named VERSION-DIGEST.
     version = re.sub(r"-[0-9a-f]{8}$", "", CURRENT.resolve().name)
     deadline = time.monotonic() + seconds
-    while complaints := missing(instances, version) if instances else []:
+    while found := complaints(units, version) if units else []:
         if time.monotonic() > deadline:
-            journal = output("journalctl", "--no-pager", "--lines=30", "--output=short-iso", "--unit=orbiter-worker@*")
-            sys.exit(f"Not well after {seconds:.0f} s: {'; '.join(complaints)}\nThe end of the journal:\n{journal}")
+            journal = output(
+                *("journalctl", "--no-pager", "--lines=30", "--output=short-iso"),
+                *(f"--unit={unit}" for unit in units),
+            )
+            sys.exit(
+                f"Release {CURRENT.resolve().name} is not well after {seconds:.0f} s: {'; '.join(found)}\n"
+                f"The end of the journal:\n{journal}"
+            )
         time.sleep(0.5)
-    print(f"{instances} instances of {version} are at work")
+
+
+def keep(units: list[str]) -> None:
+    """Keep the release, the settings and the instances as what is good."""
+    release = CURRENT.resolve().name
+    fresh = GOOD.with_name(".good")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    for path in KEPT:
+        subprocess.run(["cp", "--archive", str(path), str(fresh)], check=True)
+    state = {"release": release, "switched": CURRENT.lstat().st_mtime_ns, "instances": units}
+    (fresh / "state.json").write_text(json.dumps(state))
+    shutil.rmtree(GOOD, ignore_errors=True)
+    fresh.rename(GOOD)
+    past = HISTORY.read_text().splitlines() if HISTORY.exists() else []
+    if not past or past[-1].split()[-1] != release:
+        past.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {release}")
+        HISTORY.with_name(".history").write_text("\n".join(past[-50:]) + "\n")
+        HISTORY.with_name(".history").replace(HISTORY)
+
+
+def main() -> None:
+    """Restart, if told to, and wait."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("units", nargs="*")
+    parser.add_argument("--restart", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    os.umask(0o022)
+    if args.check:
+        return
+    if not args.restart:
+        wait(args.units, args.seconds)
+        keep(args.units)
+        return
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    for unit in args.units:
+        subprocess.run(["systemctl", "stop", unit], check=True)
+        # Waiting for it to be ready is the gate's, which has a limit and a reason.
+        subprocess.run(["systemctl", "start", "--no-block", unit], check=True)
+        wait([unit], args.seconds)
 
 
 main()

@@ -6,6 +6,7 @@ A release counts as installed once it holds the file .complete; only then may /o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 RELEASES = Path("/opt/orbiter/releases")
 CURRENT = Path("/opt/orbiter/current")
+GOOD = Path("/etc/orbiter/good/state.json")
 
 
 def run(*words: str) -> None:
@@ -45,8 +47,10 @@ def install(archive: Path, release: Path) -> None:
 
 
 def prune(keep: int, newest: Path) -> None:
-    """Remove all but the newest few releases, never the one in use."""
+    """Remove all but the newest few releases, never the one in use, nor the one to go back to."""
     spared = {newest, CURRENT.resolve()}
+    if GOOD.exists():
+        spared.add(RELEASES / json.loads(GOOD.read_text())["release"])
     releases = [path for path in RELEASES.iterdir() if path.is_dir() and not path.name.startswith(".")]
     releases.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in releases[keep:]:

@@ -2,6 +2,7 @@
 
 instances: enabled or loaded, whatever their state · complete: enabled and active · running: instances that are active
 stale: instances that started before their unit, settings or release last changed · known: units that systemd can find
+drained: since when and why the host is out of the fleet (tasks/leave.yml), or empty
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ UNITS = Path("/etc/systemd/system")
 TARGET = "orbiter-workers.target"
 WANTS = UNITS / f"{TARGET}.wants"
 TEMPLATE = UNITS / "orbiter-worker@.service"
+DRAINED = Path("/etc/orbiter/drained")
 SOURCES = (TEMPLATE, Path("/etc/orbiter/worker.env"), Path("/opt/orbiter/current"))
 
 
@@ -52,7 +54,8 @@ def main() -> None:
     known = instances if TEMPLATE.exists() else set()
     known = known | ({TARGET} if (UNITS / TARGET).exists() else set())
     answer = {"instances": instances, "complete": complete, "running": running, "stale": stale, "known": known}
-    print(json.dumps({key: sorted(names) for key, names in answer.items()}))
+    drained = DRAINED.read_text().strip() if DRAINED.exists() else ""
+    print(json.dumps({key: sorted(names) for key, names in answer.items()} | {"drained": drained}))
 
 
 main()

@@ -1,0 +1,73 @@
+"""Make one page of what status.py said on each host.
+
+Usage: page.py [FILE] < {host: result of the task that ran status.py}
+Prints the page; writes everything to FILE as JSON too: {"well", "queue", "hosts": {host: what status.py said}}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+SILENT = {"release": "", "previous": "", "drained": "", "instances": [], "queue": None}
+ROW = "{:<20} {:<16} {:>6} {:>5} {:>7} {:>7}"
+
+
+def said(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a host's answer; one that has none says why in `trouble`."""
+    if result.get("rc") == 0:
+        return json.loads(result["stdout"])
+    reason = result.get("stderr") or result.get("stdout") or result.get("msg") or "no answer"
+    return SILENT | {"trouble": "unreachable" if result.get("unreachable") else reason.strip().splitlines()[-1]}
+
+
+def unwell(host: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a host; a drained one is as it should be."""
+    if host["trouble"]:
+        return [host["trouble"].splitlines()[-1]]
+    if not host["release"]:
+        return ["nothing is deployed"]
+    wrong = [f"{one['unit'].removesuffix('.service')} {one['wrong']}" for one in host["instances"] if one["wrong"]]
+    return wrong if wrong or host["instances"] or host["drained"] else ["no instances"]
+
+
+def row(name: str, host: dict[str, Any]) -> str:
+    """Return a host's line."""
+    every = host["instances"]
+    well = [one for one in every if not one["wrong"]]
+    busy, done, failed = (
+        sum(int(one[field] or 0) for one in every) for field in ("active", "tasks_processed", "tasks_failed")
+    )
+    return ROW.format(name, host["release"] or "-", f"{len(well)} of {len(every)}", busy, done, failed)
+
+
+def page(hosts: dict[str, Any], queue: dict[str, Any] | None) -> list[str]:
+    """Return the page. Its lines are short and without colons, so that Ansible shows them as they are."""
+    lines = ["No host could ask Redis for the queue"]
+    if queue:
+        oldest = f", the oldest for {queue['oldest_waiting']:.0f} s" if queue["oldest_waiting"] else ""
+        lines = [
+            f"Queue {queue['queue']}, {queue['busy']} of {queue['slots']} slots busy",
+            f"{queue['waiting']} waiting{oldest}",
+            f"{queue['running']} running, {queue['delayed']} delayed, {queue['dead']} dead letters",
+        ]
+    lines += ["", ROW.format("HOST", "RELEASE", "WELL", "BUSY", "DONE", "FAILED")]
+    lines += [row(name, host) for name, host in hosts.items()]
+    drained = [f"{name} is drained {host['drained']}" for name, host in hosts.items() if host["drained"]]
+    bad = [f"{name} needs attention, {wrong}" for name, host in hosts.items() for wrong in unwell(host)]
+    return [*lines, "", *drained, *(bad or ["All is well"])]
+
+
+def main() -> None:
+    """Read, print, write."""
+    hosts = {name: said(result) for name, result in json.load(sys.stdin).items()}
+    queue = next((host["queue"] for host in hosts.values() if host["queue"]), None)
+    print("\n".join(page(hosts, queue)))
+    if len(sys.argv) > 1:
+        answer = {"well": not any(unwell(host) for host in hosts.values()), "queue": queue, "hosts": hosts}
+        Path(sys.argv[1]).write_text(json.dumps(answer, indent=2) + "\n")
+
+
+main()
