@@ -144,17 +144,23 @@ def _metric_exporter() -> Any:
 
 def _with_histograms(data: MetricsData) -> MetricsData:
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics  # noqa: PLC0415
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
     histograms = [found for found in metrics.INSTRUMENTS if isinstance(found, Histogram)]
     # One that was offered before is recorded by the SDK itself.
     ours = [_distribution(found) for found in histograms if not found.is_shared and found.values()]
-    if not ours or not data.resource_metrics:
-        return data
-    first = data.resource_metrics[0]
-    scope = ScopeMetrics(InstrumentationScope(SCOPE, version("orbiter-distributed")), ours, "")
-    grown = ResourceMetrics(first.resource, [*first.scope_metrics, scope], first.schema_url)
-    return MetricsData([grown, *data.resource_metrics[1:]])
+
+    def grown(scope: ScopeMetrics) -> ScopeMetrics:
+        # The gauges of a worker are always there. A scope of the same name beside theirs would replace it.
+        if scope.scope.name != SCOPE:
+            return scope
+        return ScopeMetrics(scope.scope, [*scope.metrics, *ours], scope.schema_url)
+
+    return MetricsData(
+        [
+            ResourceMetrics(row.resource, [grown(scope) for scope in row.scope_metrics], row.schema_url)
+            for row in data.resource_metrics
+        ]
+    )
 
 
 def _distribution(instrument: Histogram) -> Metric:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from orbiter.distributed.alerts import alert_manager
 from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
@@ -311,6 +312,9 @@ class Worker:
                 }.items()
             ]
             self._set_state("running")
+            if alert_manager.rules:
+                watching = alert_manager.watch(self.redis_url, self.settings.queue, client=self._broker.client)
+                parts.append(group.create_task(watching, name="alerts"))
             notify("READY=1", self._status_line())
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)
             fetching = group.create_task(self._fetcher.run(), name="fetcher")
