@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from orbiter.distributed import keys, metrics
-from orbiter.distributed.prometheus import CONTENT_TYPE
+from orbiter.distributed.prometheus import CONTENT_TYPE, prometheus_text
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.otlp_receiver import Receiver, receiving
 from tests.support import free_port, wait_until, worker_process
@@ -135,6 +137,16 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(fleet: Flee
         labels = {label for name, rows in found.items() if "TYPE" not in name for row in rows for label, _ in row}
         assert labels <= {_label(name) for name in ALLOWED} | {"le"}
         assert not [task_id for task_id in tasks if task_id in text]
+
+
+def test_prometheus_accepts_the_text(tmp_path: Path) -> None:
+    for instrument in metrics.INSTRUMENTS:
+        instrument.cell(*(f'a "{name}"' for name in instrument.attributes))
+    program = shutil.which("promtool")
+    assert program is not None, "promtool is not installed: apt-get install prometheus"
+    text = prometheus_text(metrics.INSTRUMENTS)
+    checked = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(fleet: Fleet, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from orbiter.distributed import faults, keys, metrics
 from orbiter.distributed.broker import entries_of
 from orbiter.distributed.queue_info import read_backlog
@@ -115,7 +117,12 @@ class Sweeper:
     async def _read(self) -> None:
         """Take readings for the metrics; they count until somebody else has had a turn."""
         queue = self._broker.queue_name
-        backlog = await self._broker.within(read_backlog(self._broker.client, queue))
+        try:
+            backlog = await self._broker.within(read_backlog(self._broker.client, queue))
+        except ResponseError as error:
+            # A user with fewer rights than docs/redis.md gives: that must not keep anybody from sweeping.
+            logger.warning("the queue's depth cannot be read: %s", error)
+            return
         valid = self._lease / 2
         metrics.DEPTH.set(backlog.waiting, queue, valid=valid)
         metrics.PENDING.set(backlog.running, queue, valid=valid)
