@@ -44,6 +44,7 @@ test-unit: setup ## Test the worker's parts, without a server
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
+	@tools/prereqs.sh promtool
 	cd worker && pytest tests/integration
 
 .PHONY: test-molecule

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the project needs on this machine, only what is missing, and says what it does.
-# Usage: prereqs.sh PART...   with PART one of: python redis lint engine
+# Usage: prereqs.sh PART...   with PART one of: python redis promtool lint engine
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,6 +60,8 @@ python() {
 
 redis() { apt redis-server=redis-server redis-cli=redis-tools; }
 
+promtool() { apt promtool=prometheus; }
+
 lint() { apt shellcheck=shellcheck; }
 
 engine() {
@@ -82,7 +84,7 @@ engine() {
 
 for part in "$@"; do
   case $part in
-    python | redis | lint | engine) "$part" ;;
-    *) echo "prereqs: unknown part '$part'; known: python redis lint engine" >&2; exit 2 ;;
+    python | redis | promtool | lint | engine) "$part" ;;
+    *) echo "prereqs: unknown part '$part'; known: python redis promtool lint engine" >&2; exit 2 ;;
   esac
 done

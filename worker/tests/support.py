@@ -49,7 +49,7 @@ def free_port() -> int:
 
 def environment(**extra: str) -> dict[str, str]:
     """Return this process's environment without settings of Orbiter or the terminal, plus ``extra``."""
-    unwanted = ("ORBITER_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "NOTIFY_SOCKET")
+    unwanted = ("ORBITER_", "OTEL_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "NOTIFY_SOCKET")
     return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)} | extra
 
 
@@ -68,12 +68,14 @@ def orbiter(*arguments: str, stdin: str = "", timeout: float = 60.0, **env: str)
 
 
 @contextmanager
-def worker_process(redis_url: str, worker_id: str, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker_process(
+    redis_url: str, worker_id: str, log: Path, *options: str, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``orbiter start worker`` that may import ``tests.integration.jobs``, ready; at the end it is drained."""
     command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", redis_url]
     command += ["--worker-id", worker_id, "--allow-import", "tests.integration.jobs", "--drain-timeout", "1", *options]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=WORKER_DIRECTORY)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(**env), cwd=WORKER_DIRECTORY)
     try:
         with connect_sync(redis_url) as client:
             deadline = time.monotonic() + 20

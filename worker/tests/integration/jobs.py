@@ -111,3 +111,22 @@ async def together(context: Any) -> dict[str, Any]:
         await asyncio.sleep(0.01)
     _running -= 1
     return {"output": "", "together": most}
+
+
+async def baggage(context: Any) -> dict[str, Any]:
+    """Answer with the baggage that came with the task, and leave some behind."""
+    from opentelemetry import baggage
+    from opentelemetry import context as otel
+
+    found = dict(baggage.get_all())
+    otel.attach(baggage.set_baggage("left", "behind"))
+    return {"output": "", "baggage": found}
+
+
+async def submits(context: Any) -> str:
+    """Submit another task to the Redis whose URL is the input."""
+    from orbiter.distributed import distributed
+
+    config = {"runtime": "callable", "target": "tests.integration.jobs:echo", "name": "submitted"}
+    async with await distributed(config, "hello", redis_url=context.input) as handle:
+        return handle.task_id

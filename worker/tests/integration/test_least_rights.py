@@ -105,3 +105,19 @@ async def test_a_client_can_neither_pose_as_a_worker_nor_do_harm(server: Server,
     with pytest.raises(NoPermissionError):
         await client.execute_command(*command)
     await client.aclose()
+
+
+def test_monitoring_sees_everything_and_changes_nothing(server: Server) -> None:
+    mine = url(server, "monitor")
+    server.ask("ACL", "LOG", "RESET")
+    server.ask("FLUSHALL")
+    server.ask("XGROUP", "CREATE", "orbiter:tasks", "orbiter:tasks:group", "0", "MKSTREAM")
+    server.ask("XADD", "orbiter:tasks", "*", "payload", "{}")
+    beat = ("version", "1", "queue", "orbiter:tasks", "recent_completed", "1")
+    server.ask("HSET", "orbiter:workers:w9", *beat)
+    for words in (("alerts", "check"), ("queue", "info"), ("worker", "list"), ("task", "list")):
+        found = orbiter(*words, "--redis-url", mine)
+        assert (found.returncode, found.stderr) == (0, ""), words
+    assert denied(server) == []
+    refused = orbiter("task", "cancel", "x", "--redis-url", mine)
+    assert refused.returncode == 1

@@ -12,6 +12,7 @@ __all__ = ["main"]
 @click.group(
     cls=Application,
     commands_from={
+        "alerts": ("orbiter.cli.alerts:alerts", "Check whether something is wrong with the fleet; export the rules."),
         "completion": ("orbiter.cli.completion:completion", "Print what completes commands and ids in your shell."),
         "config": ("orbiter.cli.config:config", "See which settings are in force, and where they come from."),
         "dev": ("orbiter.cli.dev:dev", "Try out agents: Redis, a worker that reloads and a log, in this terminal."),

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orbiter.distributed.alerts import register_distributed_alerts
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.claims import CancelOutcome
     from orbiter.distributed.client import TaskHandle, distributed
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     )
     from orbiter.distributed.events import EventPublisher, EventSubscriber
     from orbiter.distributed.health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
+    from orbiter.distributed.metrics import (
+        record_queue_depth,
+        record_task_cancelled,
+        record_task_completed,
+        record_task_failed,
+        record_task_submitted,
+    )
     from orbiter.distributed.models import (
         InvalidPayloadError,
         PayloadTooLargeError,
@@ -66,6 +74,12 @@ _HOME = {
     "distributed": "client",
     "distributed_sync": "sync",
     "get_worker_fleet_status": "health",
+    "record_queue_depth": "metrics",
+    "record_task_cancelled": "metrics",
+    "record_task_completed": "metrics",
+    "record_task_failed": "metrics",
+    "record_task_submitted": "metrics",
+    "register_distributed_alerts": "alerts",
     "submit_many": "sync",
 }
 
@@ -99,6 +113,12 @@ __all__ = [
     "distributed",
     "distributed_sync",
     "get_worker_fleet_status",
+    "record_queue_depth",
+    "record_task_cancelled",
+    "record_task_completed",
+    "record_task_failed",
+    "record_task_submitted",
+    "register_distributed_alerts",
     "submit_many",
 ]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic_core import to_json
 from redis.exceptions import ResponseError
 
-from orbiter.distributed import keys
+from orbiter.distributed import keys, metrics
 from orbiter.distributed.claims import Batch, CancelOutcome, Claim, Entry, Outcome, Started
 from orbiter.distributed.lua import EVENT_TTL, TASK_TTL, script
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
@@ -140,7 +141,7 @@ class TaskBroker:
         return [task.task_id for task, _ in ready]
 
     async def _submit(self, tasks: Sequence[tuple[TaskPayload, str]]) -> None:
-        rows = [
+        rows: list[list[Any]] = [
             [
                 *(task.task_id, text, task.agent_name, str(task.created_at)),
                 "" if task.not_before is None else math.ceil(task.not_before * 1000),
@@ -148,7 +149,13 @@ class TaskBroker:
             for task, text in tasks
         ]
         names = [self.queue_name, *self._parking, keys.INDEX, keys.BY_TIME]
-        await self.call("submit", [*names, *(keys.task(task.task_id) for task, _ in tasks)], [json.dumps(rows)])
+        names += (keys.task(task.task_id) for task, _ in tasks)
+        self._submitted([row[2] for row in rows][: await self.call("submit", names, [json.dumps(rows)])])
+
+    def _submitted(self, agents: Iterable[str]) -> None:
+        """Count tasks that were not known before, by agent."""
+        for agent, count in Counter(agents).items():
+            metrics.record_task_submitted(task_id="", queue_name=self.queue_name, agent_name=agent, count=count)
 
     def _checked(self, task: TaskPayload) -> str:
         text = task.to_json()
@@ -166,6 +173,12 @@ class TaskBroker:
             [*self._parking, keys.task(task_id), keys.stream(task_id)],
             [task_id, keys.events(task_id), keys.cancel(task_id)],
         )
+        return self._cancelled(task_id, said)
+
+    def _cancelled(self, task_id: str, said: str) -> CancelOutcome:
+        """Count what was cancelled here; what runs is counted where it ends."""
+        if said == CancelOutcome.CANCELLED:
+            metrics.record_task_cancelled(task_id=task_id, worker_id="", queue_name=self.queue_name)
         return CancelOutcome(said)
 
     # -- for workers: claiming -----------------------------------------------------------------------------------

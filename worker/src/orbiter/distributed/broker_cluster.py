@@ -76,6 +76,7 @@ class ClusterBroker(TaskBroker):
             for task, *_ in new:
                 pipeline.hdel(keys.task(task.task_id), "submitting")
             await self.within(pipeline.execute())
+        self._submitted(task.agent_name for task, *_ in new)
 
     async def _index(self, created: Mapping[str, int]) -> None:
         async with self.client.pipeline(transaction=False) as pipeline:
@@ -92,7 +93,7 @@ class ClusterBroker(TaskBroker):
             queue = queue or self.queue_name
             parking = [keys.tagged(queue, "delayed"), keys.tagged(queue, "parked")]
             await self.call("cluster_unpark", parking, [task_id])
-        return CancelOutcome(said)
+        return self._cancelled(task_id, said)
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from orbiter.distributed.models import (
 )
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
+from orbiter.distributed.tracing import submitting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -105,7 +106,8 @@ async def distributed(
         subscriber = EventSubscriber(url, client=client)
         for part in (broker, store, subscriber):
             await part.connect()
-        submitted = await broker.submit(payload)
+        with submitting(payload, queue) as linked:
+            submitted = await broker.submit(linked)
     except BaseException:
         await client.aclose()
         raise

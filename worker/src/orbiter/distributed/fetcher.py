@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError, ResponseError
 
-from orbiter.distributed import faults
+from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Claim, Entry, Started
 from orbiter.distributed.models import InvalidPayloadError, PayloadTooLargeError, TaskPayload
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.sweeper import Sweeper
+    from orbiter.distributed.task_meter import TaskMeter
     from orbiter.distributed.vitals import Vitals
 
     Begin: TypeAlias = Callable[[Claim, InvalidPayloadError | None, float], None]
@@ -47,6 +48,7 @@ class Fetcher:
         held: Ids of the entries that run here.
         begin: Called with each started claim, with what is wrong with its payload, and with the moment (monotonic) at
             which its lease began at the latest.
+        meter: Counts what ends without a run.
         vitals: Told what the fetcher waits for.
     """
 
@@ -60,6 +62,7 @@ class Fetcher:
         room: Callable[[], int],
         held: Collection[str],
         begin: Begin,
+        meter: TaskMeter,
         vitals: Vitals,
     ) -> None:
         self._broker = broker
@@ -69,6 +72,7 @@ class Fetcher:
         self._room = room
         self._held = held
         self._begin = begin
+        self._meter = meter
         self._vitals = vitals
         self._reader_id: int | None = None
         # What an earlier life under this name left pending comes first, and what a lost reply delivered, after a loss.
@@ -138,7 +142,7 @@ class Fetcher:
             if self._paused:
                 self.parked.set()
             if self._paused or room <= 0:
-                await self._changed.wait()
+                await self._wait_for_room()
                 continue
             try:
                 with self._vitals.step("fetch"):
@@ -147,6 +151,7 @@ class Fetcher:
             except (RedisError, OSError) as error:
                 self._reader_id = None
                 self._recovering = True
+                metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
                     logger.warning("the queue has no group any more: making it again")
                     with contextlib.suppress(RedisError, OSError):
@@ -155,6 +160,15 @@ class Fetcher:
                     logger.warning("Redis: %s; trying again", error or type(error).__name__)
                 await self._wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _wait_for_room(self) -> None:
+        """Wait until there is room; look meanwhile at what waits on the queue: it grows while all are busy."""
+        try:
+            async with asyncio.timeout(self._sweeper.due_in):
+                await self._changed.wait()
+        except TimeoutError:
+            with contextlib.suppress(RedisError, OSError):
+                await self._sweeper.look()
 
     async def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -208,6 +222,7 @@ class Fetcher:
         if self._stopping:
             for entry in entries:
                 await self._broker.hand_back_unread(self._worker_id, entry)
+            metrics.HANDED_BACK.add(len(entries), self._broker.queue_name)
             logger.info("handed back %d tasks that had not started", len(entries))
             return
         claimed = []
@@ -215,6 +230,7 @@ class Fetcher:
             task, problem = self._payload(entry, named_task(entry.fields.get("payload", "")))
             if task is None:
                 await self._broker.bury(self._worker_id, entry, str(problem))
+                metrics.DEAD_LETTERED.add(1, self._broker.queue_name)
             else:
                 claimed.append((entry, task, problem))
         if not claimed:
@@ -228,6 +244,7 @@ class Fetcher:
         """Take over what the queue has started by the task id at the beginning of its payload."""
         if started.verdict != "run":
             logger.info("not run: %s", started.verdict, extra={"entry_id": entry.entry_id})
+            self._meter.not_run(started)
             return
         text = entry.fields["payload"]
         task_id = text[len(_TASK_ID_FIRST) : text.index('"', len(_TASK_ID_FIRST))]
@@ -255,6 +272,7 @@ class Fetcher:
             self._begin(claim, problem, asked)
         else:
             logger.info("not run: %s", started.verdict, extra={"task_id": task.task_id})
+            self._meter.not_run(started)
 
 
 def named_task(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The health port: ``/livez`` and ``/readyz`` for load balancers, containers and people.
+"""The health port: ``/livez`` and ``/readyz`` for load balancers, containers and people; ``/metrics`` for Prometheus.
 
 It answers from a thread of its own, so that it can tell when the event loop is blocked.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Check: TypeAlias = Callable[[], str | None]
+    Page: TypeAlias = tuple[str, Callable[[], str]]
 
 
 class PortTakenError(OrbiterError):
@@ -24,31 +25,39 @@ class PortTakenError(OrbiterError):
 
 
 class HealthServer:
-    """Serves checks over HTTP: 200 ``ok``, or 503 with the reason.
+    """Serves checks over HTTP: 200 ``ok``, or 503 with the reason; and pages of text.
 
     Args:
         host: Address to bind to.
         port: Port to bind to.
         checks: For each path, what returns the reason why not, or ``None``.
+        pages: For each path, a content type and what returns the text.
 
     Raises:
         PortTakenError: The port is taken or not allowed.
     """
 
-    def __init__(self, host: str, port: int, checks: Mapping[str, Check]) -> None:
+    def __init__(self, host: str, port: int, checks: Mapping[str, Check], pages: Mapping[str, Page]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                check = checks.get(self.path.partition("?")[0])
+                path = self.path.partition("?")[0]
+                if path in pages:
+                    kind, write = pages[path]
+                    self._send(200, kind, write().encode())
+                    return
+                check = checks.get(path)
                 if check is None:
-                    self._answer(404, {"error": f"unknown path; known are {', '.join(checks)}"})
+                    self._answer(404, {"error": f"unknown path; known are {', '.join([*checks, *pages])}"})
                     return
                 reason = check()
                 self._answer(200 if reason is None else 503, {"status": "ok"} if reason is None else {"reason": reason})
 
             def _answer(self, code: int, body: Mapping[str, str]) -> None:
-                text = json.dumps(body).encode() + b"\n"
+                self._send(code, "application/json", json.dumps(body).encode() + b"\n")
+
+            def _send(self, code: int, kind: str, text: bytes) -> None:
                 self.send_response(code)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from redis.exceptions import RedisError
 
+from orbiter.distributed import metrics
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -122,6 +124,7 @@ class LeaseKeeper:
                 async with asyncio.timeout(max(0.5, period / 2)):
                     await self.beat()
             except (RedisError, OSError, TimeoutError) as error:
+                metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                 logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
                 pause = min(1.0, period / 4)
                 self._give_up_unproven()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' own
 
-from orbiter.distributed import keys
+from orbiter.distributed import keys, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ class Listener:
     Args:
         client: The listener's own connection.
         worker_id: Whose control channel.
+        queue: Which queue's disruptions are counted.
         cancel: Called with the id of a task whose cancellation was asked for.
         control: Called with ``drain``, ``quiet`` or ``resume``.
         patience: Seconds of silence after which the connection is probed, and again until it counts as dead.
@@ -39,11 +40,13 @@ class Listener:
         client: Redis,
         worker_id: str,
         *,
+        queue: str,
         cancel: Callable[[str], None],
         control: Callable[[str], None],
         patience: float,
     ) -> None:
         self._client = client
+        self._queue = queue
         self._channel = keys.control(worker_id)
         self._cancel = cancel
         self._control = control
@@ -55,6 +58,7 @@ class Listener:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
+                metrics.DISRUPTIONS.add(1, self._queue)
                 logger.warning("cancellations are found by renewal only: %s", error or type(error).__name__)
                 await asyncio.sleep(AGAIN_AFTER)
 

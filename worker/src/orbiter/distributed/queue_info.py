@@ -72,25 +72,54 @@ async def get_queue_info(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: 
         await own.aclose()
 
 
-async def _look(client: Redis, redis_url: str, queue: str) -> QueueInfo:
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What there is to do on one queue; the attributes are those of :class:`QueueInfo`."""
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest_waiting: float | None = None
+    consumers: int = 0
+
+
+async def read_backlog(client: Redis, queue: str) -> Backlog:
+    """Look at a queue without looking at who works on it.
+
+    Raises:
+        redis.RedisError: Redis cannot be reached or refuses.
+    """
     group = await _group(client, queue)
     running = int(group.get("pending", 0))
     lag = group.get("lag")
     # Redis loses count of the lag where an entry was deleted undelivered; ours never are, so the length tells as well.
     waiting = int(lag) if lag is not None else max(0, await client.xlen(queue) - running)
+    return Backlog(
+        waiting=waiting,
+        running=running,
+        delayed=await client.zcard(keys.tagged(queue, "delayed")),
+        dead=await client.xlen(keys.tagged(queue, "dead")),
+        oldest_waiting=await _oldest(client, queue, group.get("last-delivered-id", "0-0")) if waiting else None,
+        consumers=int(group.get("consumers", 0)),
+    )
+
+
+async def _look(client: Redis, redis_url: str, queue: str) -> QueueInfo:
+    backlog = await read_backlog(client, queue)
     due: Any = await client.zrange(keys.tagged(queue, "delayed"), 0, 0, withscores=True)
     fleet = await get_worker_fleet_status(redis_url, client=client)
     here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
     used, limit = await _memory(client)
     return QueueInfo(
         queue=queue,
-        waiting=waiting,
-        running=running,
-        delayed=await client.zcard(keys.tagged(queue, "delayed")),
-        dead=await client.xlen(keys.tagged(queue, "dead")),
-        oldest_waiting=await _oldest(client, queue, group.get("last-delivered-id", "0-0")) if waiting else None,
+        waiting=backlog.waiting,
+        running=backlog.running,
+        delayed=backlog.delayed,
+        dead=backlog.dead,
+        oldest_waiting=backlog.oldest_waiting,
         next_due=due[0][1] / 1000 if due else None,
-        consumers=int(group.get("consumers", 0)),
+        consumers=backlog.consumers,
         workers=len(here),
         slots=sum(worker.concurrency for worker in here),
         busy=sum(worker.active for worker in here),

@@ -58,7 +58,7 @@ class WorkerSettings(BaseModel):
     allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")
-    health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez and /readyz; 0 is off")
+    health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 is off")
     health_host: str = Field(default="127.0.0.1", description="Address that --health-port binds to")
     instance: str = Field(default="", description="Label shown in listings, such as systemd's %i")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed import faults
+from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Outcome
 from orbiter.distributed.errors import ConfigurationError, ResultTooLargeError, TransientError
 from orbiter.distributed.models import ErrorEvent, InvalidPayloadError
@@ -124,6 +124,7 @@ class Settler:
                 faults.reach("before settle")
                 recorded = await record()
             except (RedisError, OSError) as error:
+                metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                 logger.warning("outcome waits for Redis: %s", error, extra={"task_id": slot.claim.task.task_id})
                 await asyncio.sleep(AGAIN_AFTER)
             else:
@@ -147,6 +148,7 @@ class Settler:
                     faults.reach("before settle")
                     recorded = await self._broker.finish(self._worker_id, [outcome for _, outcome in ready])
                 except (RedisError, OSError) as error:
+                    metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                     logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
                     await asyncio.sleep(AGAIN_AFTER)
                 else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orbiter.distributed import faults
 from orbiter.distributed.slot import Slot
+from orbiter.distributed.tracing import traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.models import InvalidPayloadError, TaskPayload
     from orbiter.distributed.runtimes import CancellationToken
     from orbiter.distributed.settling import Settler
+    from orbiter.distributed.task_meter import TaskMeter
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Slots:
         executor: Runs them.
         publisher: Takes their events.
         settler: Records their ends.
+        meter: Counts their starts and ends.
         changed: Called whenever one has begun or ended.
         lost: Called with the entry of a run that was given up.
     """
@@ -55,6 +58,7 @@ class Slots:
         executor: Executor,
         publisher: EventPublisher,
         settler: Settler,
+        meter: TaskMeter,
         changed: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
@@ -66,6 +70,7 @@ class Slots:
         self._executor = executor
         self._publisher = publisher
         self._settler = settler
+        self._meter = meter
         self._changed = changed
         self._lost = lost
         self._empty = asyncio.Event()
@@ -82,9 +87,11 @@ class Slots:
         slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), leased + self._lease)
         self.held[claim.entry_id] = slot
         self._empty.clear()
+        self._meter.started(claim)
         logger.info("started", extra={"task_id": task.task_id, "attempt": claim.attempt})
         if problem is None:
-            work, limit = self._executor.execute(claim, slot.log, slot.token), self._executor.time_limit(task)
+            work = traced(self._executor.execute, claim, slot.log, slot.token, by=self._meter)
+            limit = self._executor.time_limit(task)
         else:
             work, limit = _refuse(problem), None
         slot.begin(work, limit=limit, on_over=self._over)
@@ -101,6 +108,7 @@ class Slots:
 
     def _settled(self, slot: Slot, recorded: str) -> None:
         del self.held[slot.claim.entry_id]
+        self._meter.ended(slot, recorded)
         if not self.held:
             self._empty.set()
         if recorded == "lost":

@@ -9,9 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed import faults, keys
+from redis.exceptions import ResponseError
+
+from orbiter.distributed import faults, keys, metrics
 from orbiter.distributed.broker import entries_of
 from orbiter.distributed.lua import TASK_TTL
+from orbiter.distributed.queue_info import read_backlog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,17 +74,15 @@ class Sweeper:
         Raises:
             RedisError: Redis could not be reached; the next sweep begins anew.
         """
-        if time.monotonic() < self._next:
+        if not await self._turn():
             return []
-        interval = self._lease / 3
-        self._next = time.monotonic() + interval * random.uniform(0.8, 1)  # noqa: S311 - jitter
-        if not await self._take(interval * 0.8):
-            return []
+        await self._read()
         owners = await self._owners()
         leases = {owner.name: self._lease if owner.lease is None else owner.lease for owner in owners if owner.pending}
         entries = await self._reclaim(room, {name: lease for name, lease in leases.items() if lease < math.inf})
         faults.reach("after sweep")
         if entries:
+            metrics.RECLAIMED.add(len(entries), self._broker.queue_name)
             logger.warning("reclaimed %d tasks from workers that stopped renewing", len(entries))
         if len(entries) == room:
             # There may be more than this worker has room for: whoever has some sweeps at once.
@@ -92,6 +93,45 @@ class Sweeper:
         await self._prune()
         await self._adopt()
         return entries
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it may be this worker's turn again."""
+        return max(0.0, self._next - time.monotonic())
+
+    async def look(self) -> None:
+        """Read what waits, if it is this worker's turn: one without room does not sweep, but its queue may be long.
+
+        Raises:
+            RedisError: Redis could not be reached.
+        """
+        if await self._turn():
+            await self._read()
+            # Who has room sweeps.
+            await self._release()
+
+    async def _turn(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        interval = self._lease / 3
+        self._next = time.monotonic() + interval * random.uniform(0.8, 1)  # noqa: S311 - jitter
+        return await self._take(interval * 0.8)
+
+    async def _read(self) -> None:
+        """Take readings for the metrics; they count until somebody else has had a turn."""
+        queue = self._broker.queue_name
+        try:
+            backlog = await self._broker.within(read_backlog(self._broker.client, queue))
+        except ResponseError as error:
+            # A user with fewer rights than docs/redis.md gives: that must not keep anybody from sweeping.
+            logger.warning("the queue's depth cannot be read: %s", error)
+            return
+        valid = self._lease / 2
+        metrics.DEPTH.set(backlog.waiting, queue, valid=valid)
+        metrics.PENDING.set(backlog.running, queue, valid=valid)
+        metrics.DELAYED.set(backlog.delayed, queue, valid=valid)
+        metrics.DEAD_LETTERS.set(backlog.dead, queue, valid=valid)
+        metrics.OLDEST.set(backlog.oldest_waiting or 0, queue, valid=valid)
 
     async def _take(self, interval: float) -> bool:
         """Become the one who sweeps for ``interval`` seconds; ``False`` while another worker is."""

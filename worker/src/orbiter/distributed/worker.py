@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from orbiter.distributed.alerts import alert_manager
 from orbiter.distributed.broker_cluster import broker_for
 from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
@@ -27,7 +28,9 @@ from orbiter.distributed.fetcher import Fetcher
 from orbiter.distributed.health_server import HealthServer
 from orbiter.distributed.lease import LeaseKeeper
 from orbiter.distributed.listener import Listener
+from orbiter.distributed.metrics import INSTRUMENTS
 from orbiter.distributed.models import DEFAULT_QUEUE
+from orbiter.distributed.prometheus import CONTENT_TYPE, prometheus_text
 from orbiter.distributed.redis_url import check, connect, mask
 from orbiter.distributed.runtimes.imports import ImportGuard
 from orbiter.distributed.settings import WorkerSettings
@@ -35,6 +38,8 @@ from orbiter.distributed.settling import Settler
 from orbiter.distributed.slots import Slots
 from orbiter.distributed.sweeper import Sweeper
 from orbiter.distributed.systemd import notify
+from orbiter.distributed.task_meter import TaskMeter
+from orbiter.distributed.telemetry import exporting
 from orbiter.distributed.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -135,12 +140,14 @@ class Worker:
         )
         self._publisher = EventPublisher(self._broker.say)
         self._settler = Settler(self._broker, self._publisher, settings)
+        self._meter = TaskMeter(settings.queue, name)
         self._slots = slots = Slots(
             settings.concurrency,
             lease=settings.heartbeat_ttl,
             executor=LocalExecutor(ImportGuard(settings.allow_import)),
             publisher=self._publisher,
             settler=self._settler,
+            meter=self._meter,
             changed=self._slots_changed,
             lost=self._run_lost,
         )
@@ -161,13 +168,19 @@ class Worker:
             room=lambda: slots.room,
             held=slots.held,
             begin=slots.begin,
+            meter=self._meter,
             vitals=self._vitals,
         )
         listener = Listener(
-            listening, name, cancel=slots.cancel, control=self._control, patience=settings.heartbeat_ttl / 3
+            listening,
+            name,
+            queue=settings.queue,
+            cancel=slots.cancel,
+            control=self._control,
+            patience=settings.heartbeat_ttl / 3,
         )
         try:
-            with self._signals(), self._health_port():
+            with self._signals(), self._health_port(), exporting(name):
                 if await self._reach_redis():
                     await self._serve(listener, slots)
         finally:
@@ -233,7 +246,8 @@ class Worker:
             yield
             return
         checks = {"/livez": self._vitals.complaint, "/readyz": self._not_ready}
-        server = HealthServer(self.settings.health_host, self.settings.health_port, checks)
+        pages = {"/metrics": (CONTENT_TYPE, lambda: prometheus_text(INSTRUMENTS))}
+        server = HealthServer(self.settings.health_host, self.settings.health_port, checks, pages)
         try:
             yield
         finally:
@@ -301,6 +315,9 @@ class Worker:
                 }.items()
             ]
             self._set_state("running")
+            if alert_manager.rules:
+                watching = alert_manager.watch(self.redis_url, self.settings.queue, client=self._broker.client)
+                parts.append(group.create_task(watching, name="alerts"))
             notify("READY=1", self._status_line())
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)
             fetching = group.create_task(self._fetcher.run(), name="fetcher")
@@ -367,4 +384,5 @@ class Worker:
             "pid": str(os.getpid()),
             "heartbeat_ttl": str(self.settings.heartbeat_ttl),
             "drain_deadline": str(self._drain_deadline or ""),
+            **{f"recent_{name}": f"{count:g}" for name, count in self._meter.recently()._asdict().items()},
         }

@@ -27,6 +27,7 @@ from orbiter.distributed.models import (
 from orbiter.distributed.runtimes import RunContext
 from orbiter.distributed.runtimes.model_access import orbiter_error
 from orbiter.distributed.runtimes.threads import DAEMON_THREADS
+from orbiter.distributed.tracing import agent_instrumentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,6 +123,7 @@ class AgentRunner:
             model_settings=lambda step: self._model_settings(model, again=step.run_step > 1 or not nothing_to_lose),
             toolsets=[tools],
         )
+        agent.instrument = agent_instrumentation()
         steps = _Steps(context, self.config, tools.durations)
         steps.detail(
             StatusEvent(

@@ -1,0 +1,133 @@
+"""TaskMeter: counts what becomes of the tasks of one worker, for the metrics and for the heartbeat."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from orbiter.distributed import metrics
+from orbiter.distributed.instruments import SERIES_LIMIT
+
+if TYPE_CHECKING:
+    from orbiter.distributed.claims import Claim, Started
+    from orbiter.distributed.instruments import Cell, Distribution
+    from orbiter.distributed.slot import Slot
+
+# What "recently" means, seconds: to the heartbeat, and so to the alerts.
+RECENT = 300.0
+_NOTED_EVERY = 5.0
+
+
+class Tally(NamedTuple):
+    """Tasks that completed and that failed for good; starts of tasks, and how long these had waited, in all."""
+
+    completed: int = 0
+    failed: int = 0
+    starts: int = 0
+    waited: float = 0.0
+
+
+class _Agent(NamedTuple):
+    """What an agent's tasks are counted in: looked up once, as it is needed twice a task."""
+
+    completed: Cell
+    failed: Cell
+    duration: Distribution
+    waited: Distribution
+
+
+class TaskMeter:
+    """Told of every start and end.
+
+    Args:
+        queue: The queue.
+        worker_id: The worker.
+    """
+
+    def __init__(self, queue: str, worker_id: str) -> None:
+        self.queue = queue
+        self.worker_id = worker_id
+        self._completed = self._failed = self._starts = 0
+        self._waited = 0.0
+        self._notes = deque([(time.monotonic(), Tally())])
+        self._agents: dict[str, _Agent] = {}
+        self._running = metrics.RUNNING.cell(queue)
+        for instrument in metrics.OF_A_WORKER:
+            instrument.cell(queue)
+
+    def started(self, claim: Claim) -> None:
+        """Count a start; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
+        self._running.add(1)
+        agent = self._agent(claim.task.agent_name)
+        # A task of a worker that died has not waited: it ran, elsewhere.
+        if claim.deliveries == 1:
+            waited = max(0.0, time.time() - int(claim.entry_id.partition("-")[0]) / 1000)
+            agent.waited.record(waited)
+            self._starts += 1
+            self._waited += waited
+
+    def ended(self, slot: Slot, recorded: str) -> None:
+        """Count an end: ``completed``, ``failed``, ``cancelled``, ``retrying``, ``pending`` or ``lost``."""
+        name, duration = slot.claim.task.agent_name, time.monotonic() - slot.started
+        agent = self._agent(name)
+        self._running.add(-1)
+        if recorded == "completed":
+            self._completed += 1
+            agent.completed.add(1)
+            agent.duration.record(duration)
+        elif recorded == "failed":
+            self._failed += 1
+            agent.failed.add(1)
+            metrics.DURATION.record(duration, self.queue, name, recorded, _error_of(slot))
+            metrics.DEAD_LETTERED.add(1, self.queue)
+        elif recorded == "cancelled":
+            metrics.CANCELLED.add(1, self.queue, name)
+            metrics.DURATION.record(duration, self.queue, name, recorded, "")
+        elif recorded == "retrying":
+            metrics.RETRIED.add(1, self.queue)
+            metrics.DURATION.record(duration, self.queue, name, recorded, _error_of(slot))
+        else:
+            (metrics.LEASES_LOST if recorded == "lost" else metrics.HANDED_BACK).add(1, self.queue)
+
+    def not_run(self, started: Started) -> None:
+        """Count a task that failed without a run here: it had lost too many workers, or is too large."""
+        if started.verdict == "dead":
+            self._failed += 1
+            metrics.FAILED.add(1, self.queue, "")
+            metrics.DEAD_LETTERED.add(1, self.queue)
+
+    def recently(self) -> Tally:
+        """Return what was counted during the last five minutes, or since the start."""
+        now = time.monotonic()
+        total = Tally(self._completed, self._failed, self._starts, self._waited)
+        notes = self._notes
+        while len(notes) > 1 and now - notes[1][0] >= RECENT:
+            notes.popleft()
+        before = notes[0][1]
+        if now - notes[-1][0] >= _NOTED_EVERY:
+            notes.append((now, total))
+        return Tally(
+            total.completed - before.completed,
+            total.failed - before.failed,
+            total.starts - before.starts,
+            total.waited - before.waited,
+        )
+
+    def _agent(self, name: str) -> _Agent:
+        found = self._agents.get(name)
+        if found is None:
+            found = _Agent(
+                completed=metrics.COMPLETED.cell(self.queue, name),
+                failed=metrics.FAILED.cell(self.queue, name),
+                duration=metrics.DURATION.cell(self.queue, name, "completed", ""),
+                waited=metrics.WAIT_TIME.cell(self.queue, name),
+            )
+            if len(self._agents) < SERIES_LIMIT:
+                self._agents[name] = found
+        return found
+
+
+def _error_of(slot: Slot) -> str:
+    error = slot.ended().error
+    return type(error).__name__ if error is not None else "ConfigurationError"
