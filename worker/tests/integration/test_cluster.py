@@ -285,7 +285,7 @@ async def _nothing_pending(broker: ClusterBroker) -> bool:
 
 async def test_the_documented_rights_are_enough_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
-    [more] = re.findall(r"In a cluster, add `([^`]*)` to both", page)
+    [more] = re.findall(r"In a cluster, add\s+`([^`]*)` to the", page)
     for node in cluster.nodes:
         for rule in re.findall(r"^user (.*)$", page, re.MULTILINE):
             node.ask("ACL", "SETUSER", *rule.split(), *more.split())
