@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 from annotated_types import Ge, Le
 
-from orbiter.cli.application import LazyGroup
+from orbiter.cli.application import Failure, LazyGroup
 from orbiter.cli.options import redis_url_option, run
 from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
 from orbiter.distributed.redis_url import mask
@@ -99,7 +99,10 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     from orbiter.distributed.worker import Worker  # noqa: PLC0415 - not needed to print help or refuse an option
 
     values = settings.model_dump()
-    worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
+    try:
+        worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
+    except ImportError as error:
+        raise Failure(f"Error: {error}") from None
     run(redis_url, worker.start(), loop_factory=_loop_factory())
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from orbiter.distributed.settings import SettingsError, WorkerSettings
     from orbiter.distributed.store import TaskStore
     from orbiter.distributed.sync import SyncTaskHandle, distributed_sync, submit_many
+    from orbiter.distributed.temporal import HAS_TEMPORAL
+    from orbiter.distributed.temporal.executor import TemporalExecutor
     from orbiter.distributed.worker import Worker
 
 _HOME = {
@@ -42,6 +44,7 @@ _HOME = {
     "ConfigurationError": "errors",
     "EventPublisher": "events",
     "EventSubscriber": "events",
+    "HAS_TEMPORAL": "temporal",
     "ImportRefusedError": "errors",
     "InvalidPayloadError": "models",
     "MissingExtraError": "errors",
@@ -58,6 +61,7 @@ _HOME = {
     "TaskResult": "models",
     "TaskStatus": "models",
     "TaskStore": "store",
+    "TemporalExecutor": "temporal",
     "TransientError": "errors",
     "Worker": "worker",
     "WorkerHealth": "health",
@@ -70,6 +74,7 @@ _HOME = {
 }
 
 __all__ = [
+    "HAS_TEMPORAL",
     "CancelOutcome",
     "CancellationToken",
     "ConfigurationError",
@@ -91,6 +96,7 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TaskStore",
+    "TemporalExecutor",
     "TransientError",
     "Worker",
     "WorkerHealth",

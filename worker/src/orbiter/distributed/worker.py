@@ -35,10 +35,14 @@ from orbiter.distributed.settling import Settler
 from orbiter.distributed.slots import Slots
 from orbiter.distributed.sweeper import Sweeper
 from orbiter.distributed.systemd import notify
+from orbiter.distributed.temporal import require_temporal
 from orbiter.distributed.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
+
+    from orbiter.distributed.temporal.executor import TemporalExecutor
+    from orbiter.distributed.temporal.runs import Runs
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ class Worker:
     Raises:
         RedisUrlError: The URL cannot be used.
         SettingsError: A setting breaks its rule.
+        ImportError: Temporal execution is wanted, and temporalio is not installed.
     """
 
     def __init__(
@@ -85,10 +90,13 @@ class Worker:
             executor=executor,
             **options,
         )
+        if self.settings.executor == "temporal":
+            require_temporal()
         self.worker_id = self.settings.worker_id
         self.state = "starting"
         self._version = version("orbiter-distributed")
         self._slots: Slots | None = None
+        self._temporal: TemporalExecutor | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._quieting: asyncio.Task[None] | None = None
@@ -97,16 +105,26 @@ class Worker:
     @property
     def tasks_processed(self) -> int:
         """How many tasks have completed here."""
-        return self._slots.processed if self._slots else 0
+        return sum(runs.processed for runs in self._runners)
 
     @property
     def tasks_failed(self) -> int:
         """How many runs have failed here."""
-        return self._slots.failed if self._slots else 0
+        return sum(runs.failed for runs in self._runners)
+
+    @property
+    def _runners(self) -> list[Slots | Runs]:
+        """What runs tasks here: the slots, and where Temporal gives them, its runs."""
+        runs = self._temporal.runs if self._temporal else None
+        return [part for part in (self._slots, runs) if part is not None]
+
+    @property
+    def _running(self) -> list[str]:
+        return [slot.claim.task.task_id for runs in self._runners for slot in runs.held.values()]
 
     @property
     def _active(self) -> int:
-        return len(self._slots.held) if self._slots else 0
+        return len(self._running)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -133,10 +151,12 @@ class Worker:
         )
         self._publisher = EventPublisher(self._broker.say)
         self._settler = Settler(self._broker, self._publisher, settings)
+        local = LocalExecutor(ImportGuard(settings.allow_import))
+        self._temporal = temporal = self._temporal_executor(local) if settings.executor == "temporal" else None
         self._slots = slots = Slots(
             settings.concurrency,
             lease=settings.heartbeat_ttl,
-            executor=LocalExecutor(ImportGuard(settings.allow_import)),
+            executor=temporal or local,
             publisher=self._publisher,
             settler=self._settler,
             changed=self._slots_changed,
@@ -155,13 +175,13 @@ class Worker:
             reader,
             Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
             worker_id=name,
-            room=lambda: slots.room,
+            room=lambda: temporal.room(slots.room) if temporal else slots.room,
             held=slots.held,
             begin=slots.begin,
             vitals=self._vitals,
         )
         listener = Listener(
-            listening, name, cancel=slots.cancel, control=self._control, patience=settings.heartbeat_ttl / 3
+            listening, name, cancel=self._cancel, control=self._control, patience=settings.heartbeat_ttl / 3
         )
         try:
             with self._signals(), self._health_port():
@@ -172,6 +192,20 @@ class Worker:
                 with contextlib.suppress(RedisError, OSError):
                     async with asyncio.timeout(1):
                         await client.aclose()
+
+    def _temporal_executor(self, local: LocalExecutor) -> TemporalExecutor:
+        # Only a worker that needs it pays for temporalio.
+        from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415
+
+        executor = TemporalExecutor()
+        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed)
+        return executor
+
+    def _cancel(self, task_id: str) -> None:
+        if self._slots is not None:
+            self._slots.cancel(task_id)
+        if self._temporal is not None:
+            self._temporal.cancel(task_id)
 
     async def stop(self) -> None:
         """Begin to drain; :meth:`start` returns once that is done. A second call ends the wait for running tasks."""
@@ -237,8 +271,8 @@ class Worker:
             server.close()
 
     def _not_ready(self) -> str | None:
-        if self.state != "running":
-            return f"the worker is {self.state}"
+        if self._shown_state != "running":
+            return f"the worker is {self._shown_state}"
         if self._lease.silent_for() > self.settings.heartbeat_ttl:
             return f"Redis has not been reached for {self._lease.silent_for():.0f} s"
         return self._vitals.complaint()
@@ -297,6 +331,8 @@ class Worker:
                     "vitals": self._vitals.run(),
                 }.items()
             ]
+            if self._temporal is not None:
+                parts.append(group.create_task(self._temporal.start_temporal_worker(), name="temporal"))
             self._set_state("running")
             notify("READY=1", self._status_line())
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)
@@ -323,6 +359,8 @@ class Worker:
         await self._fetcher.stop(fetching)
         finished_before = self.tasks_processed + self.tasks_failed
         handed_back = await slots.drain(began + timeout, self._hurry)
+        if self._temporal is not None:
+            handed_back += await self._temporal.stop_temporal_worker(began + timeout, self._hurry)
         finished = self.tasks_processed + self.tasks_failed - finished_before
         logger.info("drained in %.1f s: %d finished, %d handed back", time.monotonic() - began, finished, handed_back)
 
@@ -336,14 +374,18 @@ class Worker:
         self.state = state
         self._lease.kick()
 
+    @property
+    def _shown_state(self) -> str:
+        return "degraded" if self.state == "running" and self._temporal and self._temporal.degraded else self.state
+
     def _status_line(self) -> str:
-        return f"STATUS={self.state}: {self._active} of {self.settings.concurrency} slots busy"
+        return f"STATUS={self._shown_state}: {self._active} of {self.settings.concurrency} slots busy"
 
     def _describe(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours."""
         if self.state in {"running", "quiet"}:
             notify(self._status_line())
-        running = [slot.claim.task.task_id for slot in self._slots.held.values()] if self._slots else []
+        running = self._running
         return {
             "status": "running",
             "tasks_processed": str(self.tasks_processed),
@@ -357,7 +399,7 @@ class Worker:
             "instance": self.settings.instance,
             "active": str(len(running)),
             "current_task_ids": json.dumps(running),
-            "state": self.state,
+            "state": self._shown_state,
             "pid": str(os.getpid()),
             "heartbeat_ttl": str(self.settings.heartbeat_ttl),
             "drain_deadline": str(self._drain_deadline or ""),
