@@ -46,6 +46,7 @@ WATCH_AGAIN = 1.0
 # A run that has just ended is recorded by this worker's own workflow tasks, if it stays so long.
 LINGER = 0.5
 SETTLE_GRACE = 2.0
+DECIDE_WITHIN = 10
 STICKY = timedelta(seconds=2)
 OTHERS_FIRST = 1.0
 
@@ -142,6 +143,8 @@ class TemporalExecutor:
                 args=[task.to_json(), plan],
                 id=name,
                 task_queue=self.task_queue,
+                # After this long others decide in place of a worker that was killed over it.
+                task_timeout=timedelta(seconds=min(DECIDE_WITHIN, max(2, settings.heartbeat_ttl))),
                 # A task that has ended well never runs again; one that failed may be retried by hand, under its id.
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
