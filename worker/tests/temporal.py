@@ -16,7 +16,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
 from orbiter.distributed.temporal.wire import workflow_id
-from tests.support import free_port
+from tests.support import free_port, wait_until
 
 
 @dataclass
@@ -88,10 +88,17 @@ class TemporalServer:
         """Return a task's workflow."""
         return (await self.client()).get_workflow_handle(workflow_id(task_id))
 
-    async def runs_of(self, task_id: str) -> list[WorkflowExecutionStatus | None]:
-        """Return the status of every workflow that the task has had."""
+    async def ends_of(self, task_id: str) -> list[WorkflowExecutionStatus | None]:
+        """Return how every workflow that the task has had has closed, once all have; the newest first."""
         client = await self.client()
-        return [found.status async for found in client.list_workflows(f"WorkflowId = '{workflow_id(task_id)}'")]
+
+        async def closed() -> list[WorkflowExecutionStatus | None]:
+            # The listing lags behind.
+            query = f"WorkflowId = '{workflow_id(task_id)}'"
+            ends = [found.status async for found in client.list_workflows(query)]
+            return [] if WorkflowExecutionStatus.RUNNING in ends else ends
+
+        return await wait_until(closed)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Trial:
         return await self.fleet.broker.submit(TaskPayload(agent_config=config, input="go", metadata=metadata))
 
     async def check(self, task_id: str) -> None:
-        assert await self.temporal.runs_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+        assert await self.temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
         await self.fleet.check_invariants([task_id])
 
 

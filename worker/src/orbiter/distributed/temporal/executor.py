@@ -10,6 +10,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import RedisError
 from temporalio.client import WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -138,18 +139,7 @@ class TemporalExecutor:
         )
         name = workflow_id(task.task_id)
         try:
-            handle = await self._client.start_workflow(
-                AgentExecutionWorkflow.run,
-                args=[task.to_json(), plan],
-                id=name,
-                task_queue=self.task_queue,
-                # After this long others decide in place of a worker that was killed over it.
-                task_timeout=timedelta(seconds=min(DECIDE_WITHIN, max(2, settings.heartbeat_ttl))),
-                # A task that has ended well never runs again; one that failed may be retried by hand, under its id.
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                rpc_timeout=ANSWER_WITHIN,
-            )
+            handle = await self._start(name, task, plan)
         except WorkflowAlreadyStartedError:
             raise TransferredError(name) from None
         except RPCError as error:
@@ -159,8 +149,24 @@ class TemporalExecutor:
             raise HandedBackError(f"Temporal is away: {error}") from error
         faults.reach("after workflow start")
         if name not in self._open:
-            self._open[name] = asyncio.create_task(self._watch(name, handle))
+            self._open[name] = asyncio.create_task(self._watch(handle, task, plan))
         raise TransferredError(name)
+
+    async def _start(self, name: str, task: TaskPayload, plan: Plan) -> WorkflowHandle[Any, Any]:
+        if self._client is None:
+            raise HandedBackError("Temporal has not been reached yet")
+        return await self._client.start_workflow(
+            AgentExecutionWorkflow.run,
+            args=[task.to_json(), plan],
+            id=name,
+            task_queue=self.task_queue,
+            # After this long others decide in place of a worker that was killed over it.
+            task_timeout=timedelta(seconds=min(DECIDE_WITHIN, max(2, plan.heartbeat))),
+            # A task that has ended well never runs again; one that failed may be retried by hand, under its id.
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            rpc_timeout=ANSWER_WITHIN,
+        )
 
     def time_limit(self, task: TaskPayload) -> float | None:  # noqa: ARG002
         """Return no limit: the workflow has one."""
@@ -170,17 +176,25 @@ class TemporalExecutor:
         """Return how many more tasks can be claimed, where that many slots hold no claim."""
         return free - len(self._open) if self._connected and not self._stopped else 0
 
-    async def _watch(self, name: str, handle: WorkflowHandle[Any, Any]) -> None:
-        """Wait until a workflow has closed; nothing but the slot waits with it."""
+    async def _watch(self, handle: WorkflowHandle[Any, Any], task: TaskPayload, plan: Plan) -> None:
+        """Wait until a workflow has closed; nothing but the slot waits with it.
+
+        One that has closed without its task having ended is started anew: the task was retried by hand just before the
+        workflow of its failure closed, or somebody terminated the workflow.
+        """
+        name = handle.id
         try:
             while True:
                 try:
-                    await handle.result(follow_runs=False)
+                    with contextlib.suppress(WorkflowFailureError):
+                        await handle.result(follow_runs=False)
+                    if self._around is None or await self._around.tasks(plan.queue).ended(task.task_id):
+                        break
+                    handle = await self._start(name, task, plan)
+                except WorkflowAlreadyStartedError:
                     break
-                except WorkflowFailureError:
-                    break
-                except RPCError as error:
-                    if error.status is RPCStatusCode.NOT_FOUND:
+                except (RPCError, RedisError, OSError, HandedBackError) as error:
+                    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
                         break
                     await asyncio.sleep(WATCH_AGAIN)
         finally:
