@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
 from orbiter.distributed.temporal.wire import workflow_id
+from orbiter.distributed.worker import Worker
 from tests.support import free_port, wait_until
 
 
@@ -98,7 +100,17 @@ class TemporalServer:
             ends = [found.status async for found in client.list_workflows(query)]
             return [] if WorkflowExecutionStatus.RUNNING in ends else ends
 
-        return await wait_until(closed)
+        ends = await wait_until(closed)
+        if folder := os.environ.get("RECORD_HISTORIES"):
+            await self._record(Path(folder), task_id)
+        return ends
+
+    async def _record(self, folder: Path, task_id: str) -> None:
+        """Write a history for the replay tests, named after the test that is running."""
+        name = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].removesuffix(" (call)").removeprefix("test_")
+        history = await (await self.workflow(task_id)).fetch_history()
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(history.to_json() + "\n")
 
 
 @contextmanager
@@ -109,3 +121,8 @@ def temporal_server(directory: Path) -> Iterator[TemporalServer]:
         yield server
     finally:
         server.kill()
+
+
+def runs(worker: Worker) -> int:
+    """Return how many tasks Temporal has running in a worker."""
+    return len(worker._temporal.runs.held) if worker._temporal and worker._temporal.runs else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -9,11 +10,11 @@ from temporalio.client import WorkflowExecutionStatus
 
 from orbiter.distributed.claims import Claim
 from orbiter.distributed.dead_letters import DeadLetters
-from orbiter.distributed.models import TaskStatus
+from orbiter.distributed.models import TaskPayload, TaskStatus
 from orbiter.distributed.temporal.wire import Plan, workflow_id
 from tests.fleet import Fleet, job_payload, working
 from tests.support import wait_until
-from tests.temporal import TemporalServer
+from tests.temporal import TemporalServer, runs
 
 DURABLE = {"executor": "temporal", "heartbeat_ttl": 3}
 
@@ -34,6 +35,7 @@ async def test_an_error_is_retried_and_counted(fleet: Fleet, temporal: TemporalS
         task_id = await fleet.submit("fail", metadata={"times": 2})
         task = await fleet.ends(task_id)
     assert (task.status, task.attempt, task.retries) == (TaskStatus.COMPLETED, 3, 2)
+    assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
     await fleet.check_invariants([task_id])
 
 
@@ -56,6 +58,36 @@ async def test_a_run_that_takes_too_long_counts_as_an_error(fleet: Fleet, tempor
         task = await fleet.ends(task_id)
     assert (task.status, task.error_type, task.attempt) == (TaskStatus.FAILED, "TaskTimeoutError", 2)
     assert task.error == "run took longer than timeout_seconds=1"
+    assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.FAILED]
+    await fleet.check_invariants([task_id])
+
+
+async def test_what_outlives_a_drain_is_handed_back(fleet: Fleet, temporal: TemporalServer) -> None:
+    async with working(fleet, worker_id="first", drain_timeout=0, **DURABLE) as first:
+        task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+        await wait_until(lambda: runs(first))
+    async with working(fleet, worker_id="second", **DURABLE):
+        task = await fleet.ends(task_id)
+    assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "second")
+    assert (task.attempt, task.handoffs, task.crashes, task.retries) == (2, 1, 0, 0)
+    assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+    await fleet.check_invariants([task_id])
+
+
+async def test_finished_steps_of_an_agent_are_in_the_history(fleet: Fleet, temporal: TemporalServer) -> None:
+    config = {"name": "a", "model": "test", "tools": ["tests.integration.jobs.add"]}
+    async with working(fleet, **DURABLE):
+        task_id = await fleet.broker.submit(TaskPayload(agent_config=config, input="go", detailed=True))
+        task = await fleet.ends(task_id)
+    assert task.status == TaskStatus.COMPLETED
+    history = await (await temporal.workflow(task_id)).fetch_history()
+    steps = [
+        json.loads(event.workflow_execution_signaled_event_attributes.input.payloads[1].data)
+        for event in history.events
+        if event.HasField("workflow_execution_signaled_event_attributes")
+    ]
+    assert steps == ["a 1 model 1", "a 1 tool 1 add pyd_ai_tool_call_id__add", "a 1 model 2"]
+    assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
     await fleet.check_invariants([task_id])
 
 
@@ -88,12 +120,12 @@ async def test_a_task_that_failed_can_be_retried_under_its_id(fleet: Fleet, temp
 async def test_a_cancelled_run_ends_within_two_seconds(fleet: Fleet, temporal: TemporalServer, job: str) -> None:
     async with working(fleet, **DURABLE) as worker:
         task_id = await fleet.submit(job, metadata={"seconds": 30})
-        await wait_until(lambda: worker._active)
+        await wait_until(lambda: runs(worker))
         asked = time.monotonic()
         assert await fleet.broker.cancel(task_id) == "requested"
         task = await fleet.ends(task_id)
         assert time.monotonic() - asked < 2
-        await wait_until(lambda: not worker._active)
+        await wait_until(lambda: not runs(worker))
     assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 1)
     assert len(await temporal.ends_of(task_id)) == 1
     await fleet.check_invariants([task_id])
@@ -123,7 +155,7 @@ async def test_a_task_that_waits_in_temporal_is_cancelled_by_whoever_hears_it(
     """The worker that started the workflow is gone, and no other has room for the run."""
     async with working(fleet, worker_id="busy", **DURABLE) as busy:
         filler = await fleet.submit("sleep", metadata={"seconds": 4})
-        await wait_until(lambda: busy._active)
+        await wait_until(lambda: runs(busy))
         client = await temporal.client()
         payload = job_payload("echo")
         await fleet.broker.submit(payload)

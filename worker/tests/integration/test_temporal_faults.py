@@ -1,4 +1,4 @@
-"""Workers of Temporal's that die at the worst moment: another one completes the task and repeats nothing that was finished."""
+"""Workers that die at the worst moment of a durable task: another one repeats nothing that was finished."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.fleet import Fleet, job_payload, working
 from tests.integration.test_faults import died, worker
 from tests.servers import Server, eventually
 from tests.support import free_port, wait_until
-from tests.temporal import TemporalServer, temporal_server
+from tests.temporal import TemporalServer, runs, temporal_server
 
 DURABLE = {"executor": "temporal", "heartbeat_ttl": 3}
 
@@ -57,7 +57,7 @@ async def test_temporal_away_in_mid_run_fails_nothing(
         monkeypatch.setenv("TEMPORAL_HOST", server.host)
         async with working(fleet, worker_id="w", concurrency=4, **DURABLE) as durable:
             task_ids = await fleet.submit_many("sleep", 3, metadata={"seconds": 3})
-            await wait_until(lambda: durable._active == 3)
+            await wait_until(lambda: runs(durable) == 3)
             server.kill()
             task_ids.append(await fleet.submit("echo"))
             if away > 3:
@@ -67,6 +67,7 @@ async def test_temporal_away_in_mid_run_fails_nothing(
             server.start()
             ended = await fleet.all_end(task_ids, 40)
             await wait_until(lambda: durable._shown_state == "running")
+        assert await server.ends_of(task_ids[0]) == [WorkflowExecutionStatus.COMPLETED]
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
     assert {task.retries for task in ended} == {0}
     await fleet.check_invariants(task_ids)
@@ -132,7 +133,8 @@ async def test_redis_away_while_a_run_ends_has_its_end_recorded_later(tmp_path: 
         await fleet.broker.connect()
         async with working(fleet, **DURABLE) as durable:
             task_id = await fleet.broker.submit(job_payload("sleep", metadata={"seconds": 1.5}))
-            await wait_until(lambda: durable._active)
+            await wait_until(lambda: runs(durable))
+            await wait_until(fleet.is_empty)
             server.kill()
             # The run ends meanwhile.
             await asyncio.sleep(4)

@@ -84,10 +84,10 @@ class TransferredTasks:
             return "cancelled"
         return "ok" if fence == turn.fence and status not in TERMINAL else "lost"
 
-    async def ended(self, task_id: str) -> bool:
-        """Tell whether the task has ended."""
+    async def status(self, task_id: str) -> str | None:
+        """Return the task's status."""
         status: Any = await self._broker.within(self._broker.client.hget(keys.task(task_id), "status"))
-        return status in TERMINAL
+        return None if status is None else str(status)
 
     async def again(
         self, turn: Turn, task_id: str, status: str, *, delay: float = 0.0, error: str = "", error_type: str = ""

@@ -24,7 +24,7 @@ from orbiter.distributed.temporal.connection import connect, connect_options
 from orbiter.distributed.temporal.runs import Runs, Surroundings
 from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, workflow_id
 from orbiter.distributed.temporal.workflow import AgentExecutionWorkflow
-from orbiter.distributed.transferred import TransferredTasks
+from orbiter.distributed.transferred import TERMINAL, TransferredTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class TemporalExecutor:
         self._around: Surroundings | None = None
         self._answered = 0.0
         self._connected = False
-        self._open: dict[str, asyncio.Task[None]] = {}
+        self._open: dict[asyncio.Task[None], str] = {}
         self._asides: set[asyncio.Task[None]] = set()
         self._workers: list[Worker] = []
         self._stopped = False
@@ -148,8 +148,7 @@ class TemporalExecutor:
             self._lost_sight(error)
             raise HandedBackError(f"Temporal is away: {error}") from error
         faults.reach("after workflow start")
-        if name not in self._open:
-            self._open[name] = asyncio.create_task(self._watch(handle, task, plan))
+        self._open[asyncio.create_task(self._watch(handle, task, plan))] = name
         raise TransferredError(name)
 
     async def _start(self, name: str, task: TaskPayload, plan: Plan) -> WorkflowHandle[Any, Any]:
@@ -188,7 +187,7 @@ class TemporalExecutor:
                 try:
                     with contextlib.suppress(WorkflowFailureError):
                         await handle.result(follow_runs=False)
-                    if self._around is None or await self._around.tasks(plan.queue).ended(task.task_id):
+                    if self._around is None or await self._around.tasks(plan.queue).status(task.task_id) != "running":
                         break
                     handle = await self._start(name, task, plan)
                 except WorkflowAlreadyStartedError:
@@ -198,7 +197,8 @@ class TemporalExecutor:
                         break
                     await asyncio.sleep(WATCH_AGAIN)
         finally:
-            del self._open[name]
+            if me := asyncio.current_task():
+                del self._open[me]
             if self._around is not None:
                 self._around.changed()
 
@@ -209,7 +209,7 @@ class TemporalExecutor:
         here = any(slot.claim.task.task_id == task_id for slot in held)
         if self.runs is not None and here:
             self.runs.stop("cancelled", task_id)
-        work = asyncio.create_task(self._cancel(task_id, name, ours=here or name in self._open))
+        work = asyncio.create_task(self._cancel(task_id, name, ours=here or name in self._open.values()))
         self._asides.add(work)
         work.add_done_callback(self._asides.discard)
 
@@ -219,7 +219,7 @@ class TemporalExecutor:
         try:
             if not ours:
                 await asyncio.sleep(OTHERS_FIRST * random.random())  # noqa: S311 - jitter
-                if await self._around.tasks(self._around.settings.queue).ended(task_id):
+                if await self._around.tasks(self._around.settings.queue).status(task_id) in TERMINAL:
                     return
             await self._client.get_workflow_handle(name).cancel(rpc_timeout=ANSWER_WITHIN)
         except RPCError as error:
@@ -337,7 +337,7 @@ class TemporalExecutor:
                 await asyncio.sleep(LINGER)
             last = asyncio.create_task(deciding.shutdown())
             await asyncio.wait({last}, timeout=SETTLE_GRACE)
-        for work in [*self._open.values(), *self._asides]:
+        for work in [*self._open, *self._asides]:
             work.cancel()
         return handed_back
 
