@@ -23,6 +23,15 @@ from tests.temporal import TemporalServer, runs, temporal_server
 DURABLE = {"executor": "temporal", "heartbeat_ttl": 3}
 
 
+async def shows(fleet: Fleet, worker_id: str, state: str) -> None:
+    """Wait until ``orbiter worker list`` shows that state."""
+
+    async def so() -> bool:
+        return await state_of(fleet, worker_id) == state
+
+    await wait_until(so)
+
+
 async def state_of(fleet: Fleet, worker_id: str) -> str:
     states = {worker.worker_id: worker.state for worker in await get_worker_fleet_status(fleet.url)}
     return states.get(worker_id, "")
@@ -34,8 +43,7 @@ async def test_tasks_wait_while_temporal_is_down_at_the_start(
     monkeypatch.setenv("TEMPORAL_HOST", f"127.0.0.1:{free_port()}")
     task_id = await fleet.submit("echo", "x")
     async with working(fleet, worker_id="early", **DURABLE) as early:
-        await wait_until(lambda: state_of(fleet, "early"))
-        assert await state_of(fleet, "early") == "degraded"
+        await shows(fleet, "early", "degraded")
         await asyncio.sleep(1)
         task = await fleet.store.get_status(task_id)
         assert task is not None
@@ -44,7 +52,7 @@ async def test_tasks_wait_while_temporal_is_down_at_the_start(
             assert early._temporal is not None
             early._temporal._options["target_host"] = server.host
             task = await fleet.ends(task_id, 15)
-            assert await state_of(fleet, "early") == "running"
+            await shows(fleet, "early", "running")
     assert (task.status, task.attempt, task.handoffs) == (TaskStatus.COMPLETED, 1, 0)
     await fleet.check_invariants([task_id])
 
@@ -61,12 +69,11 @@ async def test_temporal_away_in_mid_run_fails_nothing(
             server.kill()
             task_ids.append(await fleet.submit("echo"))
             if away > 3:
-                await wait_until(lambda: durable._shown_state == "degraded")
-                assert await state_of(fleet, "w") == "degraded"
+                await shows(fleet, "w", "degraded")
             await asyncio.sleep(away)
             server.start()
             ended = await fleet.all_end(task_ids, 40)
-            await wait_until(lambda: durable._shown_state == "running")
+            await shows(fleet, "w", "running")
         assert await server.ends_of(task_ids[0]) == [WorkflowExecutionStatus.COMPLETED]
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
     assert {task.retries for task in ended} == {0}
@@ -86,11 +93,7 @@ async def test_a_worker_leaves_in_time_although_temporal_is_away(fleet: Fleet, t
 
 async def test_an_idle_worker_leaves_at_once(fleet: Fleet, temporal: TemporalServer) -> None:
     with worker(fleet, "w", "--executor", "temporal", TEMPORAL_HOST=temporal.host) as leaving:
-
-        async def ready() -> bool:
-            return await state_of(fleet, "w") == "running"
-
-        await wait_until(ready, 20)
+        await shows(fleet, "w", "running")
         began = time.monotonic()
         leaving.send_signal(signal.SIGTERM)
         await wait_until(lambda: leaving.poll() is not None, 8)

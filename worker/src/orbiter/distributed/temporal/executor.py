@@ -77,6 +77,7 @@ class TemporalExecutor:
         self._around: Surroundings | None = None
         self._answered = 0.0
         self._connected = False
+        self._away_since: float | None = None
         self._open: dict[asyncio.Task[None], str] = {}
         self._asides: set[asyncio.Task[None]] = set()
         self._workers: list[Worker] = []
@@ -311,16 +312,18 @@ class TemporalExecutor:
             else:
                 self._answered = time.monotonic()
                 if not self._connected:
-                    self._connected = True
+                    self._connected, self._away_since = True, None
                     logger.info("Temporal at %s: namespace %s, %s", self.host, self.namespace, self.task_queue)
                     self._around.changed()
             await asyncio.sleep(every)
 
     def _lost_sight(self, error: Exception) -> None:
-        if self._connected:
-            self._connected = False
-            if self._around is not None:
-                self._around.changed()
+        if self._away_since is not None:
+            return
+        self._away_since = time.monotonic()
+        self._connected = False
+        if self._around is not None:
+            self._around.changed()
         logger.warning("Temporal at %s: %s; claiming nothing meanwhile", self.host, error)
 
     async def stop_temporal_worker(self, deadline: float | None = None, hurry: asyncio.Event | None = None) -> int:
