@@ -101,6 +101,16 @@ async def test_an_idle_worker_leaves_at_once(fleet: Fleet, temporal: TemporalSer
         assert time.monotonic() - began < 1.5
 
 
+async def test_the_guides_command_needs_no_more_than_its_two_variables(fleet: Fleet, temporal: TemporalServer) -> None:
+    with worker(fleet, "w", TEMPORAL_HOST=temporal.host, TEMPORAL_NAMESPACE="default"):
+        task_id = await fleet.submit("echo", "as the guide says")
+        task = await fleet.ends(task_id, 20)
+        workers = {worker.worker_id: worker.executor for worker in await get_worker_fleet_status(fleet.url)}
+    assert task.result == {"output": "as the guide says"}
+    assert workers == {"w": "temporal"}
+    assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+
+
 async def test_all_workers_killed_and_started_again(fleet: Fleet, temporal: TemporalServer) -> None:
     options = ("--executor", "temporal", "--concurrency", "4")
     task_ids = await fleet.submit_many("sleep", 20, metadata={"seconds": 1})

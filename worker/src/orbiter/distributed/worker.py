@@ -115,16 +115,12 @@ class Worker:
     @property
     def _runners(self) -> list[Slots | Runs]:
         """What runs tasks here: the slots, and where Temporal gives them, its runs."""
-        runs = self._temporal.runs if self._temporal else None
-        return [part for part in (self._slots, runs) if part is not None]
+        parts = (self._slots, self._temporal.runs if self._temporal else None)
+        return [part for part in parts if part is not None]
 
     @property
     def _running(self) -> list[str]:
         return [slot.claim.task.task_id for runs in self._runners for slot in runs.held.values()]
-
-    @property
-    def _active(self) -> int:
-        return len(self._running)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -194,18 +190,16 @@ class Worker:
                         await client.aclose()
 
     def _temporal_executor(self, local: LocalExecutor) -> TemporalExecutor:
-        # Only a worker that needs it pays for temporalio.
-        from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415
+        from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415 - an extra
 
         executor = TemporalExecutor()
         executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed)
         return executor
 
     def _cancel(self, task_id: str) -> None:
-        if self._slots is not None:
-            self._slots.cancel(task_id)
-        if self._temporal is not None:
-            self._temporal.cancel(task_id)
+        for part in (self._slots, self._temporal):
+            if part is not None:
+                part.cancel(task_id)
 
     async def stop(self) -> None:
         """Begin to drain; :meth:`start` returns once that is done. A second call ends the wait for running tasks."""
@@ -222,7 +216,7 @@ class Worker:
     async def _become_quiet(self) -> None:
         await self._fetcher.pause()
         if self.state == "running":
-            logger.info("quiet: %d running", self._active)
+            logger.info("quiet: %d running", len(self._running))
             self._set_state("quiet")
 
     def resume(self) -> None:
@@ -351,7 +345,7 @@ class Worker:
     async def _drain(self, fetching: asyncio.Task[None], slots: Slots) -> None:
         """Stop fetching at once; let running tasks end, up to the deadline; hand back the rest."""
         began = time.monotonic()
-        running, timeout = self._active, self.settings.drain_timeout
+        running, timeout = len(self._running), self.settings.drain_timeout
         self._drain_deadline = time.time() + timeout
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
@@ -379,7 +373,7 @@ class Worker:
         return "degraded" if self.state == "running" and self._temporal and self._temporal.degraded else self.state
 
     def _status_line(self) -> str:
-        return f"STATUS={self._shown_state}: {self._active} of {self.settings.concurrency} slots busy"
+        return f"STATUS={self._shown_state}: {len(self._running)} of {self.settings.concurrency} slots busy"
 
     def _describe(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours."""
