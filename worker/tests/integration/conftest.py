@@ -14,6 +14,7 @@ import redis.asyncio
 
 from tests.fleet import Fleet
 from tests.support import free_port
+from tests.temporal import TemporalServer, temporal_server
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +74,17 @@ async def fleet(redis_url: str, redis_client: redis.asyncio.Redis) -> Fleet:
     fleet = Fleet(redis_url, redis_client)
     await fleet.broker.connect()
     return fleet
+
+
+@pytest.fixture(scope="session")
+def temporal_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """A Temporal server that lives as long as the test session."""
+    with temporal_server(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+@pytest.fixture
+def temporal(temporal_session: TemporalServer, monkeypatch: pytest.MonkeyPatch) -> TemporalServer:
+    """A Temporal server, known to workers of this process."""
+    monkeypatch.setenv("TEMPORAL_HOST", temporal_session.host)
+    return temporal_session

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from annotated_types import Ge, Le
+from click.core import ParameterSource
 
-from orbiter.cli.application import LazyGroup
+from orbiter.cli.application import Failure, LazyGroup
 from orbiter.cli.options import redis_url_option, run
 from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
 from orbiter.distributed.redis_url import mask
@@ -85,10 +86,15 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
 
     A stopped worker takes nothing new, lets running tasks end within --drain-timeout, hands the others back to the
     queue, and exits 0. A second signal hands everything back at once.
+
+    With TEMPORAL_HOST in the environment, and no other --executor, tasks run durably in Temporal.
     """
     # Until the worker listens to signals itself, there is nothing to lose: leave at once, and in order.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
+    source = click.get_current_context().get_parameter_source("executor")
+    if source is ParameterSource.DEFAULT and os.environ.get("TEMPORAL_HOST"):
+        options["executor"] = "temporal"
     try:
         settings = WorkerSettings.of(**options)
     except SettingsError as error:
@@ -99,7 +105,10 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     from orbiter.distributed.worker import Worker  # noqa: PLC0415 - not needed to print help or refuse an option
 
     values = settings.model_dump()
-    worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
+    try:
+        worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
+    except ImportError as error:
+        raise Failure(f"Error: {error}") from None
     run(redis_url, worker.start(), loop_factory=_loop_factory())
 
 
@@ -117,5 +126,7 @@ def _print_banner(redis_url: str, settings: WorkerSettings) -> None:
     click.echo(f"  Redis URL:   {mask(redis_url)}")
     click.echo(f"  Queue:       {settings.queue}")
     click.echo(f"  Concurrency: {settings.concurrency}")
+    if settings.executor != "local":
+        click.echo(f"  Executor:    {settings.executor}")
     click.echo()
     click.echo("Press Ctrl+C to stop.")

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from orbiter.distributed.settings import SettingsError, WorkerSettings
     from orbiter.distributed.store import TaskStore
     from orbiter.distributed.sync import SyncTaskHandle, distributed_sync, submit_many
+    from orbiter.distributed.temporal import HAS_TEMPORAL
+    from orbiter.distributed.temporal.executor import TemporalExecutor
     from orbiter.distributed.worker import Worker
 
 _HOME = {
@@ -50,6 +52,7 @@ _HOME = {
     "ConfigurationError": "errors",
     "EventPublisher": "events",
     "EventSubscriber": "events",
+    "HAS_TEMPORAL": "temporal",
     "ImportRefusedError": "errors",
     "InvalidPayloadError": "models",
     "MissingExtraError": "errors",
@@ -66,6 +69,7 @@ _HOME = {
     "TaskResult": "models",
     "TaskStatus": "models",
     "TaskStore": "store",
+    "TemporalExecutor": "temporal",
     "TransientError": "errors",
     "Worker": "worker",
     "WorkerHealth": "health",
@@ -84,6 +88,7 @@ _HOME = {
 }
 
 __all__ = [
+    "HAS_TEMPORAL",
     "CancelOutcome",
     "CancellationToken",
     "ConfigurationError",
@@ -105,6 +110,7 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "TaskStore",
+    "TemporalExecutor",
     "TransientError",
     "Worker",
     "WorkerHealth",

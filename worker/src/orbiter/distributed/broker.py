@@ -277,6 +277,15 @@ class TaskBroker:
         )
         return cast("str", said)
 
+    async def transfer(self, consumer: str, claim: Claim, workflow_id: str) -> str:
+        """Let go of a task that Temporal has accepted: it is Temporal's from now on."""
+        task_id = claim.task.task_id
+        await self.call("temporal_own", [keys.task(task_id)], [workflow_id])
+        # An entry that is another's by now is left to that one, who finds whose the task is.
+        row = (claim.entry_id, claim.deliveries, "drop", task_id, "", "", 0)
+        await self.call("cluster_ack", [self.queue_name, self.dead, *self._parking], [self.group, consumer, *row])
+        return "transferred"
+
     async def hand_back_unread(self, consumer: str, entry: Entry) -> None:
         """Give back an entry that was claimed but not started."""
         await self.call("hand_back", [self.queue_name, "", ""], [self.group, consumer, entry.entry_id, "", "", "", "0"])

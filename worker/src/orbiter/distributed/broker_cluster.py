@@ -135,6 +135,9 @@ class ClusterBroker(TaskBroker):
                 what = "bury" if failed else "drop"
                 acks.append([entry.entry_id, count, what, task.task_id, error, error_type, 0])
                 started[entry.entry_id] = Started("dead" if failed else "drop", count, 0, 0)
+            elif verdict == "elsewhere":
+                acks.append([entry.entry_id, count, "drop", task.task_id, "", "", 0])
+                started[entry.entry_id] = Started("drop", count, 0, 0)
             else:
                 started[entry.entry_id] = Started(verdict, count, attempt, retries)
         await self._ack(consumer, acks)

@@ -31,5 +31,17 @@ class TransientError(OrbiterError):
         self.retry_after = retry_after
 
 
+class TransferredError(OrbiterError):
+    """Not a failure: Temporal has accepted the task and runs it from now on."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(f"runs as workflow {workflow_id}")
+        self.workflow_id = workflow_id
+
+
+class HandedBackError(OrbiterError):
+    """This worker cannot take the task now: another one should, free of charge."""
+
+
 class RedisUnavailableError(OrbiterError):
     """Redis could not be reached within the time allowed."""

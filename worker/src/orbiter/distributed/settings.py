@@ -75,13 +75,6 @@ class WorkerSettings(BaseModel):
             return values
         return tuple(part.strip() for item in values for part in str(item).split(",") if part.strip())
 
-    @field_validator("executor")
-    @classmethod
-    def _built(cls, value: str) -> str:
-        if value == "temporal":
-            raise ValueError("temporal execution is not in this version; use local")
-        return value
-
     @classmethod
     def of(cls, **values: object) -> WorkerSettings:
         """Build settings, leaving out what is ``None``.

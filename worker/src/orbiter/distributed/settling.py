@@ -13,7 +13,13 @@ from redis.exceptions import RedisError
 
 from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Outcome
-from orbiter.distributed.errors import ConfigurationError, ResultTooLargeError, TransientError
+from orbiter.distributed.errors import (
+    ConfigurationError,
+    HandedBackError,
+    ResultTooLargeError,
+    TransferredError,
+    TransientError,
+)
 from orbiter.distributed.models import ErrorEvent, InvalidPayloadError
 
 if TYPE_CHECKING:
@@ -39,6 +45,35 @@ def describe(error: BaseException) -> str:
     text = str(error)[:ERROR_CAP] or type(error).__name__
     # What is no Unicode (half a surrogate pair) could not be written to Redis.
     return text.encode("utf-8", "replace").decode()
+
+
+def delay_before_retry(error: BaseException, retries: int, backoff: float) -> float:
+    """Return full jitter below an exponential cap, and no less than the far side asked for, seconds."""
+    asked = (error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0
+    return max(asked, random.uniform(0, min(BACKOFF_CAP, backoff * 2.0**retries)))  # noqa: S311 - jitter
+
+
+def never_again(error: BaseException) -> bool:
+    """Tell whether another run would end in the same error."""
+    return isinstance(error, ConfigurationError | InvalidPayloadError)
+
+
+def result_text(result: dict[str, Any] | None, limit: int) -> str:
+    """Return a result as JSON.
+
+    Raises:
+        ConfigurationError: It is not JSON, or longer than ``limit``.
+    """
+    try:
+        text = json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"result: not JSON: {error}") from None
+    if len(text) > limit:
+        raise ResultTooLargeError(
+            f"result: {len(text)} bytes as JSON are more than the {limit} of"
+            " --max-result-bytes (ORBITER_MAX_RESULT_BYTES); store it elsewhere and return where"
+        )
+    return text
 
 
 def _ours(slot: Slot) -> bool:
@@ -68,14 +103,18 @@ class Settler:
         ended = slot.ended()
         if ended.stopped == "lost":
             done(slot, "lost")
-        elif ended.stopped == "handed back":
+        elif isinstance(ended.error, TransferredError):
+            slot.log.close()
+            workflow_id = ended.error.workflow_id
+            self._record_apart(slot, lambda: self._broker.transfer(self._worker_id, slot.claim, workflow_id), done)
+        elif ended.stopped == "handed back" or isinstance(ended.error, HandedBackError):
             slot.log.close()
             self._record_apart(slot, lambda: self._broker.hand_back(self._worker_id, slot.claim), done)
         elif ended.error is not None and self._worth_another_run(slot, ended.error):
             text, kind = describe(ended.error), type(ended.error).__name__
             slot.log.emit(ErrorEvent(error=text, error_type=kind, recoverable=True))
             slot.log.close()
-            delay = self._delay(slot, ended.error)
+            delay = delay_before_retry(ended.error, slot.claim.retries, self._settings.retry_backoff)
             self._record_apart(
                 slot,
                 lambda: self._broker.retry(self._worker_id, slot.claim, delay=delay, error=text, error_type=kind),
@@ -92,15 +131,9 @@ class Settler:
             task.cancel()
 
     def _worth_another_run(self, slot: Slot, error: BaseException) -> bool:
-        never = isinstance(error, ConfigurationError | InvalidPayloadError)
         wanted = slot.claim.task.max_retries
-        return not never and slot.claim.retries < (self._settings.max_retries if wanted is None else wanted)
-
-    def _delay(self, slot: Slot, error: BaseException) -> float:
-        """Return full jitter below an exponential cap, and no less than the far side asked for."""
-        asked = (error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0
-        cap = min(BACKOFF_CAP, self._settings.retry_backoff * 2.0**slot.claim.retries)
-        return max(asked, random.uniform(0, cap))  # noqa: S311 - jitter
+        limit = self._settings.max_retries if wanted is None else wanted
+        return not never_again(error) and slot.claim.retries < limit
 
     # -- what is recorded by itself: retries and hand-backs --------------------------------------------------------
 
@@ -185,7 +218,7 @@ class Settler:
         text = ""
         if error is None:
             try:
-                text = self._result(ended.result)
+                text = result_text(ended.result, self._settings.max_result_bytes)
             except ConfigurationError as refused:
                 error = refused
         if error is not None:
@@ -194,15 +227,3 @@ class Settler:
         return Outcome(
             claim, "completed", text, "", *slot.log.last("completed", name, f"Agent '{name}' completed execution")
         )
-
-    def _result(self, result: dict[str, Any] | None) -> str:
-        try:
-            text = json.dumps(result, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigurationError(f"result: not JSON: {error}") from None
-        if len(text) > self._settings.max_result_bytes:
-            raise ResultTooLargeError(
-                f"result: {len(text)} bytes as JSON are more than the {self._settings.max_result_bytes} of"
-                " --max-result-bytes (ORBITER_MAX_RESULT_BYTES); store it elsewhere and return where"
-            )
-        return text

@@ -10,28 +10,27 @@ import contextlib
 import json
 import logging
 import os
-import random
 import signal
 import socket
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from orbiter.distributed.alerts import alert_manager
 from orbiter.distributed.broker_cluster import broker_for
-from orbiter.distributed.errors import RedisUnavailableError
 from orbiter.distributed.events import EventPublisher
 from orbiter.distributed.executors.local import LocalExecutor
 from orbiter.distributed.fetcher import Fetcher
 from orbiter.distributed.health_server import HealthServer
+from orbiter.distributed.introduction import reach
 from orbiter.distributed.lease import LeaseKeeper
 from orbiter.distributed.listener import Listener
 from orbiter.distributed.metrics import INSTRUMENTS
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.prometheus import CONTENT_TYPE, prometheus_text
-from orbiter.distributed.redis_url import check, connect, mask
+from orbiter.distributed.redis_url import check, connect
 from orbiter.distributed.runtimes.imports import ImportGuard
 from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.settling import Settler
@@ -40,10 +39,14 @@ from orbiter.distributed.sweeper import Sweeper
 from orbiter.distributed.systemd import notify
 from orbiter.distributed.task_meter import TaskMeter
 from orbiter.distributed.telemetry import exporting
+from orbiter.distributed.temporal import require_temporal
 from orbiter.distributed.vitals import Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Iterator
+
+    from orbiter.distributed.temporal.executor import TemporalExecutor
+    from orbiter.distributed.temporal.runs import Runs
 
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ class Worker:
     Raises:
         RedisUrlError: The URL cannot be used.
         SettingsError: A setting breaks its rule.
+        ImportError: Temporal execution is wanted, and temporalio is not installed.
     """
 
     def __init__(
@@ -90,10 +94,13 @@ class Worker:
             executor=executor,
             **options,
         )
+        if self.settings.executor == "temporal":
+            require_temporal()
         self.worker_id = self.settings.worker_id
         self.state = "starting"
         self._version = version("orbiter-distributed")
         self._slots: Slots | None = None
+        self._temporal: TemporalExecutor | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._quieting: asyncio.Task[None] | None = None
@@ -102,16 +109,22 @@ class Worker:
     @property
     def tasks_processed(self) -> int:
         """How many tasks have completed here."""
-        return self._slots.processed if self._slots else 0
+        return sum(runs.processed for runs in self._runners)
 
     @property
     def tasks_failed(self) -> int:
         """How many runs have failed here."""
-        return self._slots.failed if self._slots else 0
+        return sum(runs.failed for runs in self._runners)
 
     @property
-    def _active(self) -> int:
-        return len(self._slots.held) if self._slots else 0
+    def _runners(self) -> list[Slots | Runs]:
+        """What runs tasks here: the slots, and where Temporal gives them, its runs."""
+        parts = (self._slots, self._temporal.runs if self._temporal else None)
+        return [part for part in parts if part is not None]
+
+    @property
+    def _running(self) -> list[str]:
+        return [slot.claim.task.task_id for runs in self._runners for slot in runs.held.values()]
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -141,10 +154,12 @@ class Worker:
         self._publisher = EventPublisher(self._broker.say)
         self._settler = Settler(self._broker, self._publisher, settings)
         self._meter = TaskMeter(settings.queue, name)
+        local = LocalExecutor(ImportGuard(settings.allow_import))
+        self._temporal = temporal = self._temporal_executor(local) if settings.executor == "temporal" else None
         self._slots = slots = Slots(
             settings.concurrency,
             lease=settings.heartbeat_ttl,
-            executor=LocalExecutor(ImportGuard(settings.allow_import)),
+            executor=temporal or local,
             publisher=self._publisher,
             settler=self._settler,
             meter=self._meter,
@@ -165,7 +180,7 @@ class Worker:
             reader,
             Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
             worker_id=name,
-            room=lambda: slots.room,
+            room=lambda: temporal.room(slots.room) if temporal else slots.room,
             held=slots.held,
             begin=slots.begin,
             meter=self._meter,
@@ -175,19 +190,31 @@ class Worker:
             listening,
             name,
             queue=settings.queue,
-            cancel=slots.cancel,
+            cancel=self._cancel,
             control=self._control,
             patience=settings.heartbeat_ttl / 3,
         )
         try:
             with self._signals(), self._health_port(), exporting(name):
-                if await self._reach_redis():
+                if await reach(self._introduce, self.redis_url, settings.connect_timeout, self._stopping):
                     await self._serve(listener, slots)
         finally:
             for client in clients:
                 with contextlib.suppress(RedisError, OSError):
                     async with asyncio.timeout(1):
                         await client.aclose()
+
+    def _temporal_executor(self, local: LocalExecutor) -> TemporalExecutor:
+        from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415 - an extra
+
+        executor = TemporalExecutor()
+        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed)
+        return executor
+
+    def _cancel(self, task_id: str) -> None:
+        for part in (self._slots, self._temporal):
+            if part is not None:
+                part.cancel(task_id)
 
     async def stop(self) -> None:
         """Begin to drain; :meth:`start` returns once that is done. A second call ends the wait for running tasks."""
@@ -204,7 +231,7 @@ class Worker:
     async def _become_quiet(self) -> None:
         await self._fetcher.pause()
         if self.state == "running":
-            logger.info("quiet: %d running", self._active)
+            logger.info("quiet: %d running", len(self._running))
             self._set_state("quiet")
 
     def resume(self) -> None:
@@ -254,52 +281,16 @@ class Worker:
             server.close()
 
     def _not_ready(self) -> str | None:
-        if self.state != "running":
-            return f"the worker is {self.state}"
+        if self._shown_state != "running":
+            return f"the worker is {self._shown_state}"
         if self._lease.silent_for() > self.settings.heartbeat_ttl:
             return f"Redis has not been reached for {self._lease.silent_for():.0f} s"
         return self._vitals.complaint()
-
-    async def _reach_redis(self) -> bool:
-        """Wait for Redis, ``connect_timeout`` at most; ``False`` where the worker was told to stop meanwhile."""
-        deadline = time.monotonic() + self.settings.connect_timeout
-        pause = 0.2
-        while not self._stopping.is_set():
-            try:
-                await self._unless_stopping(self._introduce())
-            except (RedisError, OSError) as error:
-                left = deadline - time.monotonic()
-                reason = f"cannot reach Redis at {mask(self.redis_url)}: {error or type(error).__name__}"
-                refused = isinstance(error, AuthenticationError | NoPermissionError)
-                if left <= 0 or refused:
-                    hint = (
-                        "check user and password" if refused else f"gave up after {self.settings.connect_timeout:g} s"
-                    )
-                    raise RedisUnavailableError(f"{reason} ({hint})") from error
-                logger.warning("%s; trying again for %.0f s", reason, left)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, pause * random.uniform(0.5, 1))):  # noqa: S311 - jitter
-                        await self._stopping.wait()
-                pause = min(5.0, pause * 2)
-            else:
-                return not self._stopping.is_set()
-        return False
 
     async def _introduce(self) -> None:
         async with asyncio.timeout(PATIENCE):
             await self._broker.ensure_group()
             await self._lease.beat()
-
-    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``, but no longer than until the worker is told to stop."""
-        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if working.done():
-            working.result()
-            return
-        working.cancel()
-        await asyncio.wait({working}, timeout=1)
 
     async def _serve(self, listener: Listener, slots: Slots) -> None:
         """Run every part until told to stop, then stop them in order: fetcher, tasks, listener, events, lease."""
@@ -314,6 +305,8 @@ class Worker:
                     "vitals": self._vitals.run(),
                 }.items()
             ]
+            if self._temporal is not None:
+                parts.append(group.create_task(self._temporal.start_temporal_worker(), name="temporal"))
             self._set_state("running")
             if alert_manager.rules:
                 watching = alert_manager.watch(self.redis_url, self.settings.queue, client=self._broker.client)
@@ -335,7 +328,7 @@ class Worker:
     async def _drain(self, fetching: asyncio.Task[None], slots: Slots) -> None:
         """Stop fetching at once; let running tasks end, up to the deadline; hand back the rest."""
         began = time.monotonic()
-        running, timeout = self._active, self.settings.drain_timeout
+        running, timeout = len(self._running), self.settings.drain_timeout
         self._drain_deadline = time.time() + timeout
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
@@ -343,6 +336,8 @@ class Worker:
         await self._fetcher.stop(fetching)
         finished_before = self.tasks_processed + self.tasks_failed
         handed_back = await slots.drain(began + timeout, self._hurry)
+        if self._temporal is not None:
+            handed_back += await self._temporal.stop_temporal_worker(began + timeout, self._hurry)
         finished = self.tasks_processed + self.tasks_failed - finished_before
         logger.info("drained in %.1f s: %d finished, %d handed back", time.monotonic() - began, finished, handed_back)
 
@@ -359,14 +354,18 @@ class Worker:
         self.state = state
         self._lease.kick()
 
+    @property
+    def _shown_state(self) -> str:
+        return "degraded" if self.state == "running" and self._temporal and self._temporal.degraded else self.state
+
     def _status_line(self) -> str:
-        return f"STATUS={self.state}: {self._active} of {self.settings.concurrency} slots busy"
+        return f"STATUS={self._shown_state}: {len(self._running)} of {self.settings.concurrency} slots busy"
 
     def _describe(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours."""
         if self.state in {"running", "quiet"}:
             notify(self._status_line())
-        running = [slot.claim.task.task_id for slot in self._slots.held.values()] if self._slots else []
+        running = self._running
         return {
             "status": "running",
             "tasks_processed": str(self.tasks_processed),
@@ -380,7 +379,7 @@ class Worker:
             "instance": self.settings.instance,
             "active": str(len(running)),
             "current_task_ids": json.dumps(running),
-            "state": self.state,
+            "state": self._shown_state,
             "pid": str(os.getpid()),
             "heartbeat_ttl": str(self.settings.heartbeat_ttl),
             "drain_deadline": str(self._drain_deadline or ""),

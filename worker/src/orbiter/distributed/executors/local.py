@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.claims import Claim
     from orbiter.distributed.events import EventLog
     from orbiter.distributed.models import TaskPayload
-    from orbiter.distributed.runtimes import Runtime
+    from orbiter.distributed.runtimes import Memory, Runtime
     from orbiter.distributed.runtimes.imports import ImportGuard
 
 
@@ -34,8 +34,16 @@ class LocalExecutor:
         self._guard = guard
         self._runtimes: OrderedDict[bytes, Runtime] = OrderedDict()
 
-    async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:
+    async def execute(
+        self, claim: Claim, log: EventLog, token: CancellationToken, memory: Memory | None = None
+    ) -> dict[str, Any]:
         """Run one task to its end and return its result.
+
+        Args:
+            claim: The task.
+            log: Takes its events.
+            token: Tells it to stop.
+            memory: What outlives this run, where something does.
 
         Raises:
             ConfigurationError: The task can never succeed.
@@ -50,6 +58,7 @@ class LocalExecutor:
             guard=self._guard,
             deadline=time.time() + task.timeout_seconds,
             token=token,
+            memory=memory,
         )
         return await runtime.run(context)
 

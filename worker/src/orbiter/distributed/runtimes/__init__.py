@@ -36,6 +36,24 @@ class CancellationToken:
         self._cancelled = True
 
 
+class Memory(Protocol):
+    """What outlives a run where tasks run durably: finished steps of agents, and a callable's checkpoint."""
+
+    checkpoint: Any
+
+    def scope(self, name: str) -> str:
+        """Return a name for steps, another one at each call."""
+
+    def recall(self, key: str) -> Any:
+        """Return what an earlier run remembered of a step, or ``None``."""
+
+    async def remember(self, key: str, value: Any) -> None:
+        """Keep what a step gave, JSON; returns once it is kept."""
+
+    def save(self, checkpoint: Any) -> None:
+        """Keep a checkpoint, JSON."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RunContext:
     """What one run of a task is given.
@@ -47,6 +65,7 @@ class RunContext:
         token: Becomes cancelled when the run should stop.
         deadline: Epoch seconds at which the run is stopped.
         guard: Decides what the task may import.
+        memory: What outlives this run, or ``None`` where nothing does.
     """
 
     payload: TaskPayload
@@ -55,6 +74,17 @@ class RunContext:
     guard: ImportGuard
     deadline: float
     token: CancellationToken = field(default_factory=CancellationToken)
+    memory: Memory | None = None
+
+    @property
+    def checkpoint(self) -> Any:
+        """What an earlier run of the task saved last, or ``None``; always ``None`` in local execution."""
+        return self.memory.checkpoint if self.memory else None
+
+    def save(self, checkpoint: Any) -> None:
+        """Save JSON for the next run of this task, should this one be lost; nothing is kept in local execution."""
+        if self.memory:
+            self.memory.save(checkpoint)
 
     @property
     def input(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic_core
 from pydantic_ai import Agent, ModelSettings, Tool, exceptions
 from pydantic_ai import messages as ai
-from pydantic_ai.toolsets import FunctionToolset, ToolsetTool, WrapperToolset
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import UsageBase, UsageLimits
 
 from orbiter.distributed.errors import ConfigurationError, OrbiterError
@@ -26,6 +26,7 @@ from orbiter.distributed.models import (
 )
 from orbiter.distributed.runtimes import RunContext
 from orbiter.distributed.runtimes.model_access import orbiter_error
+from orbiter.distributed.runtimes.remembering import RememberingModel, RememberingTools, scope_of
 from orbiter.distributed.runtimes.threads import DAEMON_THREADS
 from orbiter.distributed.tracing import agent_instrumentation
 
@@ -114,6 +115,11 @@ class AgentRunner:
         history = message_history(context.messages)
         model = self._resolve(context.payload.model or self.config.model)
         tools = _ReportingTools(FunctionToolset([*self._tools, *extra_tools]))
+        toolset: AbstractToolset[RunContext] = tools
+        if (memory := context.memory) is not None:
+            scope = scope_of(memory, self.config.name)
+            model = RememberingModel(model, memory, scope)
+            toolset = RememberingTools(tools, memory, scope, {tool.name for tool in extra_tools})
         agent: Agent[RunContext, Any] = Agent(
             model,
             name=self.config.name,
@@ -121,7 +127,7 @@ class AgentRunner:
             output_type=self._output_type,
             deps_type=RunContext,
             model_settings=lambda step: self._model_settings(model, again=step.run_step > 1 or not nothing_to_lose),
-            toolsets=[tools],
+            toolsets=[toolset],
         )
         agent.instrument = agent_instrumentation()
         steps = _Steps(context, self.config, tools.durations)

@@ -122,6 +122,7 @@ class _Emitted:
             guard=context.guard,
             deadline=context.deadline,
             token=context.token,
+            memory=context.memory,
         )
         self._name = name
         self._texts: list[str] = []

@@ -128,8 +128,19 @@ local function fail_task(dead, fields, task, events, channel, id, reason, error_
   end_events(events, channel, 'error', reason)
 end
 
+-- The fence of a run that Temporal began: the workflow's run, and which run of the task in it.
+local function temporal_fence(run, number)
+  return 'temporal ' .. run .. ' ' .. number
+end
+
+-- Returns which run of that workflow is the last known one, 0 where none is.
+local function temporal_run(fence, run)
+  local known, number = string.match(fence or '', '^temporal (%S+) (%d+)$')
+  return known == run and tonumber(number) or 0
+end
+
 -- Starts a claimed task, unless it ended or was cancelled meanwhile.
--- `known` is HMGET of status, cancel_requested_at, completed_at, fence, crashes, retries, attempt.
+-- `known` is HMGET of status, cancel_requested_at, completed_at, fence, crashes, retries, attempt, executor.
 -- Returns verdict ('run', 'drop' or 'dead'), attempt, retries.
 local function start_task(at, known)
   local status, fence = known[1], at.entry .. ' ' .. at.deliveries .. ' ' .. at.consumer
@@ -138,6 +149,11 @@ local function start_task(at, known)
     if not is_terminal(status) or (status == 'cancelled' and not known[3]) then
       cancel_task(at.task, at.events, at.channel, at.id)
     end
+    drop_entry(at.queue, at.group, at.entry)
+    return 'drop', 0, 0
+  end
+  if status == 'running' and known[8] == 'temporal' then
+    -- Temporal has it: whoever gave it to Temporal was lost before the entry was acknowledged.
     drop_entry(at.queue, at.group, at.entry)
     return 'drop', 0, 0
   end
@@ -156,7 +172,9 @@ local function start_task(at, known)
   local attempt = tonumber(known[7] or '0') + 1
   redis.call('HSET', at.task, 'status', 'running', 'worker_id', at.consumer, 'started_at', now_seconds(), 'fence', fence,
     'attempt', attempt)
-  if attempt > 1 or known[3] then redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at') end
+  if attempt > 1 or known[3] then
+    redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'executor', 'workflow_id')
+  end
   -- The record is kept for another day by the first renewal, within a second.
   return 'run', attempt, tonumber(known[6] or '0')
 end

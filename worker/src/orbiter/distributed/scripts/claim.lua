@@ -26,7 +26,7 @@ for n, row in ipairs(reply and reply[1][2] or {}) do
   -- The key that 0.1 and we write first. What else the text holds, its reader checks.
   local id = string.match(text, '^{"task_id": "([%w_%.:@-]+)"')
   local known = id and redis.call('HMGET', task_prefix .. id, 'status', 'cancel_requested_at', 'completed_at', 'fence',
-    'crashes', 'retries', 'attempt')
+    'crashes', 'retries', 'attempt', 'executor')
   local verdict, attempt, retries = 'read', 0, 0
   if #text > tonumber(largest) then
     local reason = 'payload: ' .. #text .. ' bytes are more than the ' .. largest .. ' this worker accepts'

@@ -2,13 +2,13 @@
 -- Starts a claimed task in a cluster: its record. Sending it again is harmless.
 -- KEYS  task hash
 -- ARGV  entry id, deliveries, consumer, max_crashes, task id, queue, agent name, created_at
--- Returns { verdict, attempt, retries, status, error, error type, new }: verdict 'run', or 'over' (it has ended, or was ended
--- here, with that status); new is 1 where it had no record.
+-- Returns { verdict, attempt, retries, status, error, error type, new }: verdict 'run'; 'over' (it has ended, or was ended here,
+-- with that status); or 'elsewhere' (Temporal has it); new is 1 where it had no record.
 local task = KEYS[1]
 local entry, deliveries, consumer, max_crashes, id, queue, agent, created = unpack(ARGV)
 local fence = entry .. ' ' .. deliveries .. ' ' .. consumer
 local known = redis.call('HMGET', task, 'status', 'cancel_requested_at', 'completed_at', 'fence', 'crashes', 'retries',
-  'attempt', 'error', 'error_type')
+  'attempt', 'error', 'error_type', 'executor')
 local status, new = known[1], 0
 if not status then
   redis.call('HSET', task, 'task_id', id, 'created_at', created, 'queue', queue, 'agent_name', agent)
@@ -24,6 +24,7 @@ if is_terminal(status) then
   if not known[3] then finish(status) end
   return over(status, known[8], known[9])
 end
+if status == 'running' and known[10] == 'temporal' then return { 'elsewhere', 0, 0, status, '', '', new } end
 if status == 'running' and known[4] == fence then
   return { 'run', tonumber(known[7]), tonumber(known[6] or '0'), status, '', '', new }
 end
@@ -42,6 +43,6 @@ if lost > tonumber(max_crashes) then
 end
 local attempt = redis.call('HINCRBY', task, 'attempt', 1)
 redis.call('HSET', task, 'status', 'running', 'worker_id', consumer, 'started_at', now_seconds(), 'fence', fence)
-redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'submitting')
+redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'submitting', 'executor', 'workflow_id')
 redis.call('EXPIRE', task, TASK_TTL)
 return { 'run', attempt, tonumber(known[6] or '0'), 'running', '', '', new }

@@ -13,7 +13,7 @@ for n = 0, (#KEYS - 4) / 2 - 1 do
   local verdict, attempt, retries = 'drop', 0, 0
   if deliveries then
     local known = redis.call('HMGET', task, 'status', 'cancel_requested_at', 'completed_at', 'fence',
-    'crashes', 'retries', 'attempt')
+    'crashes', 'retries', 'attempt', 'executor')
     if not known[1] then
       -- Put there by a 0.1 client, which writes no hash, or its hash has expired.
       redis.call('HSET', task, 'task_id', id, 'created_at', created, 'queue', queue, 'agent_name', agent)

@@ -1,0 +1,170 @@
+"""Workers that die at the worst moment of a durable task: another one repeats nothing that was finished."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus
+
+from orbiter.distributed.models import TaskPayload, TaskStatus
+from tests.fleet import Fleet
+from tests.integration.openai_server import OpenAIServer, Reply, openai_server, text, tool_calls
+from tests.integration.test_faults import died, worker
+from tests.support import wait_until
+from tests.temporal import TemporalServer
+
+JOBS = "tests.integration.durable_jobs"
+OPTIONS = ("--executor", "temporal", "--allow-import", JOBS, "--drain-timeout", "1")
+LEASE = 3
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[OpenAIServer]:
+    async with openai_server() as server:
+        yield server
+
+
+class Trial:
+    """One task, the workers that run it, and what its steps noted."""
+
+    def __init__(self, fleet: Fleet, temporal: TemporalServer, model: OpenAIServer, log: Path) -> None:
+        self.fleet = fleet
+        self.temporal = temporal
+        self.model = model
+        self.log = log
+        log.touch()
+
+    def worker(self, name: str, *options: str, **env: str) -> Any:
+        env |= {"TEMPORAL_HOST": self.temporal.host, "OPENAI_BASE_URL": self.model.base_url, "OPENAI_API_KEY": "sk-x"}
+        return worker(self.fleet, name, *OPTIONS, *options, **env)
+
+    @property
+    def notes(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    async def submit(self, config: dict[str, Any], **metadata: Any) -> str:
+        metadata["log"] = str(self.log)
+        return await self.fleet.broker.submit(TaskPayload(agent_config=config, input="go", metadata=metadata))
+
+    async def check(self, task_id: str) -> None:
+        assert await self.temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+        await self.fleet.check_invariants([task_id])
+
+
+@pytest.fixture
+def trial(fleet: Fleet, temporal: TemporalServer, model: OpenAIServer, tmp_path: Path) -> Trial:
+    return Trial(fleet, temporal, model, tmp_path / "notes")
+
+
+def agent(*tools: str) -> dict[str, Any]:
+    return {"name": "a", "model": "openai:gpt-test", "tools": [f"{JOBS}.{tool}" for tool in tools]}
+
+
+def call(tool: str, a: int) -> Reply:
+    return tool_calls((tool, [json.dumps({"a": a})]))
+
+
+def slowly(*deltas: str) -> Reply:
+    """An answer that stops in the middle for a minute."""
+    whole = text(*deltas)
+    return Reply(parts=[*whole.parts[:1], 60.0, *whole.parts[1:]])
+
+
+async def test_kill_9_in_a_model_call_repeats_that_call_alone(trial: Trial) -> None:
+    trial.model.replies = [call("quick", 4), slowly("never", "said"), text("eight", "!")]
+    task_id = await trial.submit(agent("quick"))
+    with trial.worker("victim") as victim:
+        await wait_until(lambda: len(trial.model.requests) == 2, 20)
+        victim.kill()
+        await died(victim)
+    with trial.worker("heir"):
+        task = await trial.fleet.ends(task_id, LEASE + 12)
+    assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "heir")
+    assert task.result is not None
+    assert task.result["output"] == "eight!"
+    assert (task.attempt, task.crashes, task.retries) == (2, 1, 0)
+    assert trial.notes == ["quick"]
+    assert len(trial.model.requests) == 3
+    # What the tool gave the first time is what the model is told the second time.
+    assert trial.model.requests[1].body["messages"] == trial.model.requests[2].body["messages"]
+    await trial.check(task_id)
+
+
+async def test_kill_9_in_a_tool_repeats_that_tool_alone(trial: Trial) -> None:
+    trial.model.replies = [call("quick", 4), call("broken", 5), call("slow", 8), text("done")]
+    task_id = await trial.submit(agent("quick", "broken", "slow"))
+    with trial.worker("victim") as victim:
+        await wait_until(lambda: "slow" in trial.notes, 20)
+        victim.kill()
+        await died(victim)
+    with trial.worker("heir"):
+        task = await trial.fleet.ends(task_id, LEASE + 12)
+    assert (task.status, task.worker_id, task.crashes) == (TaskStatus.COMPLETED, "heir", 1)
+    assert trial.notes == ["quick", "broken", "slow", "slow"]
+    assert len(trial.model.requests) == 4
+    await trial.check(task_id)
+
+
+@pytest.mark.parametrize(
+    "point", ["after workflow start", "before settle", "after settle", "after begin", "after run", "before record"]
+)
+async def test_kill_9_at(trial: Trial, point: str) -> None:
+    """Between accepting and acknowledging, at the start of a run, between its end and the record of that."""
+    trial.model.replies = [call("quick", 4), text("done")]
+    task_id = await trial.submit(agent("quick"))
+    with trial.worker("victim", ORBITER_FAULT=point) as victim:
+        await died(victim)
+    with trial.worker("heir"):
+        task = await trial.fleet.ends(task_id, LEASE + 12)
+    assert task.status == TaskStatus.COMPLETED
+    assert trial.notes == ["quick"]
+    assert len(trial.model.requests) == 2
+    await trial.check(task_id)
+
+
+async def test_a_callable_goes_on_at_its_checkpoint(trial: Trial) -> None:
+    task_id = await trial.submit({"runtime": "callable", "target": f"{JOBS}:count", "name": "count"})
+    with trial.worker("victim") as victim:
+        await wait_until(lambda: "fourth" in trial.notes, 20)
+        victim.kill()
+        await died(victim)
+    with trial.worker("heir"):
+        task = await trial.fleet.ends(task_id, LEASE + 12)
+    assert task.result == {"output": "counted from 3"}
+    await trial.check(task_id)
+
+
+async def test_sigterm_moves_what_outlives_the_drain_to_another_worker(trial: Trial) -> None:
+    trial.model.replies = [call("quick", 4), call("slow", 8), text("done")]
+    task_id = await trial.submit(agent("quick", "slow"))
+    with trial.worker("first") as first:
+        await wait_until(lambda: "slow" in trial.notes, 20)
+        with trial.worker("second"):
+            first.send_signal(signal.SIGTERM)
+            await wait_until(lambda: first.poll() is not None, 6)
+            assert first.returncode == 0
+            task = await trial.fleet.ends(task_id, 10)
+    assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "second")
+    assert (task.handoffs, task.crashes, task.retries, task.attempt) == (1, 0, 0, 2)
+    assert trial.notes == ["quick", "slow", "slow"]
+    assert len(trial.model.requests) == 3
+    await trial.check(task_id)
+
+
+async def test_sigterm_lets_a_short_run_end_and_be_recorded(trial: Trial) -> None:
+    config = {"runtime": "callable", "target": f"{JOBS}:wait", "name": "wait"}
+    with trial.worker("only", "--drain-timeout", "5") as only:
+        task_id = await trial.submit(config, seconds=1.0)
+        await wait_until(lambda: "wait" in trial.notes, 20)
+        only.send_signal(signal.SIGTERM)
+        await wait_until(lambda: only.poll() is not None, 8)
+        assert only.returncode == 0
+        task = await trial.fleet.store.get_status(task_id)
+    assert task is not None
+    assert (task.status, task.result, task.attempt) == (TaskStatus.COMPLETED, {"output": "waited"}, 1)
+    await trial.check(task_id)
