@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -131,6 +132,7 @@ async def test_a_callable_goes_on_at_its_checkpoint(trial: Trial) -> None:
     task_id = await trial.submit({"runtime": "callable", "target": f"{JOBS}:count", "name": "count"})
     with trial.worker("victim") as victim:
         await wait_until(lambda: "fourth" in trial.notes, 20)
+        await asyncio.sleep(1.2)  # a checkpoint travels with a heartbeat: it is safe a second after it was saved
         victim.kill()
         await died(victim)
     with trial.worker("heir"):

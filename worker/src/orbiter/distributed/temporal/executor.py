@@ -165,6 +165,8 @@ class TemporalExecutor:
             # A task that has ended well never runs again; one that failed may be retried by hand, under its id.
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            # The first decision comes with the answer, to this worker: a third less waiting.
+            request_eager_start=True,
             rpc_timeout=ANSWER_WITHIN,
         )
 
