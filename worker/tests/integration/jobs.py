@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from orbiter.distributed.models import ToolResultEvent
+
 
 async def echo(context: Any) -> str:
     """Answer with the input."""
@@ -130,3 +132,29 @@ async def submits(context: Any) -> str:
     config = {"runtime": "callable", "target": "tests.integration.jobs:echo", "name": "submitted"}
     async with await distributed(config, "hello", redis_url=context.input) as handle:
         return handle.task_id
+
+
+class MuteError(Exception):
+    """An error that cannot tell what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("nothing to say")
+
+
+async def mute(context: Any) -> str:
+    """Fail with an error that cannot be written down."""
+    raise MuteError
+
+
+async def cancels_itself(context: Any) -> str:
+    """Await something that somebody cancelled."""
+    waiting = asyncio.ensure_future(asyncio.sleep(60))
+    waiting.cancel()
+    await waiting
+    return ""
+
+
+async def odd_event(context: Any) -> str:
+    """Emit an event that is not JSON."""
+    context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", arguments={"when": object()}))
+    return "said"

@@ -261,3 +261,31 @@ async def test_what_runs_is_not_recovered(broker: TaskBroker) -> None:
     await broker.submit(TaskPayload())
     mine = await claim(broker)
     assert await broker.recover("w1", 10, running=[mine.entry_id], given_up=[], reborn=True) == []
+
+
+async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    """0.1 clients can put a task on the queue twice, when a command is sent again after a lost connection."""
+    task_id = await broker.submit(TaskPayload())
+    await redis_client.xadd(QUEUE, {"payload": (await redis_client.xrange(QUEUE))[0][1]["payload"]})
+    first, second = await claim(broker), await claim(broker)
+    assert await broker.finish("w1", [completed(second)]) == ["completed"]
+    failed = Outcome(first, "failed", "boom", "E", 1, StatusEvent(status="error", seq=1).to_json())
+    assert await broker.finish("w1", [failed]) == ["lost"]
+    task = await store.get_status(task_id)
+    assert (task.status, task.error) == (TaskStatus.COMPLETED, None)
+    assert await redis_client.xlen(keys.stream(task_id)) == 1
+    assert await pending(redis_client) == 0
+
+
+async def test_a_cancelled_task_that_is_too_large_stays_cancelled(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    task_id = await broker.submit(TaskPayload(input="x" * 5000))
+    await broker.cancel(task_id)
+    broker.max_payload_bytes = 1000
+    await broker.fetch("w1", 1)
+    assert (await store.get_status(task_id)).status == TaskStatus.CANCELLED
+    assert await redis_client.xlen(keys.stream(task_id)) == 1
+    assert await pending(redis_client) == 0

@@ -278,3 +278,54 @@ async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
     assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5
     assert sorted(log.read_text().split()[1::2]) == ["1"] * 4 + ["2"] * 4
     assert await fleet.is_empty()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"task_id": "index", "agent_config": {}}',
+        '{"task_id": "by_time", "agent_config": {}}',
+        '{"task_id": "\\ud800"}',
+        '{"task_id": "' + "x" * 300 + '"}',
+    ],
+)
+async def test_a_payload_that_names_no_possible_task_harms_nobody(fleet: Fleet, payload: str) -> None:
+    async with working(fleet, concurrency=2):
+        for _ in range(2):
+            await fleet.client.xadd(QUEUE, {"payload": payload})
+            good = await fleet.submit("echo", "fine")
+            assert (await fleet.ends(good)).status == TaskStatus.COMPLETED
+        await wait_until(fleet.is_empty)
+    assert await fleet.client.xlen("{orbiter:tasks}:dead") == 2
+
+
+async def test_an_id_that_is_a_key_of_ours_is_refused(fleet: Fleet) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        await fleet.submit("echo", task_id="index")
+
+
+@pytest.mark.parametrize(("job", "error_type"), [("mute", "MuteError"), ("cancels_itself", "RuntimeError")])
+async def test_an_error_of_an_odd_kind_is_an_error_like_others(fleet: Fleet, job: str, error_type: str) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit(job, max_retries=1)
+        task = await fleet.ends(task_id)
+    assert (task.status, task.error_type, task.attempt, task.handoffs) == (TaskStatus.FAILED, error_type, 2, 0)
+    await fleet.check_invariants([task_id])
+
+
+async def test_an_event_that_is_not_json_costs_nobody_anything(fleet: Fleet) -> None:
+    async with working(fleet):
+        task_id = await fleet.submit("odd_event")
+        assert (await fleet.ends(task_id)).status == TaskStatus.COMPLETED
+    assert "is not JSON" in (await fleet.events(task_id))[0].error
+    await fleet.check_invariants([task_id])
+
+
+async def test_a_group_that_is_made_anew_does_not_run_a_running_task_twice(fleet: Fleet, tmp_path: Path) -> None:
+    log = tmp_path / "runs"
+    async with working(fleet, concurrency=4):
+        task_id = await fleet.submit("sleep", metadata={"seconds": 2, "log": str(log)})
+        await wait_until(log.exists)
+        await fleet.client.xgroup_destroy(QUEUE, keys.group(QUEUE))
+        assert (await fleet.ends(task_id)).status == TaskStatus.COMPLETED
+    assert log.read_text().count("\n") == 1

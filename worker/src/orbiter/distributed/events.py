@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' 
 
 from orbiter.distributed import keys
 from orbiter.distributed.claims import Batch
-from orbiter.distributed.models import Event, TextEvent, event_from_json, is_final
+from orbiter.distributed.models import ErrorEvent, Event, TextEvent, event_from_json, is_final
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 MERGE_WINDOW = 0.02
 FLUSH_EVENTS = 1000
+MERGED_TEXT = 100_000
 RESEND_AFTER = 0.5
 LOOK_AGAIN = 5.0
 RECONNECT_WITHIN = 60.0
@@ -45,17 +46,23 @@ class EventLog:
         self.attempt = attempt
         self.seq = 0
         self._publisher = publisher
-        self._closed = False
+        self.closed = False
 
     def emit(self, event: Event | str) -> None:
         """Add an event; a string is text. After :meth:`close` nothing is added any more."""
-        if not self._closed:
+        if not self.closed:
             self._publisher.add(self, TextEvent(text=event) if isinstance(event, str) else event)
 
     def numbered(self, event: Event) -> str:
         """Give the event its number and return its JSON."""
         self.seq += 1
-        return event.to_json(seq=self.seq, attempt=self.attempt)
+        try:
+            return event.to_json(seq=self.seq, attempt=self.attempt)
+        except (TypeError, ValueError, RecursionError) as error:
+            said = ErrorEvent(
+                error=f"an event of type {event.type!r} is not JSON: {error}", error_type=type(error).__name__
+            )
+            return said.model_copy(update={"recoverable": True}).to_json(seq=self.seq, attempt=self.attempt)
 
     def last(self, status: str, agent_name: str, message: str) -> tuple[int, str]:
         """Return number and JSON of the final event, after everything that was flushed; asking again gives the same."""
@@ -68,7 +75,7 @@ class EventLog:
 
     def close(self, *, discard: bool = False) -> None:
         """Take no more events; ``discard`` also drops those not yet sent, as a lost claim must write nothing."""
-        self._closed = True
+        self.closed = True
         if discard:
             self._publisher.discard(self)
 
@@ -102,9 +109,16 @@ class EventPublisher:
             self._append(log, event)
 
     def _append(self, log: EventLog, event: Event) -> None:
+        if log.closed:  # meanwhile: a thread's event comes a turn of the loop later
+            return
         if self._buffer and isinstance(event, TextEvent):
             last_log, last = self._buffer[-1]
-            if last_log is log and isinstance(last, TextEvent) and last.agent_name == event.agent_name:
+            if (
+                last_log is log
+                and isinstance(last, TextEvent)
+                and last.agent_name == event.agent_name
+                and len(last.text) < MERGED_TEXT
+            ):
                 self._buffer[-1] = (log, last.model_copy(update={"text": last.text + event.text}))
                 return
         self._buffer.append((log, event))

@@ -160,6 +160,11 @@ class Fetcher:
                     logger.warning("Redis: %s; trying again", error or type(error).__name__)
                 await self._wait(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 pause = min(LONGEST_PAUSE, pause * 2)
+            except Exception:
+                # A fault of ours, or an entry that nobody thought of, must not end the runs beside it.
+                logger.exception("fetching failed; trying again")
+                self._recovering = True
+                await self._wait(LONGEST_PAUSE)
 
     async def _wait_for_room(self) -> None:
         """Wait until there is room; look meanwhile at what waits on the queue: it grows while all are busy."""
@@ -267,7 +272,10 @@ class Fetcher:
     def _run(
         self, entry: Entry, task: TaskPayload, problem: InvalidPayloadError | None, started: Started, asked: float
     ) -> None:
-        if started.verdict == "run":
+        if entry.entry_id in self._held:
+            # Delivered once more while it runs here, as after somebody destroyed the group: one run is enough.
+            logger.warning("runs already", extra={"task_id": task.task_id})
+        elif started.verdict == "run":
             claim = Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
             self._begin(claim, problem, asked)
         else:
@@ -282,4 +290,7 @@ def named_task(text: str) -> str:
     except (ValueError, RecursionError):
         return ""
     task_id = value.get("task_id") if isinstance(value, dict) else None
-    return task_id if isinstance(task_id, str) and 0 < len(task_id) <= 200 else ""
+    try:
+        return TaskPayload(task_id=task_id).task_id if task_id is not None else ""
+    except ValueError:
+        return ""

@@ -11,12 +11,14 @@ import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_QUEUE = "orbiter:tasks"
+# orbiter:task:{id} would be one of our own keys.
+RESERVED_IDS = frozenset({"index", "by_time"})
 
 
 class TaskStatus(StrEnum):
@@ -82,6 +84,13 @@ class TaskPayload(BaseModel):
     timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     not_before: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     max_retries: int | None = Field(default=None, ge=0, le=1000)
+
+    @field_validator("task_id")
+    @classmethod
+    def _not_a_key_of_ours(cls, value: str) -> str:
+        if value in RESERVED_IDS:
+            raise ValueError(f"{value!r} is reserved")
+        return value
 
     @property
     def agent_name(self) -> str:

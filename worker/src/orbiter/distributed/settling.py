@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,13 +37,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKOFF_CAP = 60.0
+LONGEST_ASKED = 3600.0
 AGAIN_AFTER = 0.2
 ERROR_CAP = 10_000
 
 
 def describe(error: BaseException) -> str:
     """Return an error's text, cut where it is very long, or its class name where it has none."""
-    text = str(error)[:ERROR_CAP] or type(error).__name__
+    try:
+        text = str(error)[:ERROR_CAP]
+    except Exception:  # noqa: BLE001 - an exception that cannot tell what it is; its class can
+        text = ""
+    text = text or type(error).__name__
     # What is no Unicode (half a surrogate pair) could not be written to Redis.
     return text.encode("utf-8", "replace").decode()
 
@@ -50,7 +56,8 @@ def describe(error: BaseException) -> str:
 def delay_before_retry(error: BaseException, retries: int, backoff: float) -> float:
     """Return full jitter below an exponential cap, and no less than the far side asked for, seconds."""
     asked = (error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0
-    return max(asked, random.uniform(0, min(BACKOFF_CAP, backoff * 2.0**retries)))  # noqa: S311 - jitter
+    asked = min(asked, LONGEST_ASKED) if math.isfinite(asked) else 0.0
+    return max(asked, random.uniform(0, min(BACKOFF_CAP, backoff * 2.0 ** min(retries, 64))))  # noqa: S311 - jitter
 
 
 def never_again(error: BaseException) -> bool:
@@ -178,6 +185,7 @@ class Settler:
                 try:
                     await self._publisher.flush()
                     ready = [(row, outcome) for row in batch if (outcome := self._outcome_of(row))]
+                    batch = [row for row, _ in ready]
                     faults.reach("before settle")
                     recorded = await self._broker.finish(self._worker_id, [outcome for _, outcome in ready])
                 except (RedisError, OSError) as error:

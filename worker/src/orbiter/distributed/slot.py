@@ -96,7 +96,10 @@ class Slot:
         if self.reason == TIMED_OUT:
             limit = self.claim.task.timeout_seconds
             return Ended(error=TaskTimeoutError(f"run took longer than timeout_seconds={limit:g}"))
-        return Ended(stopped=self.reason or "handed back")
+        if self.reason is None:
+            # Nobody here asked for that: something that it awaited was cancelled.
+            return Ended(error=RuntimeError("the run was cancelled by itself"))
+        return Ended(stopped=self.reason)
 
     def _finished(self, run: asyncio.Task[dict[str, Any]]) -> None:
         if not run.cancelled():

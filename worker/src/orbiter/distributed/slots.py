@@ -104,9 +104,16 @@ class Slots:
                 slot.stop("cancelled")
 
     def _over(self, slot: Slot) -> None:
-        self._settler.settle(slot, self._settled)
+        try:
+            self._settler.settle(slot, self._settled)
+        except Exception:
+            # A fault of ours must not keep the slot: this task runs again when its lease has run out.
+            logger.exception("not recorded", extra={"task_id": slot.claim.task.task_id})
+            self._settled(slot, "lost")
 
     def _settled(self, slot: Slot, recorded: str) -> None:
+        if self.held.get(slot.claim.entry_id) is not slot:
+            return
         del self.held[slot.claim.entry_id]
         self._meter.ended(slot, recorded)
         if not self.held:

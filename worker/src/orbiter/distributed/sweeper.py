@@ -29,6 +29,7 @@ DEAD_LETTERS_KEPT = 7 * 86400.0
 FLEET_KEPT = 86400.0
 PRUNE_AFTER = 12 * 3600.0
 PRUNE_BATCH = 200
+PRUNE_BATCHES = 10
 ADOPT_BATCH = 1000
 
 
@@ -79,6 +80,8 @@ class Sweeper:
         await self._read()
         owners = await self._owners()
         leases = {owner.name: self._lease if owner.lease is None else owner.lease for owner in owners if owner.pending}
+        # What is pending on this worker is the fetcher's to take up: it knows what runs here.
+        leases.pop(self._worker_id, None)
         entries = await self._reclaim(room, {name: lease for name, lease in leases.items() if lease < math.inf})
         faults.reach("after sweep")
         if entries:
@@ -90,7 +93,10 @@ class Sweeper:
             self._next = 0.0
             return entries
         await self._tidy([owner.name for owner in owners if _gone(owner)])
-        await self._prune()
+        for _ in range(PRUNE_BATCHES):
+            await self._prune()
+            if self._pruned == "-inf":
+                break
         await self._adopt()
         return entries
 

@@ -22,8 +22,10 @@ for n, outcome in ipairs(outcomes) do
   local entry, deliveries, id, status, field, value, error_type, channel, attempt, seq, event = unpack(outcome)
   local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
   local ours = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer
-  if ours and is_terminal(known[1]) and known[3] then
-    recorded[n] = known[1]
+  if is_terminal(known[1]) and known[3] then
+    -- By this very call, sent again; or by the run of another entry of this task, whose end stands.
+    recorded[n] = ours and known[1] or 'lost'
+    if (held[entry] or owned(queue, group, consumer, entry)) == deliveries then settled[#settled + 1] = entry end
   elseif (held[entry] or owned(queue, group, consumer, entry)) ~= deliveries then
     recorded[n] = 'lost'
   else
