@@ -131,7 +131,8 @@ async def test_an_operator_can_quiet_resume_and_drain_a_worker(fleet: Fleet, tmp
 
     async def tell(wish: str) -> None:
         if way == "channel":
-            await fleet.client.publish(keys.control("told"), wish)
+            # A worker that just started may not listen yet: told again until somebody hears.
+            await wait_until(lambda: fleet.client.publish(keys.control("told"), wish))
         else:
             await fleet.client.hset(keys.worker("told"), "wanted", wish)
 
