@@ -48,9 +48,9 @@ test-integration: setup ## Test the worker against a real Redis of its own
 	cd worker && pytest tests/integration
 
 .PHONY: test-molecule
-test-molecule: ## Test the roles on hosts of their own: systemd in containers
+test-molecule: ## Test the roles on hosts of their own, systemd in containers (SCENARIO=drain for one)
 	@tools/prereqs.sh python redis engine
-	molecule test --all --no-command-borders
+	@tools/molecule.sh $(SCENARIO)
 
 .PHONY: bench
 bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json
