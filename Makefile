@@ -45,7 +45,8 @@ test-unit: setup ## Test the worker's parts, without a server
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
 	@tools/prereqs.sh promtool
-	cd worker && pytest tests/integration
+	@# Most of it is waiting: four at once on two cores. What measures time follows alone.
+	cd worker && { pytest tests/integration -m "not alone" -n 4 --dist worksteal; first=$$?; pytest tests/integration -m alone && exit $$first; }
 
 .PHONY: test-molecule
 test-molecule: ## Test the roles on hosts of their own, systemd in containers (SCENARIO=drain for one)
