@@ -39,8 +39,9 @@ lint: setup ## Check style, types and shell scripts
 	@tools/sanity.sh
 
 .PHONY: test-unit
-test-unit: setup ## Test the worker's parts, without a server
+test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
 	cd worker && pytest tests/unit
+	pytest tests/unit
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own

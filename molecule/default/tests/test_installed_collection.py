@@ -48,6 +48,6 @@ def test_installed_collection_deploys_and_converges(site, fleet, workers):
 def test_it_holds_what_users_need_and_nothing_of_development(installed):
     root = installed / "ansible_collections/orbiter/fleet"
     top = {path.name for path in root.iterdir()}
-    assert {"README.md", "LICENSE", "roles", "playbooks", "meta", "docs", "inventories"} <= top
-    assert not top & {"worker", "molecule", "tools", ".venv", ".cache", "examples", "images", "Makefile"}
+    assert {"README.md", "LICENSE", "roles", "playbooks", "plugins", "meta", "docs", "inventories"} <= top
+    assert not top & {"worker", "molecule", "tests", "tools", ".venv", ".cache", "examples", "images", "Makefile"}
     assert not (root / "inventories/demo").exists()
