@@ -11,7 +11,7 @@ LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 @pytest.fixture
 def refused(play, workers):
-    """Return a function that deploys a change, checks that the play ends before any host has it, and returns the reason."""
+    """Return a function that deploys, checks that the play ends before any host changes, and returns the reason."""
 
     def deploy(*options, **variables):
         change = {"worker_log_level": "debug"} | variables
