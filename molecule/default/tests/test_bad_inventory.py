@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 MISTAKES = {
-    "no redis host": ({"orbiter_redis_hosts": "nobody"}, "The inventory has 0 hosts in 'nobody' and needs exactly one"),
-    "two redis hosts": ({"orbiter_redis_hosts": "all"}, "The inventory has 3 hosts in 'all' and needs exactly one"),
+    "no redis host": ({"orbiter_redis_hosts": "nobody"}, "The inventory has 0 hosts in 'nobody' and needs one"),
+    "two redis hosts": (
+        {"orbiter_redis_hosts": "redis1:worker1"},
+        "The inventory has 2 hosts in 'redis1:worker1' and needs one, which holds the queue, or three, five or seven",
+    ),
+    "a group without addresses": (
+        {"orbiter_redis_hosts": "all"},
+        "find each other by redis_bind, and these are '172.28.", 
+    ),
     "no password": ({"orbiter_redis_password": ""}, "orbiter_redis_password in the inventory) must be a password"),
     "instances below 0": ({"worker_instances": -1}, "worker_instances is -1; it must be a whole number, 0 or more"),
     "instances in words": ({"worker_instances": "two"}, "worker_instances is two; it must be a whole number"),
