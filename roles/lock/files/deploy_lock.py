@@ -9,8 +9,8 @@ Releasing what is not ours does nothing.
 Prints JSON. state: "held" (by us, now), "busy" (somebody else has it), "free", or "absent" (no Redis here to ask)
 reason: why it is absent · holder: the record of who has it, or null · who: the same as words
 
-Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from Redis' own
-configuration and goes on by environment, so that it passes through no command line and no log.
+Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from the file
+that the redis role keeps for such scripts and goes on by environment, so that it passes through no command line and no log.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Redis:
         self._settings = found
         self._tls = found.get("port") == "0"
         self._place = ["-h", "127.0.0.1", "-p", found["tls-port"] if self._tls else found.get("port", "6379")]
-        password = found.get("requirepass") or found.get("masterauth")
+        given = CONFIG.with_name("admin.password")
+        password = given.read_text().removesuffix("\n") if given.exists() else found.get("requirepass")
         self._environment = os.environ | ({"REDISCLI_AUTH": password} if password else {})
 
     def ask(self, *words: str) -> list[object]:
