@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# What a host for compose stacks needs; python3-requests is what Ansible's Docker modules need on a host that builds images.
+# In a container the engine may not set what the kernel does with IPv6. What a host for compose stacks needs; python3-requests is what Ansible's Docker modules need on a host that builds images.
 packages="docker.io docker-cli docker-compose iptables python3-requests"
 
 build() {
@@ -20,6 +20,8 @@ FROM $base
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages \
  && systemctl mask --quiet systemd-modules-load.service \
+ && mkdir -p /etc/systemd/system/docker.service.d \
+ && printf '[Service]\nEnvironment=DOCKER_ALLOW_IPV6_ON_IPV4_INTERFACE=1\n' >/etc/systemd/system/docker.service.d/testhost.conf \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 DOCKERFILE
   echo "$tag: made in $((SECONDS - began)) s"

@@ -16,10 +16,9 @@ with the image's version, and of the time since the container started. Its heart
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -35,17 +34,29 @@ HISTORY = ETC / "history"
 UNITS = Path("/etc/systemd/system/orbiter-workers.target")
 PROJECT = "orbiter"
 SERVICES = ("worker", "temporal-worker")
+SERVICE = "com.docker.compose.service"
 LABEL = "orbiter.fleet.settings"
 
 
-def run(*words: str, check: bool = True) -> str:
-    """Return a command's output; end the program with what it says if it fails."""
+def attempt(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that may fail."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
         sys.exit(f"{words[0]}: {error.strerror}")
-    if check and done.returncode:
-        sys.exit(f"{' '.join(words[:4])} … failed: {(done.stderr or done.stdout).strip()}")
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of what a command said, its reason if it failed."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else "no answer"
+
+
+def run(*words: str) -> str:
+    """Return a command's output; end the program with what it says if it fails."""
+    done = attempt(*words)
+    if done.returncode:
+        sys.exit(f"{' '.join(words[:2])} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout.strip()
 
 
@@ -61,7 +72,7 @@ class Replica:
         labels, state = inspected["Config"]["Labels"], inspected["State"]
         self.id = inspected["Id"]
         self.name = inspected["Name"].lstrip("/")
-        self.service = labels["com.docker.compose.service"]
+        self.service = labels[SERVICE]
         self.number = int(labels["com.docker.compose.container-number"])
         self.settings = labels.get(LABEL, "")
         self.hostname = inspected["Config"]["Hostname"]
@@ -71,7 +82,7 @@ class Replica:
         self.exit_code = state["ExitCode"]
         self.restarts = inspected["RestartCount"]
         # Docker tells nanoseconds, which Python before 3.11 does not read.
-        started = datetime.datetime.fromisoformat(state["StartedAt"][:19] + "+00:00")
+        started = dt.datetime.fromisoformat(state["StartedAt"][:19] + "+00:00")
         self.started_at = started.timestamp()
 
     @property
@@ -84,15 +95,9 @@ class Replica:
         if not self.running:
             return f"(docker: {self.status}, exit code {self.exit_code}) does not run"
         # Asked from inside: with the replica's own settings.
-        done = subprocess.run(
-            ["docker", "exec", self.id, "orbiter", "worker", "list", "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = attempt("docker", "exec", self.id, "orbiter", "worker", "list", "--json")
         if done.returncode:
-            last = (done.stderr + done.stdout).strip().splitlines()
-            return f"cannot ask Redis: {last[-1] if last else 'no answer'}"
+            return f"cannot ask Redis: {said(done)}"
         beat = self.beat(json.loads(done.stdout))
         if not beat:
             return "has no heartbeat in Redis"
@@ -119,12 +124,9 @@ def replicas() -> list[Replica]:
     ).split()
     if not listed:
         return []
-    found = subprocess.run(["docker", "inspect", *listed], capture_output=True, text=True, check=False).stdout
-    rows = [
-        Replica(row)
-        for row in json.loads(found or "[]")
-        if row["Config"]["Labels"]["com.docker.compose.service"] in SERVICES
-    ]
+    # One that is removed meanwhile makes it fail, and leaves the others.
+    found = attempt("docker", "inspect", *listed).stdout
+    rows = [Replica(row) for row in json.loads(found or "[]") if row["Config"]["Labels"][SERVICE] in SERVICES]
     return sorted(rows, key=lambda row: row.number)
 
 
@@ -142,6 +144,12 @@ def drain(rows: list[Replica], *, together: bool = False, remove: bool = True) -
                 run("docker", "rm", *ids)
 
 
+def log(name: str) -> str:
+    """Return the end of what a container has said."""
+    done = attempt("docker", "logs", "--tail", "30", name)
+    return done.stdout + done.stderr
+
+
 def wait(names: set[str], seconds: float) -> None:
     """Wait until these are well, or end the program with the end of their logs."""
     deadline = time.monotonic() + seconds
@@ -152,19 +160,10 @@ def wait(names: set[str], seconds: float) -> None:
         if not wrong:
             return
         if time.monotonic() > deadline:
-            logs = "".join(
-                subprocess.run(
-                    ["docker", "logs", "--tail", "30", name],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    check=False,
-                ).stdout
-                for name in wrong
-            )
+            release = release_of(wanted()["image"])
             sys.exit(
-                f"Release {release_of(wanted()['image'])} is not well after {seconds:.0f} s: {'; '.join(wrong.values())}\n"
-                f"The end of the log:\n{logs.rstrip()}"
+                f"Release {release} is not well after {seconds:.0f} s: {'; '.join(wrong.values())}\n"
+                f"The end of the log:\n{''.join(map(log, wrong))}"
             )
         time.sleep(0.5)
 
@@ -244,13 +243,12 @@ def keep(goal: dict, releases: int) -> None:
     recent = list(dict.fromkeys(line.split()[-1] for line in reversed(past)))
     for old in recent[releases:]:
         if has_image(old):
-            run("docker", "image", "rm", old, check=False)
+            attempt("docker", "image", "rm", old)
 
 
 def has_image(image: str) -> bool:
     """Tell whether the host has an image."""
-    done = subprocess.run(["docker", "image", "inspect", image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return done.returncode == 0
+    return attempt("docker", "image", "inspect", image).returncode == 0
 
 
 def look(image: str) -> dict:
@@ -260,13 +258,11 @@ def look(image: str) -> dict:
     answer["systemd"] = UNITS.exists()
     if not shutil.which("docker"):
         return answer | {"trouble": "the command docker is not installed"}
-    engine = subprocess.run(
-        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False
-    )
+    engine = attempt("docker", "version", "--format", "{{.Server.Version}}")
     if engine.returncode:
-        return answer | {"trouble": (engine.stderr or engine.stdout).strip().splitlines()[-1]}
+        return answer | {"trouble": said(engine)}
     answer["docker"] = engine.stdout.strip()
-    plugin = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True, check=False)
+    plugin = attempt("docker", "compose", "version", "--short")
     if plugin.returncode:
         return answer | {"trouble": "the command docker has no plugin compose"}
     answer["compose"] = plugin.stdout.strip().lstrip("v")
@@ -301,8 +297,8 @@ def previous(release: str) -> str:
     earlier = [image for image in there if image != current]
     if not earlier:
         sys.exit(
-            f"Nothing to go back to: no other release than {release_of(current)} was well here and still has its image. "
-            f"There: {known}; name one by worker_version, or an image by worker_image."
+            f"Nothing to go back to: no other release than {release_of(current)} was well here and is still there. "
+            f"There are: {known}; name one by worker_version, or an image by worker_image."
         )
     return earlier[0]
 
@@ -333,9 +329,8 @@ def status() -> dict:
 
 def ask(row: Replica, *words: str) -> tuple:
     """Return what the command says in a replica, and what went wrong, if anything."""
-    command = ["docker", "exec", row.id, "orbiter", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    return (None, (done.stderr + done.stdout).strip()) if done.returncode else (json.loads(done.stdout), "")
+    done = attempt("docker", "exec", row.id, "orbiter", *words, "--json")
+    return (None, said(done)) if done.returncode else (json.loads(done.stdout), "")
 
 
 def remove() -> dict:
@@ -346,7 +341,7 @@ def remove() -> dict:
     compose("--profile", "*", "down", "--remove-orphans")
     images = {line.split()[-1] for line in HISTORY.read_text().splitlines()} if HISTORY.exists() else set()
     for image in images:
-        run("docker", "image", "rm", image, check=False)
+        attempt("docker", "image", "rm", image)
     return {"changed": True}
 
 
@@ -373,8 +368,9 @@ def main() -> None:
         if not DRAINED.exists():
             keep(goal, args.keep)
     elif args.action == "leave":
-        drain([row for row in replicas() if row.running], together=True, remove=False)
-        answer = {"changed": True}
+        running = [row for row in replicas() if row.running]
+        drain(running, together=True, remove=False)
+        answer = {"changed": bool(running)}
     else:
         actions = {"look": lambda: look(word), "undo": lambda: undo(float(word)), "status": status, "remove": remove}
         answer = actions[args.action]()
