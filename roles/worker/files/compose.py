@@ -2,7 +2,8 @@
 
 look IMAGE               what the host has: versions, the image, replicas, and why it cannot be used, if it cannot
 apply SECONDS            bring the stack to what docker-compose.yml says; each replica has to be well before the next
-                         (--check IMAGE SETTINGS REPLICAS: only tell whether anything would be done)
+                         (--replicas N: that many, and say so there; --check: only tell whether anything would be
+                         done, with --image and --settings as a deploy would write them)
 leave                    drain every replica
 undo SECONDS             back to what was last well
 previous [RELEASE]       the image to go back to
@@ -19,6 +20,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -350,7 +352,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("action")
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--check", nargs=3, metavar=("IMAGE", "SETTINGS", "REPLICAS"))
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--image")
+    parser.add_argument("--settings")
+    parser.add_argument("--replicas", type=int)
     parser.add_argument("--keep", type=int, default=5)
     args = parser.parse_args()
     os.umask(0o022)
@@ -358,11 +363,19 @@ def main() -> None:
     if args.action == "previous":
         print(previous(word))
         return
+    if args.action == "apply" and not (STACK.exists() or args.image):
+        sys.exit(
+            "Nothing is deployed here, so nothing can start. Run the playbook orbiter.fleet.site for this host first."
+        )
     if args.action == "apply" and args.check:
-        image, settings, count = args.check
-        goal = {"image": image, "settings": settings, "replicas": 0 if DRAINED.exists() else int(count)}
+        given = {"image": args.image, "settings": args.settings, "replicas": args.replicas}
+        goal = (wanted() if STACK.exists() else {}) | {
+            name: value for name, value in given.items() if value is not None
+        }
         answer = apply(0, goal, check=True) if shutil.which("docker") else {"changed": True}
     elif args.action == "apply":
+        if args.replicas is not None:
+            STACK.write_text(re.sub(r"(?m)^( +replicas: ).*$", rf"\g<1>{args.replicas}", STACK.read_text()))
         goal = wanted()
         answer = apply(float(word), goal)
         if not DRAINED.exists():
