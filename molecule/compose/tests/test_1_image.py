@@ -43,7 +43,7 @@ def test_image_says_what_it_is_and_how_it_is_run(image, reference):
     assert config["User"] == "10001:10001"
     assert config["StopSignal"] == "SIGTERM"
     assert config["Cmd"] == ["orbiter", "start", "worker", "--concurrency", "4"]
-    assert "/livez" in config["Healthcheck"]["Test"][-1]
+    assert config["Healthcheck"]["Test"] == ["CMD", "python3", "/opt/orbiter/healthcheck.py"]
     labels = config["Labels"]
     version, _, revision = reference.partition("@")[0].rpartition(":")[2].rpartition("-")
     assert labels["org.opencontainers.image.version"] == version

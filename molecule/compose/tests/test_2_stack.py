@@ -55,6 +55,17 @@ def test_replicas_tell_docker_that_they_are_well(workers, replicas):
     wait_until(lambda: health() == ["healthy"] * 4, within=60, what=lambda: str(health()))
 
 
+def test_replica_that_hangs_is_killed_and_started_anew(workers, replicas):
+    host = workers["worker1"]
+    (first, *_) = replicas(host)
+    before = first["RestartCount"]
+    # The worker is the last process with such a command line; the first is its init.
+    named = "p.isdigit() and b'orbiter\\0start' in open(f'/proc/{p}/cmdline', 'rb').read()"
+    stop = f"import os, signal; os.kill(max(int(p) for p in os.listdir('/proc') if {named}), signal.SIGSTOP)"
+    host.check_output("docker exec %s python3 -c %s", first["Id"], stop)
+    wait_until(lambda: replicas(host)[0]["RestartCount"] == before + 1, within=120, what=lambda: str(replicas(host)[0]))
+
+
 def test_settings_arrive_as_they_are_in_the_inventory(workers, replicas, runner):
     wanted = runner.get_variables("worker1")["worker_extra_env"]["TEST_NASTY"]
     assert "${HOME}" in wanted

@@ -135,7 +135,7 @@ MISTAKES = {
     ),
     "base": (
         {"image_base": "no-such-base:1"},
-        ["no-such-base"],
+        ["worker1 has no image no-such-base:1 to build on", "docker load"],
     ),
     "missing": (
         {"worker_image": "127.0.0.1:9/fleet/orbiter-worker:1"},
