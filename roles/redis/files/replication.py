@@ -1,6 +1,6 @@
 """This host's part in a group of Redis servers that replicate, watched by Sentinel. It never decides who the master is.
 
-Usage: replication.py join | restart replica | restart master | settle | watch | agree
+Usage: replication.py join | restart replica | restart master | settle | watch | agree | who
 What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and the servers are asked each time,
 and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with a message where it can do no good.
 
@@ -9,6 +9,7 @@ and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with
   settle   make known what CONFIG SET can change, and wait until this server is in step
   watch    let a sentinel that is new in the group begin with the master of now
   agree    wait until this host's sentinel has found the others and could fail over; forget who has left the group
+  who      say who is master, and whether this host is
 """
 
 from __future__ import annotations
@@ -210,8 +211,13 @@ def replicas_have_everything() -> bool:
 
 def settle() -> dict[str, object]:
     """Make known what CONFIG SET can change, and wait until this server is in step."""
+    changed = []
+    if info(ME, "server").get("config_file", str(STATE)) != str(STATE):
+        # A play was interrupted between the new unit and its restart.
+        systemctl_restart()
+        changed.append("restarted")
     wait_until(lambda: info(ME, "persistence").get("loading") == "0", f"Redis on {ME} does not answer")
-    changed = [name for name, value in settings() if set_to(name, value)]
+    changed += [name for name, value in settings() if set_to(name, value)]
     # Who was master before it was away does not know of its successor until a sentinel tells it.
     wait_until(
         lambda: in_step(ME) or (is_master(ME) and named_by_sentinels() in (ME, None)),
@@ -274,6 +280,12 @@ def agree() -> dict[str, object]:
     return {"changed": bool(changed), "did": changed}
 
 
+def who() -> dict[str, object]:
+    """Say who is master."""
+    master = find_master()
+    return {"changed": False, "master": master, "me": master == ME}
+
+
 def known_addresses() -> list[str]:
     """Return the addresses of the other sentinels and of the replicas that this host's sentinel knows."""
     lines = (sentinel(ME, "SENTINELS", SERVICE) or []) + (sentinel(ME, "REPLICAS", SERVICE) or [])
@@ -291,5 +303,6 @@ ACTIONS: dict[str, Callable[..., dict[str, object]]] = {
     "settle": settle,
     "watch": watch,
     "agree": agree,
+    "who": who,
 }
 print(json.dumps(ACTIONS[sys.argv[1]](*sys.argv[2:])))
