@@ -10,6 +10,7 @@ Prints ``{"keys": n, "aside": path}``.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -145,6 +146,7 @@ def service(verb: str) -> None:
 def main() -> None:
     """Restore, or leave everything as it was."""
     archive, source, name, *files = sys.argv[1:]
+    os.umask(0o077)
     kept = settings(files)
     # Beside the old files, so that they can be exchanged by renaming.
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=DATA) as temporary:
