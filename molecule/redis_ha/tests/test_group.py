@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-import time
+from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
@@ -106,7 +107,9 @@ def test_two_follow_the_first_and_three_sentinels_agree(servers, master):
     assert master() == "redis1"
     assert all(in_step(servers[name]) for name in ("redis2", "redis3"))
     for host in servers.values():
-        said = host.check_output(f"{PASSWORD.format('sentinel_password')}; redis-cli -p 26379 sentinel ckquorum orbiter")
+        said = host.check_output(
+            f"{PASSWORD.format('sentinel_password')}; redis-cli -p 26379 sentinel ckquorum orbiter"
+        )
         assert said.startswith("OK 3 usable Sentinels")
 
 
@@ -196,8 +199,6 @@ class TestBackup:
     @pytest.fixture(scope="class")
     def directory(self, runner):
         """Return where the archives are; empty at first."""
-        from pathlib import Path  # noqa: PLC0415
-
         directory = Path(runner.get_variables("redis1")["redis_backup_directory"])
         for old in directory.glob("*"):
             old.unlink()
@@ -222,7 +223,8 @@ class TestBackup:
             made = play("playbooks/backup.yml")
             assert made.returncode == 0
         fleet.redis.flushall()
-        return {"ids": ids, "waiting": waiting, "checked": checked, **state}
+        archive = str(max(directory.iterdir()))
+        return {"ids": ids, "waiting": waiting, "checked": checked, "archive": archive, "workers": workers, **state}
 
     def test_an_archive_is_0600_named_by_host_and_time_and_the_oldest_has_gone(self, saved, directory, master):
         assert saved["checked"].returncode == 0
@@ -231,39 +233,39 @@ class TestBackup:
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in archives)
         assert all(path.name.startswith(f"{master()}-2") for path in archives)
 
-    def test_nobody_restores_by_a_slip(self, saved, play, fleet, directory):
-        archive = str(max(directory.iterdir()))
-        done = play("playbooks/restore.yml", redis_restore_file=archive)
+    def test_nobody_restores_by_a_slip(self, saved, play, fleet):
+        done = play("playbooks/restore.yml", redis_restore_file=saved["archive"])
         assert done.returncode != 0
         assert "-e orbiter_restore=true" in done.stdout
-        assert play("playbooks/restore.yml", "--check", redis_restore_file=archive, orbiter_restore=True).returncode == 0
+        variables = {"redis_restore_file": saved["archive"], "orbiter_restore": True}
+        assert play("playbooks/restore.yml", "--check", **variables).returncode == 0
         assert fleet.redis.dbsize() == 0
 
-    def test_a_damaged_archive_is_refused_before_redis_stops(self, saved, play, servers, master, directory, tmp_path):
+    def test_a_damaged_archive_is_refused_before_redis_stops(self, saved, play, servers, master, tmp_path):
         damaged = tmp_path / "damaged.tar.gz"
-        damaged.write_bytes(max(directory.iterdir()).read_bytes()[:-200])
+        damaged.write_bytes(Path(saved["archive"]).read_bytes()[:-200])
         before = servers[master()].check_output("systemctl show --property=MainPID redis-server")
         done = play("playbooks/restore.yml", redis_restore_file=str(damaged), orbiter_restore=True)
         assert done.returncode != 0
         assert "Nothing was changed: the archive cannot be read" in " ".join(done.stdout.split())
         assert servers[master()].check_output("systemctl show --property=MainPID redis-server") == before
 
-    def test_everything_is_back_on_all_hosts_and_waiting_tasks_run(self, saved, play, fleet, workers, servers, directory, master):
+    def test_everything_is_back_on_all_hosts_and_waiting_tasks_run(self, saved, play, fleet, servers, master):
         before = master()
-        archive = str(max(directory.iterdir()))
-        assert play("playbooks/restore.yml", redis_restore_file=archive, orbiter_restore=True).returncode == 0
+        variables = {"redis_restore_file": saved["archive"], "orbiter_restore": True}
+        assert play("playbooks/restore.yml", **variables).returncode == 0
         assert master() == before
         assert fleet.tasks(saved["ids"]) == saved["tasks"]
         assert fleet.redis.zrange("{orbiter:tasks}:delayed", 0, -1) == saved["delayed"]
         assert len({redis(host, "dbsize") for host in servers.values()}) == 1
         assert all(role(host) == "master" or in_step(host) for host in servers.values())
-        for host in workers.values():
+        for host in saved["workers"].values():
             host.check_output("systemctl start orbiter-workers.target")
         fleet.wait_until_done(saved["ids"], within=90)
         assert set(fleet.statuses(saved["waiting"])) == {"completed"}
 
-    def test_the_aof_of_an_archive_does_as_well(self, saved, play, fleet, directory):
-        variables = {"redis_restore_file": str(max(directory.iterdir())), "redis_restore_from": "aof"}
+    def test_the_aof_of_an_archive_does_as_well(self, saved, play, fleet):
+        variables = {"redis_restore_file": saved["archive"], "redis_restore_from": "aof"}
         assert play("playbooks/restore.yml", orbiter_restore=True, **variables).returncode == 0
         fleet.wait_until_done(saved["ids"], within=90)
 
@@ -273,10 +275,8 @@ def test_workers_are_deployed_against_a_redis_that_is_not_ours(play, fleet, work
     scheme, _, rest = fleet.redis_url.partition("@")
     hosts, _, service = rest.partition("/")
     url = f"{scheme}@{','.join(reversed(hosts.split(',')))}/{service}"
-    (tmp_path / "elsewhere.json").write_text(__import__("json").dumps({"all": {"vars": {"orbiter_redis_url": url}}}))
-    began = time.monotonic()
+    (tmp_path / "elsewhere.json").write_text(json.dumps({"all": {"vars": {"orbiter_redis_url": url}}}))
     done = play("site.yml", "--inventory", str(tmp_path), orbiter_redis_hosts="nobody")
-    print(f"{time.monotonic() - began:.0f} s")
     assert done.returncode == 0
     assert url in workers["worker2"].check_output('. /etc/orbiter/worker.env; echo "$ORBITER_REDIS_URL"')
     ids = fleet.submit([0.1])

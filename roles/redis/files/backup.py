@@ -2,8 +2,8 @@
 
 Usage: backup.py DIRECTORY SETTINGS...
 Redis writes an RDB file, and its AOF is copied as it is; both are checked by Redis' own tools before they count. The
-archive is put into DIRECTORY and belongs to the directory's owner: whoever fetches it needs no other rights. SETTINGS are
-the files that the password stands in. Prints ``{"archive": path, "time": UTC, "keys": n, "bytes": n}``.
+archive is put into DIRECTORY and belongs to the directory's owner: whoever fetches it needs no other rights. SETTINGS
+are the files that the password stands in. Prints ``{"archive": path, "time": UTC, "keys": n, "bytes": n}``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PATIENCE = 3600.0  # for gigabytes on a slow disk
 
@@ -72,7 +75,9 @@ def save(redis: Redis) -> None:
         "BGSAVE does not end",
     )
     if redis.persistence()["rdb_last_bgsave_status"] != "ok":
-        sys.exit("BGSAVE failed: see /var/log/redis/redis-server.log. Often the disk is full, or memory for the fork is short")
+        sys.exit(
+            "BGSAVE failed: see /var/log/redis/redis-server.log. Often the disk is full, or memory short for a fork"
+        )
 
 
 @contextmanager

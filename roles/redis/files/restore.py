@@ -1,9 +1,10 @@
 """Put an archive of backup.py back in place of what this host's Redis holds. The old files are kept aside.
 
 Usage: restore.py ARCHIVE rdb|aof NAME SETTINGS...
-The archive is checked before Redis stops. A Redis of its own, which nobody can reach, then loads it and writes both files
-anew, RDB and AOF, so that it does not matter which of them Redis reads at its next start; only when that has worked do they
-take the place of the old ones, which go to the folder NAME beside them. If anything fails, Redis starts again with what it had.
+The archive is checked before Redis stops. A Redis of its own, which nobody can reach, then loads it and writes both
+files anew, RDB and AOF, so that it does not matter which of them Redis reads at its next start. Only when that has worked
+do they take the place of the old ones, which go to the folder NAME beside them. If anything fails, Redis starts again
+with what it had.
 Prints ``{"keys": n, "aside": path}``.
 """
 
@@ -18,8 +19,11 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DATA = Path("/var/lib/redis")
 PATIENCE = 3600.0  # for gigabytes on a slow disk
@@ -49,9 +53,11 @@ def unpacked(archive: str, source: str, folder: Path) -> None:
             for member in tar.getmembers():
                 plain = re.fullmatch(r"dump\.rdb|about\.json|appendonlydir(/[\w.-]+)?", member.name)
                 if not plain or not (member.isfile() or member.isdir()):
-                    sys.exit(f"Nothing was changed: {member.name} does not belong into a backup of orbiter.fleet.backup")
+                    sys.exit(
+                        f"Nothing was changed: {member.name} does not belong into a backup of orbiter.fleet.backup"
+                    )
             wanted = [one for one in tar.getmembers() if one.name.startswith("dump" if source == "rdb" else "append")]
-            tar.extractall(folder, wanted)  # noqa: S202 - looked at above
+            tar.extractall(folder, wanted)
     except (tarfile.TarError, EOFError, OSError) as error:
         sys.exit(f"Nothing was changed: the archive cannot be read: {error}")
     if source == "rdb" and (folder / "dump.rdb").exists():
@@ -82,11 +88,22 @@ def written_anew(folder: Path, source: str, kept: list[str]) -> int:
     else:
         (folder / "appendonlydir").rename(folder / append)
     socket, log = folder / "redis.sock", folder / "redis.log"
-    lines = [*kept, "port 0", f"unixsocket {socket}", "unixsocketperm 700", f"dir {folder}", f"logfile {log}", 'save ""']
+    lines = [
+        *kept,
+        "port 0",
+        f"unixsocket {socket}",
+        "unixsocketperm 700",
+        f"dir {folder}",
+        f"logfile {log}",
+        'save ""',
+    ]
     # With an AOF switched on, Redis would read only that, and find it empty.
     lines.append(f"appendonly {'yes' if source == 'aof' else 'no'}")
     server = subprocess.Popen(
-        ["runuser", "-u", "redis", "--", "redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ["runuser", "-u", "redis", "--", "redis-server", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     server.stdin.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     server.stdin.close()  # type: ignore[union-attr]
@@ -109,10 +126,14 @@ def written_anew(folder: Path, source: str, kept: list[str]) -> int:
         wait_until(is_well, "Redis does not load it")
         ask("CONFIG", "SET", "appendonly", "yes")
         wait_until(
-            lambda: {
-                name: said for name, said in persistence().items() if name.startswith(("aof_rewrite_", "aof_last_bgr"))
-            }
-            == {"aof_rewrite_in_progress": "0", "aof_rewrite_scheduled": "0", "aof_last_bgrewrite_status": "ok"},
+            lambda: (
+                {
+                    name: said
+                    for name, said in persistence().items()
+                    if name.startswith(("aof_rewrite_", "aof_last_bgr"))
+                }
+                == {"aof_rewrite_in_progress": "0", "aof_rewrite_scheduled": "0", "aof_last_bgrewrite_status": "ok"}
+            ),
             "The AOF is not written",
         )
         keyspace = re.findall(r"^db\d+:keys=(\d+)", ask("INFO", "keyspace"), re.MULTILINE)
