@@ -233,7 +233,7 @@ def settle() -> dict[str, object]:
         wanted = int(FLEET["min_replicas"])
         wait_until(
             lambda: not is_master(ME) or int(info(ME).get("min_slaves_good_slaves", wanted)) >= wanted,
-            f"The master {ME} has fewer than {wanted} replicas in step (redis_min_replicas_to_write): it refuses to write",
+            f"The master {ME} has fewer than {wanted} replicas in step, so it refuses to write (min-replicas-to-write)",
         )
     return {"changed": bool(changed), "settings": changed}
 

@@ -2,9 +2,9 @@
 
 Usage: restore.py ARCHIVE rdb|aof NAME SETTINGS...
 The archive is checked before Redis stops. A Redis of its own, which nobody can reach, then loads it and writes both
-files anew, RDB and AOF, so that it does not matter which of them Redis reads at its next start. Only when that has worked
-do they take the place of the old ones, which go to the folder NAME beside them. If anything fails, Redis starts again
-with what it had.
+files anew, RDB and AOF, so that it does not matter which of them Redis reads at its next start. Only when that
+has worked do they take the place of the old ones, which go to the folder NAME beside them. If anything fails, Redis
+starts again with what it had.
 Prints ``{"keys": n, "aside": path}``.
 """
 
