@@ -42,19 +42,28 @@ def earlier(play, source, fleet, workers):
 
 
 @pytest.fixture(scope="module")
-def upgraded(earlier, play, fleet, workers):
-    """Deploy what this checkout and the inventory say, under load."""
-    with Load(fleet) as load:
-        done = play("site.yml")
-    return {"done": done, "load": load, "releases": releases(workers)}
+def under_load(play, fleet, workers):
+    """Return a function that runs a playbook under load, and returns what came of it when the load is done."""
+
+    def run(playbook, **variables):
+        with Load(fleet) as load:
+            done = play(playbook, **variables)
+        fleet.wait_until_done(load.ids, within=60)
+        return {"done": done, "load": load, "releases": releases(workers)}
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def back(upgraded, play, fleet, workers):
-    """Roll back, under load."""
-    with Load(fleet) as load:
-        done = play("playbooks/rollback.yml")
-    return {"done": done, "load": load, "releases": releases(workers)}
+def upgraded(earlier, under_load):
+    """Deploy what this checkout and the inventory say."""
+    return under_load("site.yml")
+
+
+@pytest.fixture(scope="module")
+def back(upgraded, under_load):
+    """Roll back."""
+    return under_load("playbooks/rollback.yml")
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +91,9 @@ def crashed(back, inventory, fleet, workers, next_release):
 
 
 @pytest.fixture(scope="module")
-def repeated(crashed, play, fleet, next_release):
-    """Deploy again, under load."""
-    with Load(fleet) as load:
-        done = play("site.yml", **next_release)
-    return {"done": done, "load": load}
+def repeated(crashed, under_load, next_release):
+    """Deploy again."""
+    return under_load("site.yml", **next_release)
 
 
 def test_upgrade_brings_release_and_settings_at_once(upgraded, earlier, fleet, workers):
