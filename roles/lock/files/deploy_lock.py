@@ -9,8 +9,8 @@ Releasing what is not ours does nothing.
 Prints JSON. state: "held" (by us, now), "busy" (somebody else has it), "free", or "absent" (no Redis here to ask)
 reason: why it is absent · holder: the record of who has it, or null · who: the same as words
 
-Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from the file that the
-role `redis` keeps for such scripts, and goes on by environment, so that it passes through no command line and no log.
+Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from the file that
+the role `redis` keeps for such scripts, and goes on by environment: no command line and no log has it.
 """
 
 from __future__ import annotations
