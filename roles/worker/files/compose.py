@@ -279,9 +279,12 @@ def undo(seconds: float) -> dict:
         drain(replicas(), together=True)
         return {"release": None}
     goal = json.loads((GOOD / "state.json").read_text())
+    failed = wanted()["image"] if STACK.exists() else goal["image"]
     for path in (SETTINGS, STACK):
         subprocess.run(["cp", "--archive", str(GOOD / path.name), str(path)], check=True)
     apply(seconds, goal)
+    if failed not in HISTORY.read_text():
+        attempt("docker", "image", "rm", failed)
     return {"release": release_of(goal["image"])}
 
 
