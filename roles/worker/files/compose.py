@@ -279,7 +279,10 @@ def undo(seconds: float) -> dict:
         drain(replicas(), together=True)
         return {"release": None}
     goal = json.loads((GOOD / "state.json").read_text())
-    failed = wanted()["image"] if STACK.exists() else goal["image"]
+    try:
+        failed = wanted()["image"]
+    except SystemExit:  # not even readable
+        failed = goal["image"]
     for path in (SETTINGS, STACK):
         subprocess.run(["cp", "--archive", str(GOOD / path.name), str(path)], check=True)
     apply(seconds, goal)
