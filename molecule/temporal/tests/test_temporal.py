@@ -140,3 +140,12 @@ def test_port_that_another_program_has_is_refused(play, temporal):
     assert done.returncode != 0
     assert "another program than orbiter-temporal listens at 127.0.0.1:7299" in " ".join(done.stdout.split())
     assert "changed=0" in done.stdout
+
+
+def test_teardown_removes_the_server_and_keeps_its_database(play, temporal):
+    done = play("playbooks/teardown.yml", "--limit", "redis1", orbiter_teardown=True, orbiter_teardown_temporal=True)
+    assert done.returncode == 0
+    assert temporal.run("systemctl cat orbiter-temporal orbiter-temporal-proxy.socket").rc != 0
+    assert not temporal.file("/opt/orbiter-temporal").exists
+    assert temporal.file("/var/lib/temporal/temporal.db").user == "temporal"
+    assert temporal.run("pgrep --exact temporal").rc == 1
