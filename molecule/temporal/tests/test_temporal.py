@@ -119,7 +119,8 @@ def test_server_is_hardened_and_reached_by_one_port(temporal, address):
     assert {place for place in where if not place.startswith("127.")} == {address}
     for unit in ("orbiter-temporal.service", "orbiter-temporal-proxy.service"):
         temporal.check_output(f"systemd-analyze security --threshold=20 {unit}")
-        assert temporal.check_output(f"systemctl show --property=User --value {unit}") == "temporal"
+        shown = temporal.check_output(f"systemctl show --property=User,ActiveState {unit}")
+        assert sorted(shown.splitlines()) == ["ActiveState=active", "User=temporal"]
     assert temporal.check_output("stat --format='%a %U' /var/lib/temporal") == "700 temporal"
     assert temporal.check_output("stat --format='%a %U' /opt/orbiter-temporal/current/temporal") == "755 root"
 
