@@ -17,11 +17,11 @@ as_root() {
   fi
 }
 
-# apt COMMAND=PACKAGE...: installs the packages whose command is missing.
+# apt COMMAND=PACKAGE...: installs the packages whose command is missing. (A function of that name, such as promtool, is no command.)
 apt() {
   local missing=() pair
   for pair in "$@"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    PATH="$PATH:/usr/sbin:/sbin" type -P "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null; then

@@ -57,7 +57,7 @@ class Fleet:
         await wait_until(over, timeout)
         return ended
 
-    async def ends(self, task_id: str, timeout: float = 10) -> TaskResult:
+    async def ends(self, task_id: str, timeout: float = 20) -> TaskResult:
         async def ended() -> TaskResult | None:
             task = await self.store.get_status(task_id)
             return task if task and task.status.terminal else None

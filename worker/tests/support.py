@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ T = TypeVar("T")
 WORKER_DIRECTORY = Path(__file__).parents[1]
 
 
-async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, interval: float = 0.02) -> T:
+async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float = 20.0, *, interval: float = 0.02) -> T:
     """Call ``condition`` (plain or async) until it returns something true; return that.
 
     Raises:
@@ -40,11 +41,27 @@ async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float =
         await asyncio.sleep(interval)
 
 
+# Below the ports that systems give to outgoing connections: one of those would take a port before its server does.
+_PORTS = range(10_000, 32_000)
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a TCP port of the loopback interface on which nothing listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback interface on which nothing listens, and which no other test run is given."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        # A name that every test run on this machine sees, and that the system frees whatever ends this process.
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0orbiter-test-port-{port}")
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+        else:
+            _reserved.append(reservation)
+            return port
+    raise AssertionError("no free port")
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -78,7 +95,7 @@ def worker_process(
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(**env), cwd=WORKER_DIRECTORY)
     try:
         with connect_sync(redis_url) as client:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 40
             while client.hget(f"orbiter:workers:{worker_id}", "state") != "running":
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"the worker did not start:\n{log.read_text()}")

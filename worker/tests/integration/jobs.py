@@ -35,6 +35,13 @@ async def sleep(context: Any) -> str:
     return "slept"
 
 
+async def hold(context: Any) -> str:
+    """Wait until a file is there: the test says how long this takes."""
+    while not Path(context.metadata["until"]).exists():
+        await asyncio.sleep(0.02)
+    return "held"
+
+
 def block(context: Any) -> str:
     """Sleep without yielding, as a synchronous tool does, but look whether it is to stop."""
     until = time.monotonic() + context.metadata.get("seconds", 0.1)

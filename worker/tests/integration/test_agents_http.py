@@ -246,6 +246,7 @@ async def test_a_server_that_is_not_there_is_retried_to_the_limit(
     assert "onnect" in (ended.task.error or "")
 
 
+@pytest.mark.alone
 async def test_cancel_hangs_up_on_a_slow_stream(fleet: Fleet, server: OpenAIServer) -> None:
     server.replies = [Reply(parts=[chunk({"content": "first"}), 60.0, *end()])]
     async with working(fleet.url):

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from orbiter.distributed.control import Wish, WorkerControl
 from tests.support import orbiter, start_orbiter, wait_until, worker_process
 
-SLEEP = json.dumps({"runtime": "callable", "target": "tests.integration.jobs:sleep", "name": "sleep"})
+HOLD = json.dumps({"runtime": "callable", "target": "tests.integration.jobs:hold", "name": "hold"})
 
 
 @pytest.fixture
@@ -31,11 +31,10 @@ async def stopped(worker: Popen[bytes]) -> AsyncIterator[Popen[bytes]]:
     worker.send_signal(signal.SIGCONT)
 
 
-def submit(redis_url: str, task_id: str, seconds: float) -> None:
-    options = ("--task-id", task_id, "--metadata", f"seconds={seconds}")
-    assert (
-        orbiter("task", "submit", "", "--agent", "-", "--redis-url", redis_url, *options, stdin=SLEEP).returncode == 0
-    )
+def submit(redis_url: str, task_id: str, until: Path) -> None:
+    """Submit a task that runs until a file is there."""
+    options = ("--task-id", task_id, "--metadata", f"until={until}")
+    assert orbiter("task", "submit", "", "--agent", "-", "--redis-url", redis_url, *options, stdin=HOLD).returncode == 0
 
 
 async def status_is(client: Redis, task_id: str, status: str) -> bool:
@@ -46,13 +45,17 @@ async def status_is(client: Redis, task_id: str, status: str) -> bool:
 
 
 async def test_a_drained_worker_ends_its_task_and_is_gone(
-    worker: Popen[bytes], redis_url: str, redis_client: Redis
+    worker: Popen[bytes], redis_url: str, redis_client: Redis, tmp_path: Path
 ) -> None:
-    submit(redis_url, "t1", 1.5)
+    submit(redis_url, "t1", tmp_path / "enough")
     await wait_until(lambda: status_is(redis_client, "t1", "running"))
-    drained = orbiter("worker", "drain", "w1", "--redis-url", redis_url)
-    assert (drained.returncode, drained.stdout) == (0, "Worker w1 has drained.\n")
-    assert "Worker w1: draining, 1 of 2 slots busy" in drained.stderr
+    with start_orbiter("worker", "drain", "w1", "--redis-url", redis_url) as command:
+        assert command.stderr is not None
+        while (said := command.stderr.readline()) != "Worker w1: draining, 1 of 2 slots busy\n":
+            assert said.startswith("Worker w1: "), said
+        (tmp_path / "enough").touch()
+        told, _ = command.communicate(timeout=30)
+    assert (command.returncode, told) == (0, "Worker w1 has drained.\n")
     assert worker.wait(10) == 0
     assert await status_is(redis_client, "t1", "completed")
     assert not await redis_client.exists("orbiter:workers:w1")
@@ -61,13 +64,16 @@ async def test_a_drained_worker_ends_its_task_and_is_gone(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_quiet_worker_claims_nothing_until_it_is_told_to_resume(redis_url: str, redis_client: Redis) -> None:
+async def test_a_quiet_worker_claims_nothing_until_it_is_told_to_resume(
+    redis_url: str, redis_client: Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "enough").touch()
     at = ("--redis-url", redis_url)
     quiet = orbiter("worker", "quiet", "w1", *at)
     assert (quiet.returncode, quiet.stdout) == (0, "Worker w1 is quiet.\n")
     (listed,) = json.loads(orbiter("worker", "list", "--json", *at).stdout)
     assert listed["state"] == "quiet"
-    submit(redis_url, "t1", 0)
+    submit(redis_url, "t1", tmp_path / "enough")
     info = json.loads(orbiter("queue", "info", "--json", *at).stdout)
     assert (info["waiting"], info["running"]) == (1, 0)
 
@@ -95,8 +101,10 @@ async def test_a_quiet_worker_can_be_drained(worker: Popen[bytes], redis_url: st
     assert worker.wait(10) == 0
 
 
-async def test_a_draining_worker_takes_no_other_wish(worker: Popen[bytes], redis_url: str, redis_client: Redis) -> None:
-    submit(redis_url, "t1", 3)
+async def test_a_draining_worker_takes_no_other_wish(
+    worker: Popen[bytes], redis_url: str, redis_client: Redis, tmp_path: Path
+) -> None:
+    submit(redis_url, "t1", tmp_path / "enough")
     await wait_until(lambda: status_is(redis_client, "t1", "running"))
     told = orbiter("worker", "drain", "w1", "--no-wait", "--redis-url", redis_url)
     assert (told.returncode, told.stdout) == (0, "Worker w1 has been told to drain.\n")
@@ -109,7 +117,12 @@ async def test_a_draining_worker_takes_no_other_wish(worker: Popen[bytes], redis
     assert refused.returncode == 1
     assert refused.stderr == "Worker w1 is draining and cannot be told to resume any more.\n"
     # Whoever asks once more only waits with the first: a second wish to drain would cut the task short.
-    assert orbiter("worker", "drain", "w1", "--redis-url", redis_url).returncode == 0
+    with start_orbiter("worker", "drain", "w1", "--redis-url", redis_url) as command:
+        assert command.stderr is not None
+        assert command.stderr.readline() == "Worker w1: draining, 1 of 2 slots busy\n"
+        (tmp_path / "enough").touch()
+        command.communicate(timeout=30)
+    assert command.returncode == 0
     assert await status_is(redis_client, "t1", "completed")
     assert worker.wait(10) == 0
 
@@ -175,13 +188,13 @@ async def test_a_wish_is_left_in_the_hash_and_said_on_the_channel(redis_url: str
 
 
 async def test_a_worker_that_dies_meanwhile_has_not_drained(redis_url: str, tmp_path: Path) -> None:
-    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "1") as process:
+    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "5") as process:
         process.send_signal(signal.SIGSTOP)
         with start_orbiter("worker", "drain", "w1", "--redis-url", redis_url) as command:
             assert command.stderr is not None
             assert command.stderr.readline().startswith("Worker w1: ")
             process.kill()
-            _, said = command.communicate(timeout=10)
+            _, said = command.communicate(timeout=30)
     assert command.returncode == 1
     assert said.splitlines()[-1] == "Worker w1 died before it could drain; its tasks run again elsewhere."
 

@@ -222,7 +222,7 @@ async def test_start_worker_works_with_a_cluster(cluster: Cluster, tmp_path: Pat
         began = time.monotonic()
         process.terminate()
         await asyncio.to_thread(process.wait, 10)
-    assert (process.returncode, time.monotonic() - began < 1.5) == (0, True), log.read_text()
+    assert (process.returncode, time.monotonic() - began < 3) == (0, True), log.read_text()
     assert "CROSSSLOT" not in log.read_text()
 
 

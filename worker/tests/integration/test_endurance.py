@@ -122,7 +122,7 @@ FIELDS = st.dictionaries(st.sampled_from([*TaskPayload.model_fields, "other"]), 
 
 
 @given(st.one_of(FIELDS.map(json.dumps), JSON.map(json.dumps), st.text(max_size=200), st.binary(max_size=200)))
-@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_payload_is_a_task_or_says_why_not(text: str | bytes) -> None:
     try:
         task = TaskPayload.from_json(text)

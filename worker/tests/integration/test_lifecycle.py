@@ -43,6 +43,7 @@ def exit_code(process: subprocess.Popen[bytes], within: float = 10) -> int:
     return process.wait(within)
 
 
+@pytest.mark.alone
 async def test_an_idle_worker_exits_within_a_fifth_of_a_second(fleet: Fleet, tmp_path: Path) -> None:
     took = []
     for number in range(7):

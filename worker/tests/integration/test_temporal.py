@@ -116,6 +116,7 @@ async def test_a_task_that_failed_can_be_retried_under_its_id(fleet: Fleet, temp
     assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("job", ["sleep", "block"])
 async def test_a_cancelled_run_ends_within_two_seconds(fleet: Fleet, temporal: TemporalServer, job: str) -> None:
     async with working(fleet, **DURABLE) as worker:
@@ -131,6 +132,7 @@ async def test_a_cancelled_run_ends_within_two_seconds(fleet: Fleet, temporal: T
     await fleet.check_invariants([task_id])
 
 
+@pytest.mark.alone
 async def test_a_task_that_waits_for_its_next_run_is_cancelled(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, retry_backoff=60, **DURABLE):
         task_id = await fleet.submit("fail")
@@ -149,6 +151,7 @@ async def test_a_task_that_waits_for_its_next_run_is_cancelled(fleet: Fleet, tem
     await fleet.check_invariants([task_id])
 
 
+@pytest.mark.alone
 async def test_a_task_that_waits_in_temporal_is_cancelled_by_whoever_hears_it(
     fleet: Fleet, temporal: TemporalServer
 ) -> None:

@@ -20,8 +20,8 @@ from tests.support import wait_until
 from tests.temporal import TemporalServer
 
 JOBS = "tests.integration.durable_jobs"
-OPTIONS = ("--executor", "temporal", "--allow-import", JOBS, "--drain-timeout", "1")
-LEASE = 3
+OPTIONS = ("--executor", "temporal", "--allow-import", JOBS, "--drain-timeout", "1", "--heartbeat-ttl", "6")
+LEASE = 6
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_kill_9_in_a_model_call_repeats_that_call_alone(trial: Trial) -> N
         victim.kill()
         await died(victim)
     with trial.worker("heir"):
-        task = await trial.fleet.ends(task_id, LEASE + 12)
+        task = await trial.fleet.ends(task_id, LEASE + 24)
     assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "heir")
     assert task.result is not None
     assert task.result["output"] == "eight!"
@@ -104,7 +104,7 @@ async def test_kill_9_in_a_tool_repeats_that_tool_alone(trial: Trial) -> None:
         victim.kill()
         await died(victim)
     with trial.worker("heir"):
-        task = await trial.fleet.ends(task_id, LEASE + 12)
+        task = await trial.fleet.ends(task_id, LEASE + 24)
     assert (task.status, task.worker_id, task.crashes) == (TaskStatus.COMPLETED, "heir", 1)
     assert trial.notes == ["quick", "broken", "slow", "slow"]
     assert len(trial.model.requests) == 4
@@ -121,7 +121,7 @@ async def test_kill_9_at(trial: Trial, point: str) -> None:
     with trial.worker("victim", ORBITER_FAULT=point) as victim:
         await died(victim)
     with trial.worker("heir"):
-        task = await trial.fleet.ends(task_id, LEASE + 12)
+        task = await trial.fleet.ends(task_id, LEASE + 24)
     assert task.status == TaskStatus.COMPLETED
     assert trial.notes == ["quick"]
     assert len(trial.model.requests) == 2
@@ -136,7 +136,7 @@ async def test_a_callable_goes_on_at_its_checkpoint(trial: Trial) -> None:
         victim.kill()
         await died(victim)
     with trial.worker("heir"):
-        task = await trial.fleet.ends(task_id, LEASE + 12)
+        task = await trial.fleet.ends(task_id, LEASE + 24)
     assert task.result == {"output": "counted from 3"}
     await trial.check(task_id)
 
@@ -148,9 +148,9 @@ async def test_sigterm_moves_what_outlives_the_drain_to_another_worker(trial: Tr
         await wait_until(lambda: "slow" in trial.notes, 20)
         with trial.worker("second"):
             first.send_signal(signal.SIGTERM)
-            await wait_until(lambda: first.poll() is not None, 6)
+            await wait_until(lambda: first.poll() is not None, 12)
             assert first.returncode == 0
-            task = await trial.fleet.ends(task_id, 10)
+            task = await trial.fleet.ends(task_id, 20)
     assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "second")
     assert (task.handoffs, task.crashes, task.retries, task.attempt) == (1, 0, 0, 2)
     assert trial.notes == ["quick", "slow", "slow"]
@@ -164,7 +164,7 @@ async def test_sigterm_lets_a_short_run_end_and_be_recorded(trial: Trial) -> Non
         task_id = await trial.submit(config, seconds=1.0)
         await wait_until(lambda: "wait" in trial.notes, 20)
         only.send_signal(signal.SIGTERM)
-        await wait_until(lambda: only.poll() is not None, 8)
+        await wait_until(lambda: only.poll() is not None, 16)
         assert only.returncode == 0
         task = await trial.fleet.store.get_status(task_id)
     assert task is not None

@@ -87,16 +87,17 @@ async def test_a_worker_leaves_in_time_although_temporal_is_away(fleet: Fleet, t
         await fleet.runs(task_id)
         server.kill()
         leaving.send_signal(signal.SIGTERM)
-        await wait_until(lambda: leaving.poll() is not None, 8)
+        await wait_until(lambda: leaving.poll() is not None, 16)
         assert leaving.returncode == 0
 
 
+@pytest.mark.alone
 async def test_an_idle_worker_leaves_at_once(fleet: Fleet, temporal: TemporalServer) -> None:
     with worker(fleet, "w", "--executor", "temporal", TEMPORAL_HOST=temporal.host) as leaving:
         await shows(fleet, "w", "running")
         began = time.monotonic()
         leaving.send_signal(signal.SIGTERM)
-        await wait_until(lambda: leaving.poll() is not None, 8)
+        await wait_until(lambda: leaving.poll() is not None, 16)
         assert leaving.returncode == 0
         assert time.monotonic() - began < 1.5
 

@@ -83,6 +83,7 @@ async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None
     assert task.error == "run took longer than timeout_seconds=0.2"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("job", ["sleep", "block"])
 async def test_cancel_stops_a_running_task(fleet: Fleet, job: str) -> None:
     async with working(fleet):
@@ -241,6 +242,7 @@ async def test_a_second_stop_hands_back_at_once(fleet: Fleet) -> None:
     assert (await fleet.store.get_status(task_id)).status == TaskStatus.PENDING  # type: ignore[union-attr]
 
 
+@pytest.mark.alone
 async def test_an_idle_worker_stops_at_once(fleet: Fleet) -> None:
     worker = Worker(fleet.url)
     life = asyncio.create_task(worker.start())

@@ -204,7 +204,7 @@ _JSON = st.recursive(
 _KEYS = st.sampled_from(["name", "agents", "tools", "handoffs", "flow", "mode", "runtime", "target", "max_steps"])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # the first example imports pydantic-ai
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first example imports pydantic-ai
 @given(st.dictionaries(_KEYS, _JSON))
 def test_any_object_is_an_agent_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, config: dict[str, object]
