@@ -11,8 +11,8 @@ import pytest
 LOGIN = {"auth", "hello", "ping", "quit", "reset", "select", "client|setname", "client|setinfo"}
 SCRIPTS = {"evalsha", "script|load", "script|exists"}  # no EVAL: nothing but what the scripts' names stand for
 
-# Of each category the commands that a user may give; of every category that is not named here, none. `fast` and `slow` cut
-# across the others, `read` and `write` say nothing that the types of data do not.
+# Of each category the commands that a user may give; of every category that is not named here, none. `fast` and `slow`
+# cut across the others, `read` and `write` say nothing that the types of data do not.
 ACROSS = {"fast", "slow", "read", "write"}
 ALLOWED = {
     "worker": {

@@ -82,8 +82,8 @@ def connect() -> Redis:
         except (OSError, RefusedError) as error:
             if str(error).startswith("WRONGPASS"):
                 sys.exit(
-                    "Redis accepts neither the password in /etc/redis/admin.password nor the one before it: somebody has "
-                    "changed its users by hand. It reads them from users.acl with systemctl restart redis-server"
+                    "Redis accepts neither the password in /etc/redis/admin.password nor the one before it: somebody "
+                    "has changed its users by hand. It reads them from users.acl with systemctl restart redis-server"
                 )
             if time.monotonic() > deadline:
                 sys.exit(f"Redis does not answer at {SOCKET}: {error}. See journalctl -u redis-server")
@@ -119,14 +119,16 @@ def apply_settings(redis: Redis) -> list[str]:
     """Set what dynamic.conf says; return the names of what had another value."""
     changed = []
     for line in lines(DYNAMIC):
-        name, dummy, value = line.partition(" ")
+        name, _space, value = line.partition(" ")
         before = redis.ask("CONFIG", "GET", name)
         if not before:
             sys.exit(f"Redis knows no setting {name!r}: correct redis_settings")
         try:
             redis.ask("CONFIG", "SET", name, unquote(value.strip()))
         except RefusedError as error:
-            sys.exit(f"Redis said no to a new value of {name}: {error}. If only a restart changes it, say dynamic: false")
+            sys.exit(
+                f"Redis said no to a new value of {name}: {error}. If only a restart changes it, say dynamic: false"
+            )
         if redis.ask("CONFIG", "GET", name) != before:
             changed.append(name)
     return changed
@@ -137,6 +139,11 @@ def users(redis: Redis) -> dict[str, str]:
     return {line.split(" ", 2)[1]: line for line in redis.strings("ACL", "LIST")}
 
 
+def hashes(rules: list[str]) -> set[str]:
+    """Return the passwords among a user's rules."""
+    return {rule for rule in rules if rule.startswith("#")}
+
+
 def apply_users(redis: Redis, *, beside: bool) -> list[str]:
     """Make the users those of users.acl; return the names of those that were different."""
     wanted = {line.split()[1]: line.split()[2:] for line in lines(USERS)}
@@ -145,23 +152,24 @@ def apply_users(redis: Redis, *, beside: bool) -> list[str]:
     start = ["resetkeys", "resetchannels", "clearselectors", "-@all"] if beside else ["reset"]
     for name, rules in wanted.items():
         redis.ask("ACL", "SETUSER", name, *start, *rules)
-    if beside:
-        redis.ask("ACL", "SAVE")
-    else:
-        for name in before.keys() - wanted.keys():
-            redis.ask("ACL", "DELUSER", name)
+    for name in before.keys() - wanted.keys() if not beside else ():
+        redis.ask("ACL", "DELUSER", name)
     after = users(redis)
+    if any(hashes(after[name].split()) != hashes(wanted.get(name, [])) for name in after):
+        redis.ask("ACL", "SAVE")  # the file has the new passwords only
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def apply_certificate(redis: Redis, *, again: bool) -> list[str]:
     """Let a server with TLS read its certificate anew if it shows another one, or if told to."""
     settings = redis.strings("CONFIG", "GET", "tls-*")
-    tls = dict(zip(settings[::2], settings[1::2]))
+    tls = dict(zip(settings[::2], settings[1::2], strict=True))
     port = int(tls.get("tls-port", "0"))
     if not port:
         return []
-    written = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", read(tls["tls-cert-file"]), re.DOTALL)
+    written = re.search(
+        "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", read(tls["tls-cert-file"]), re.DOTALL
+    )
     shown = ssl.get_server_certificate(("127.0.0.1", port)).strip()
     if not again and written and ssl.PEM_cert_to_DER_cert(written[0]) == ssl.PEM_cert_to_DER_cert(shown):
         return []

@@ -33,7 +33,7 @@ def owner(wanted: set[str]) -> str:
     """Return the process that has one of the sockets open."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if any(os.readlink(link) in wanted for link in (process / "fd").iterdir()):
+            if any(str(link.readlink()) in wanted for link in (process / "fd").iterdir()):
                 return process.name
         except OSError:
             continue  # it has ended
@@ -50,7 +50,11 @@ def taken_by(port: int) -> str:
     ours = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
     if process and process == ours:
         return ""
-    return f"{(Path('/proc') / process / 'comm').read_text().strip()} (process {process})" if process else "another process"
+    return (
+        f"{(Path('/proc') / process / 'comm').read_text().strip()} (process {process})"
+        if process
+        else "another process"
+    )
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Usage: try_settings.py NAME FILE
 NAME is redis.conf, dynamic.conf or users.acl; FILE is what would replace it in /etc/redis. Redis has no checker for its
 files: the only judge is a server that starts. It runs as the user redis, in a directory of its own that is removed
-again, on a spare port of the same addresses, and never becomes a replica. Ends with Redis' own words if it does not come up.
+again, on a spare port of the same addresses, and never becomes a replica. Ends in Redis' words if it does not start.
 """
 
 from __future__ import annotations

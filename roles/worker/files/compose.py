@@ -279,9 +279,15 @@ def undo(seconds: float) -> dict:
         drain(replicas(), together=True)
         return {"release": None}
     goal = json.loads((GOOD / "state.json").read_text())
+    try:
+        failed = wanted()["image"]
+    except SystemExit:  # not even readable
+        failed = goal["image"]
     for path in (SETTINGS, STACK):
         subprocess.run(["cp", "--archive", str(GOOD / path.name), str(path)], check=True)
     apply(seconds, goal)
+    if failed not in HISTORY.read_text():
+        attempt("docker", "image", "rm", failed)
     return {"release": release_of(goal["image"])}
 
 
