@@ -12,7 +12,7 @@ MISTAKES = {
     ),
     "a group without addresses": (
         {"orbiter_redis_hosts": "all"},
-        "find each other by redis_bind, and these are '172.28.", 
+        "find each other by redis_bind, and these are '172.28.",
     ),
     "no password": ({"orbiter_redis_password": ""}, "orbiter_redis_password in the inventory) must be a password"),
     "instances below 0": ({"worker_instances": -1}, "worker_instances is -1; it must be a whole number, 0 or more"),
