@@ -104,7 +104,8 @@ def test_system_that_is_not_debian(refused, workers):
     finally:
         host.check_output("mv /etc/debian_version.kept /etc/debian_version")
         host.check_output("ln --symbolic --force ../usr/lib/os-release /etc/os-release")
-    assert "worker2 runs Fedora with systemd; this role needs Debian or a derivative" in shown
+    assert "worker2 runs Fedora" in shown
+    assert "this role needs Debian or a derivative" in shown
 
 
 def test_release_that_was_built_for_other_hosts(refused):
