@@ -76,14 +76,14 @@ class Server:
 
     password = 'pass"word\\ #1'
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, password_in_config: bool = True) -> None:
         program = shutil.which("redis-server")
         assert program is not None, "redis-server is not installed: apt-get install redis-server"
         self.port = free_port()
         self.config = directory / "redis.conf"
         quoted = self.password.replace("\\", "\\\\").replace('"', '\\"')
-        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", 'save ""', f'requirepass "{quoted}"']
-        lines.append("repl-diskless-sync-delay 0")
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", 'save ""', "repl-diskless-sync-delay 0"]
+        lines += [f'requirepass "{quoted}"'] if password_in_config else []
         self.config.write_text("\n".join([*lines, *options, ""]))
         self.log = (directory / "redis.log").open("wb")
         self.process = subprocess.Popen([program, str(self.config)], stdout=self.log, stderr=subprocess.STDOUT)

@@ -23,6 +23,30 @@ MISTAKES = {
         "worker_drain_timeout (30 s) must be a whole number below worker_stop_timeout (30 s",
     ),
     "a URL that is none": ({"worker_redis_url": "http://redis1"}, "worker_redis_url must be a URL such as redis://"),
+    "an executor that is none": (
+        {"worker_executor": "cloud"},
+        "worker_executor is 'cloud'; it must be local",
+    ),
+    "durable tasks without a Temporal": (
+        {"worker_executor": "temporal"},
+        "Put a host into the group temporal, which then gets a server, or set temporal_host to HOST:PORT",
+    ),
+    "durable tasks without the extra": (
+        {"worker_executor": "temporal", "temporal_host": "temporal1:7233", "worker_extras": ["otel"]},
+        'worker_executor is temporal, and worker_extras is ["otel"]. Add temporal to it',
+    ),
+    "an address of Temporal without a port": (
+        {"worker_executor": "temporal", "temporal_host": "temporal1"},
+        "the address of Temporal is 'temporal1'",
+    ),
+    "two Temporal hosts": (
+        {"orbiter_temporal_hosts": "workers"},
+        "has 2 hosts in the group of Temporal",
+    ),
+    "a namespace that is none": (
+        {"orbiter_temporal_hosts": "worker1", "temporal_namespace": "a b"},
+        "temporal_namespace is 'a b'; it must be two or more letters",
+    ),
     "a setting on two lines": ({"worker_extra_env": {"A": "x\ny"}}, "needs a name of letters, digits and underscores"),
     "a port out of range": ({"redis_port": 70000}, "redis_port is 70000"),
     "a setting that the role writes": (

@@ -66,6 +66,10 @@ def test_play_with_a_broken_release_fails_and_says_why(failed):
     assert "the broken release says hello" in shown
 
 
+def test_others_may_deploy_after_it(failed, fleet):
+    assert not fleet.redis.exists("orbiter:deploy")
+
+
 def test_first_host_is_back_on_the_release_before(failed, upgraded, fleet, workers):
     assert releases(workers) == upgraded["after"]
     assert {beat["version"] for beat in fleet.workers() if beat["hostname"] == "worker1"} == {"0.1.1"}

@@ -119,7 +119,8 @@ def test_server_is_hardened_and_reached_by_one_port(temporal, address):
     assert {place for place in where if not place.startswith("127.")} == {address}
     for unit in ("orbiter-temporal.service", "orbiter-temporal-proxy.service"):
         temporal.check_output(f"systemd-analyze security --threshold=20 {unit}")
-        assert temporal.check_output(f"systemctl show --property=User --value {unit}") == "temporal"
+        shown = temporal.check_output(f"systemctl show --property=User,ActiveState {unit}")
+        assert sorted(shown.splitlines()) == ["ActiveState=active", "User=temporal"]
     assert temporal.check_output("stat --format='%a %U' /var/lib/temporal") == "700 temporal"
     assert temporal.check_output("stat --format='%a %U' /opt/orbiter-temporal/current/temporal") == "755 root"
 
@@ -140,3 +141,12 @@ def test_port_that_another_program_has_is_refused(play, temporal):
     assert done.returncode != 0
     assert "another program than orbiter-temporal listens at 127.0.0.1:7299" in " ".join(done.stdout.split())
     assert "changed=0" in done.stdout
+
+
+def test_teardown_removes_the_server_and_keeps_its_database(play, temporal):
+    done = play("playbooks/teardown.yml", "--limit", "redis1", orbiter_teardown=True, orbiter_teardown_temporal=True)
+    assert done.returncode == 0
+    assert temporal.run("systemctl cat orbiter-temporal orbiter-temporal-proxy.socket").rc != 0
+    assert not temporal.file("/opt/orbiter-temporal").exists
+    assert temporal.file("/var/lib/temporal/temporal.db").user == "temporal"
+    assert temporal.run("pgrep --exact temporal").rc == 1

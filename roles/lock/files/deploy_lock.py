@@ -9,8 +9,8 @@ Releasing what is not ours does nothing.
 Prints JSON. state: "held" (by us, now), "busy" (somebody else has it), "free", or "absent" (no Redis here to ask)
 reason: why it is absent · holder: the record of who has it, or null · who: the same as words
 
-Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from Redis' own
-configuration and goes on by environment, so that it passes through no command line and no log.
+Runs on a Redis host and speaks to that Redis, or to the master that it follows. The password comes from the file that
+the role `redis` keeps for such scripts, and goes on by environment: no command line and no log has it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = Path(os.environ.get("ORBITER_REDIS_CONFIG", "/etc/redis/redis.conf"))
+# Where the role `redis` keeps it for such scripts: the configuration has none, as the users are in a file of their own.
+PASSWORD = CONFIG.with_name("admin.password")
 KEY = "orbiter:deploy"
 
 # KEYS: the lock. ARGV: step, record, milliseconds, tokens from whom it may be taken.
@@ -87,9 +89,10 @@ class Redis:
 
     def __init__(self, found: dict[str, str]) -> None:
         self._settings = found
-        self._tls = found.get("port") == "0"
-        self._place = ["-h", "127.0.0.1", "-p", found["tls-port"] if self._tls else found.get("port", "6379")]
-        password = found.get("requirepass") or found.get("masterauth")
+        self._tls = found.get("port") == "0" and "unixsocket" not in found
+        port = found["tls-port"] if self._tls else found.get("port", "6379")
+        self._place = ["-s", found["unixsocket"]] if "unixsocket" in found else ["-h", "127.0.0.1", "-p", port]
+        password = PASSWORD.read_text().removesuffix("\n") if PASSWORD.exists() else found.get("requirepass")
         self._environment = os.environ | ({"REDISCLI_AUTH": password} if password else {})
 
     def ask(self, *words: str) -> list[object]:

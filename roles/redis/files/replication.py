@@ -1,14 +1,15 @@
 """This host's part in a group of Redis servers that replicate, watched by Sentinel. It never decides who the master is.
 
-Usage: replication.py join | restart replica | restart master | settle | watch | agree
-What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and the servers are asked each time,
+Usage: replication.py join | restart replica | restart master | settle | watch | agree | who
+What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and servers are asked each time,
 and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with a message where it can do no good.
 
   join     let a host that is new in the group begin as a replica of the master, or as the first master
-  restart  restart Redis without losing the group: each replica when all others are in step; the master after it handed over
+  restart  restart Redis without losing the group: each replica when all others are in step; the master last
   settle   make known what CONFIG SET can change, and wait until this server is in step
   watch    let a sentinel that is new in the group begin with the master of now
   agree    wait until this host's sentinel has found the others and could fail over; forget who has left the group
+  who      say who is master, and whether this host is
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FLEET = json.loads(Path("/etc/redis/fleet.json").read_text())
 ME: str = FLEET["me"]
@@ -100,7 +105,7 @@ def named_by_sentinels() -> str | None:
 
 
 def find_master() -> str:
-    """Return the master of now; of a group that has none yet, who is to be the first: whoever holds tasks, or the first."""
+    """Return the master of now; of a new group, who is to be the first: whoever holds tasks, or the first member."""
     named = named_by_sentinels()
     if named:
         return named
@@ -113,8 +118,8 @@ def find_master() -> str:
     holding = [address for address in MEMBERS if int((redis(address, "DBSIZE") or ["0"])[0]) > 0]
     if len(holding) > 1:
         sys.exit(
-            f"{' and '.join(holding)} each hold data of their own; all but one would lose it. Back up, and empty all but "
-            "the one to keep: redis-cli FLUSHALL"
+            f"{' and '.join(holding)} each hold data of their own; all but one would lose it. Back up, and "
+            "empty all but the one to keep: redis-cli FLUSHALL"
         )
     return (holding or MEMBERS)[0]
 
@@ -138,8 +143,8 @@ def join() -> dict[str, object]:
     # A host that was the master and has lost its files must not come back as an empty one, which the others would copy.
     wait_until(
         lambda: named_by_sentinels() != ME,
-        f"The sentinels still call {ME} the master, which has nothing. They choose another one when most of them miss it: "
-        "see that they run and reach each other, then run this again",
+        f"The sentinels still call {ME} the master, which has nothing. They choose another one when most of "
+        "them miss it: see that they run and reach each other, then run this again",
     )
     master = find_master()
     if master != ME and int((redis(ME, "DBSIZE") or ["0"])[0]) > 0 and is_master(ME):
@@ -194,7 +199,9 @@ def hand_over() -> None:
         wait_until(replicas_have_everything, f"No replica of {ME} has caught up with it", within=10)
         answers = (sentinel(address, "FAILOVER", SERVICE) for address in [ME, *OTHERS])
         if not any(answers):
-            sys.exit(f"No sentinel would make another server the master in place of {ME}: see journalctl -u redis-sentinel")
+            sys.exit(
+                f"No sentinel would make another server the master in place of {ME}: see journalctl -u redis-sentinel"
+            )
         wait_until(lambda: not is_master(ME), f"The sentinels did not make another server the master in place of {ME}")
     finally:
         redis(ME, "CLIENT", "UNPAUSE")
@@ -210,8 +217,13 @@ def replicas_have_everything() -> bool:
 
 def settle() -> dict[str, object]:
     """Make known what CONFIG SET can change, and wait until this server is in step."""
+    changed = []
+    if info(ME, "server").get("config_file", str(STATE)) != str(STATE):
+        # A play was interrupted between the new unit and its restart.
+        systemctl_restart()
+        changed.append("restarted")
     wait_until(lambda: info(ME, "persistence").get("loading") == "0", f"Redis on {ME} does not answer")
-    changed = [name for name, value in settings() if set_to(name, value)]
+    changed += [name for name, value in settings() if set_to(name, value)]
     # Who was master before it was away does not know of its successor until a sentinel tells it.
     wait_until(
         lambda: in_step(ME) or (is_master(ME) and named_by_sentinels() in (ME, None)),
@@ -221,7 +233,7 @@ def settle() -> dict[str, object]:
         wanted = int(FLEET["min_replicas"])
         wait_until(
             lambda: not is_master(ME) or int(info(ME).get("min_slaves_good_slaves", wanted)) >= wanted,
-            f"The master {ME} has fewer than {wanted} replicas in step, and so refuses to write (redis_min_replicas_to_write)",
+            f"The master {ME} has fewer than {wanted} replicas in step, so it refuses to write (min-replicas-to-write)",
         )
     return {"changed": bool(changed), "settings": changed}
 
@@ -258,7 +270,10 @@ def watch() -> dict[str, object]:
 def agree() -> dict[str, object]:
     """Wait until this host's sentinel has found the others; forget who has left the group."""
     changed = []
-    wait_until(lambda: bool(sentinel(ME, "MASTER", SERVICE)), f"The sentinel on {ME} does not answer: journalctl -u redis-sentinel")
+    wait_until(
+        lambda: bool(sentinel(ME, "MASTER", SERVICE)),
+        f"The sentinel on {ME} does not answer: journalctl -u redis-sentinel",
+    )
     if table(sentinel(ME, "MASTER", SERVICE))["quorum"] != str(FLEET["quorum"]):
         sentinel(ME, "SET", SERVICE, "quorum", str(FLEET["quorum"]))
         changed.append("quorum")
@@ -269,20 +284,26 @@ def agree() -> dict[str, object]:
         changed.append(f"forgot {', '.join(strangers)}")
     wait_until(
         lambda: bool(sentinel(ME, "CKQUORUM", SERVICE)) and len(table(sentinel(ME, "MASTER", SERVICE))) > 0,
-        f"The sentinel on {ME} does not reach enough others to fail over: see journalctl -u redis-sentinel there and here",
+        f"The sentinel on {ME} does not reach enough others to fail over: journalctl -u redis-sentinel, there and here",
     )
     return {"changed": bool(changed), "did": changed}
+
+
+def who() -> dict[str, object]:
+    """Say who is master."""
+    master = find_master()
+    return {"changed": False, "master": master, "me": master == ME}
 
 
 def known_addresses() -> list[str]:
     """Return the addresses of the other sentinels and of the replicas that this host's sentinel knows."""
     lines = (sentinel(ME, "SENTINELS", SERVICE) or []) + (sentinel(ME, "REPLICAS", SERVICE) or [])
-    return sorted({value for name, value in zip(lines, lines[1:]) if name == "ip"})
+    return sorted({value for name, value in pairwise(lines) if name == "ip"})
 
 
 def table(lines: list[str] | None) -> dict[str, str]:
     """Return names and values that Redis sends one after another."""
-    return dict(zip((lines or [])[::2], (lines or [])[1::2]))
+    return dict(zip((lines or [])[::2], (lines or [])[1::2], strict=True))
 
 
 ACTIONS: dict[str, Callable[..., dict[str, object]]] = {
@@ -291,5 +312,6 @@ ACTIONS: dict[str, Callable[..., dict[str, object]]] = {
     "settle": settle,
     "watch": watch,
     "agree": agree,
+    "who": who,
 }
 print(json.dumps(ACTIONS[sys.argv[1]](*sys.argv[2:])))

@@ -32,7 +32,7 @@ def main() -> None:
         ask = (PROGRAM, *question, "--address", address, "--namespace", namespace, "--command-timeout", "5s")
         while (answer := output(*ask))[0]:
             if time.monotonic() > deadline:
-                journal = output("journalctl", "--no-pager", "--lines=30", "--output=cat", "--unit=orbiter-temporal")
+                journal = output("journalctl", "--no-pager", "--lines=15", "--output=cat", "--unit=orbiter-temporal")
                 sys.exit(
                     f"Temporal at {address} is not well after {seconds:.0f} s: {answer[1]}\n"
                     f"The end of the journal:\n{journal[1]}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_replica_asks_its_master(server, tmp_path):
         assert take(replica, ALICE)["state"] == "held"
         assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
         assert take(server, BOB)["state"] == "busy"
+
+
+def test_server_with_a_file_of_users_is_asked_over_its_socket(server, tmp_path):
+    """With TLS no plain port is open, and the password is in a file of its own."""
+    users, socket = tmp_path / "users.acl", tmp_path / "redis.sock"
+    users.write_text(f"user default on #{sha256(server.password.encode()).hexdigest()} ~* &* +@all\n")
+    (tmp_path / "admin.password").write_text(f"{server.password}\n")
+    with Server(tmp_path, f"unixsocket {socket}", f"aclfile {users}", password_in_config=False) as other:
+        assert take(other, ALICE)["state"] == "held"
+        assert take(other, BOB)["state"] == "busy"
 
 
 def test_host_without_redis_has_no_lock(server, tmp_path):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
+from conftest import COMMAND
+
 ECHO = {"runtime": "callable", "target": "jobs:echo"}
 FAIL = {"runtime": "callable", "target": "jobs:fail"}
 
@@ -35,7 +40,8 @@ def test_task_that_fails_is_told_with_its_own_error(run, worker):
 
 def test_task_that_was_cancelled_is_told(run, server):
     run("task", agent=ECHO, task_id="unwanted", wait=False)
-    server.client.hset("orbiter:task:unwanted", "status", "cancelled")
+    environment = os.environ | {"ORBITER_REDIS_URL": server.url}
+    subprocess.run([COMMAND, "task", "cancel", "unwanted"], env=environment, check=True)
     answer = run("task", agent=ECHO, task_id="unwanted")
     assert answer["failed"]
     assert answer["msg"] == "Task unwanted was cancelled."
