@@ -161,6 +161,15 @@ async def cancels_itself(context: Any) -> str:
     return ""
 
 
+async def says_much(context: Any) -> str:
+    """Emit a long text, a tool's long result, and a long text of characters that are long as JSON."""
+    context.emit(context.input)
+    context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", result=context.input))
+    context.emit("\U0001f600" * 3000)
+    context.emit("end")
+    return "said"
+
+
 async def odd_event(context: Any) -> str:
     """Emit an event that is not JSON."""
     context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", arguments={"when": object()}))

@@ -1,6 +1,6 @@
 """What durable tasks need is away for a whole minute: workers, Temporal, Redis. They wait or go on, and none fails.
 
-One test, as nearly all of it is waiting: four fleets, each with a Redis of its own.
+One test, as nearly all of it is waiting: four fleets, each with a Redis and a Temporal of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.fleet import Fleet
 from tests.integration.test_faults import died, worker
 from tests.servers import Server, eventually
 from tests.support import free_port, orbiter, wait_until
-from tests.temporal import TemporalServer
+from tests.temporal import TemporalServer, temporal_server
 
 AWAY = 60.0
 JOBS = "tests.integration.durable_jobs"
@@ -79,24 +79,25 @@ async def some_done(fleet: Fleet, tasks: list[str]) -> bool:
     return any(task and task.status.terminal for task in await fleet.store.get_many(tasks))
 
 
-async def all_workers_are_killed(directory: Path, temporal: TemporalServer) -> None:
+async def all_workers_are_killed(directory: Path) -> None:
     async with a_fleet(directory) as (fleet, _):
-        tasks = await submit(fleet, 16, log=str(directory / "notes"), until=str(directory / "enough"))
-        with (
-            worker(fleet, "a", *OPTIONS, TEMPORAL_HOST=temporal.host) as one,
-            worker(fleet, "b", *OPTIONS, TEMPORAL_HOST=temporal.host) as two,
-        ):
-            await wait_until(lambda: some_done(fleet, tasks), 40)
-            for process in (one, two):
-                process.kill()
-            for process in (one, two):
-                await died(process)
-        (directory / "enough").touch()
-        await asyncio.sleep(AWAY)
-        with worker(fleet, "c", *OPTIONS, TEMPORAL_HOST=temporal.host):
-            await completed(fleet, tasks)
-        for task_id in tasks:
-            assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+        with temporal_server(directory) as temporal:
+            tasks = await submit(fleet, 16, log=str(directory / "notes"), until=str(directory / "enough"))
+            with (
+                worker(fleet, "a", *OPTIONS, TEMPORAL_HOST=temporal.host) as one,
+                worker(fleet, "b", *OPTIONS, TEMPORAL_HOST=temporal.host) as two,
+            ):
+                await wait_until(lambda: some_done(fleet, tasks), 40)
+                for process in (one, two):
+                    process.kill()
+                for process in (one, two):
+                    await died(process)
+            (directory / "enough").touch()
+            await asyncio.sleep(AWAY)
+            with worker(fleet, "c", *OPTIONS, TEMPORAL_HOST=temporal.host):
+                await completed(fleet, tasks)
+            for task_id in tasks:
+                assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
 
 
 async def temporal_is_down_at_the_start(directory: Path) -> None:
@@ -143,31 +144,30 @@ async def temporal_is_away_in_mid_run(directory: Path) -> None:
             server.kill()
 
 
-async def redis_is_away_while_an_agent_finishes(directory: Path, temporal: TemporalServer) -> None:
+async def redis_is_away_while_an_agent_finishes(directory: Path) -> None:
     async with a_fleet(directory) as (fleet, redis):
-        with worker(fleet, "w", *OPTIONS, TEMPORAL_HOST=temporal.host):
-            notes, enough = directory / "notes", directory / "enough"
-            task_id = await submit_agent(fleet, log=str(notes), until=str(enough))
-            await wait_until(notes.exists, 40)
-            await wait_until(fleet.is_empty)
-            redis.kill()
-            enough.touch()
-            await asyncio.sleep(AWAY)
-            redis.start()
-            eventually(redis.answers)
-            await fleet.client.connection_pool.disconnect()
-            (task,) = await completed(fleet, [task_id])
-        assert (task.attempt, task.crashes, task.result and task.result["output"]) == (1, 0, '{"held":"held"}')
-        # The tool ended in that minute, and ran once.
-        assert notes.read_text().splitlines() == ["held"]
-        assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
+        with temporal_server(directory) as temporal:
+            with worker(fleet, "w", *OPTIONS, TEMPORAL_HOST=temporal.host):
+                notes, enough = directory / "notes", directory / "enough"
+                task_id = await submit_agent(fleet, log=str(notes), until=str(enough))
+                await wait_until(notes.exists, 40)
+                await wait_until(fleet.is_empty)
+                redis.kill()
+                enough.touch()
+                await asyncio.sleep(AWAY)
+                redis.start()
+                eventually(redis.answers)
+                await fleet.client.connection_pool.disconnect()
+                (task,) = await completed(fleet, [task_id])
+            assert (task.attempt, task.crashes, task.result and task.result["output"]) == (1, 0, '{"held":"held"}')
+            # The tool ended in that minute, and ran once.
+            assert notes.read_text().splitlines() == ["held"]
+            assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
 
 
-async def test_a_minute_without_workers_temporal_or_redis_fails_no_durable_task(
-    tmp_path: Path, temporal_session: TemporalServer
-) -> None:
+async def test_a_minute_without_workers_temporal_or_redis_fails_no_durable_task(tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(all_workers_are_killed(tmp_path / "workers", temporal_session))
+        group.create_task(all_workers_are_killed(tmp_path / "workers"))
         group.create_task(temporal_is_down_at_the_start(tmp_path / "start"))
         group.create_task(temporal_is_away_in_mid_run(tmp_path / "mid-run"))
-        group.create_task(redis_is_away_while_an_agent_finishes(tmp_path / "redis", temporal_session))
+        group.create_task(redis_is_away_while_an_agent_finishes(tmp_path / "redis"))

@@ -79,11 +79,12 @@ class TransferredTasks:
         return Begun(*said)
 
     async def look(self, turn: Turn, task_id: str) -> str:
-        """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record for another day."""
+        """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record and events while it lives."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             pipeline.hmget(keys.task(task_id), "status", "fence", "cancel_requested_at")
             pipeline.expire(keys.task(task_id), TASK_TTL)
-            (status, fence, asked), _ = await self._broker.within(pipeline.execute())
+            pipeline.expire(keys.stream(task_id), self._broker.event_ttl)
+            (status, fence, asked), *_ = await self._broker.within(pipeline.execute())
         if status == "cancelled" or asked:
             return "cancelled"
         return "ok" if fence == turn.fence and status not in TERMINAL else "lost"

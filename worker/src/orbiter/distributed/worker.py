@@ -151,7 +151,7 @@ class Worker:
             patience=PATIENCE,
             client=commands,
         )
-        self._publisher = EventPublisher(self._broker.say)
+        self._publisher = EventPublisher(self._broker.say, max_event_bytes=settings.max_event_bytes)
         self._settler = Settler(self._broker, self._publisher, settings)
         self._meter = TaskMeter(settings.queue, name)
         local = LocalExecutor(ImportGuard(settings.allow_import))
