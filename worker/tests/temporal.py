@@ -82,9 +82,14 @@ class TemporalServer:
         self.process = self._spawn(self.command, self.log)
         self.wait()
 
-    async def client(self) -> Client:
+    @property
+    def program(self) -> list[str]:
+        """The command that controls it."""
+        return self.command[:1]
+
+    async def client(self, namespace: str = "default") -> Client:
         """Return a client of its."""
-        return await Client.connect(self.host)
+        return await Client.connect(self.host, namespace=namespace)
 
     async def workflow(self, task_id: str) -> WorkflowHandle[Any, Any]:
         """Return a task's workflow."""
