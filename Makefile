@@ -39,8 +39,9 @@ lint: setup ## Check style, types and shell scripts
 	@tools/sanity.sh
 
 .PHONY: test-unit
-test-unit: setup ## Test the worker's parts, without a server
+test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
 	cd worker && pytest tests/unit
+	pytest tests/unit
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
@@ -49,9 +50,9 @@ test-integration: setup ## Test the worker against a real Redis of its own
 	cd worker && { pytest tests/integration -m "not alone" -n 4 --dist worksteal; first=$$?; pytest tests/integration -m alone && exit $$first; }
 
 .PHONY: test-molecule
-test-molecule: ## Test the roles on hosts of their own: systemd in containers
+test-molecule: ## Test the roles on hosts of their own, systemd in containers (SCENARIO=drain for one)
 	@tools/prereqs.sh python redis engine
-	molecule test --all --no-command-borders
+	@tools/molecule.sh $(SCENARIO)
 
 .PHONY: bench
 bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,20 @@ def fleet(runner: Any) -> Fleet:
     return Fleet(
         f"redis://default:{quote(variables['orbiter_redis_password'], safe='')}@{variables['redis_bind']}:6379/0"
     )
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Return a function that copies the worker's project as another version, with a line more in its start command."""
+
+    def copy(version: str, *, start: str = "") -> str:
+        folder = tmp_path_factory.mktemp("source") / "worker"
+        unwanted = shutil.ignore_patterns("tests", "benchmarks", "__pycache__", ".*", "*.egg-info", "build", "dist")
+        shutil.copytree(CHECKOUT / "worker", folder, ignore=unwanted)
+        project = folder / "pyproject.toml"
+        project.write_text(project.read_text().replace('\nversion = "0.1.0"\n', f'\nversion = "{version}"\n'))
+        with (folder / "src/orbiter/cli/start.py").open("a") as command:
+            command.write(start)
+        return str(folder)
+
+    return copy

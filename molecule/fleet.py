@@ -86,6 +86,16 @@ class Fleet:
         groups = self.redis.xinfo_groups(QUEUE)
         return {"waiting": self.redis.xlen(QUEUE), "pending": sum(group["pending"] for group in groups)}
 
+    def assert_nothing_lost(self, ids: Sequence[str], *, within: float = 60) -> None:
+        """Check that every task completed, once, at the first try, and that nothing is left."""
+        self.wait_until_done(ids, within=within)
+        assert counted(self.statuses(ids)) == {"completed": len(ids)}
+        for task_id, task in zip(ids, self.tasks(ids), strict=True):
+            assert self.final_events(task_id) == ["completed"]
+            assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
+            assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
+        assert self.left_over() == {"waiting": 0, "pending": 0}
+
 
 class Load:
     """Submits a task of 1 to 3 s every now and then, and counts who is at work, until told to stop."""
@@ -113,6 +123,12 @@ class Load:
             if time.monotonic() >= due:
                 self.ids += self._fleet.submit([random.uniform(1, 3)])
                 due += self._interval
+
+
+def releases(workers: dict[str, Any]) -> dict[str, str]:
+    """Return the release that each host uses."""
+    link = "basename $(readlink /opt/orbiter/current)"
+    return {name: host.check_output(link) for name, host in workers.items()}
 
 
 def sleepy(seconds: float) -> TaskPayload:

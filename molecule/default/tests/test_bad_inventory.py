@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 MISTAKES = {
-    "no redis host": ({"orbiter_redis_hosts": "nobody"}, "The inventory has 0 hosts in 'nobody' and needs exactly one"),
-    "two redis hosts": ({"orbiter_redis_hosts": "all"}, "The inventory has 3 hosts in 'all' and needs exactly one"),
+    "no redis host": ({"orbiter_redis_hosts": "nobody"}, "The inventory has 0 hosts in 'nobody' and needs one"),
+    "two redis hosts": (
+        {"orbiter_redis_hosts": "redis1:worker1"},
+        "The inventory has 2 hosts in 'redis1:worker1' and needs one, which holds the queue, or three, five or seven",
+    ),
+    "a group without addresses": (
+        {"orbiter_redis_hosts": "all"},
+        "find each other by redis_bind, and these are '172.28.",
+    ),
     "no password": ({"orbiter_redis_password": ""}, "orbiter_redis_password in the inventory) must be a password"),
     "instances below 0": ({"worker_instances": -1}, "worker_instances is -1; it must be a whole number, 0 or more"),
     "instances in words": ({"worker_instances": "two"}, "worker_instances is two; it must be a whole number"),
@@ -16,6 +23,30 @@ MISTAKES = {
         "worker_drain_timeout (30 s) must be a whole number below worker_stop_timeout (30 s",
     ),
     "a URL that is none": ({"worker_redis_url": "http://redis1"}, "worker_redis_url must be a URL such as redis://"),
+    "an executor that is none": (
+        {"worker_executor": "cloud"},
+        "worker_executor is 'cloud'; it must be local",
+    ),
+    "durable tasks without a Temporal": (
+        {"worker_executor": "temporal"},
+        "Put a host into the group temporal, which then gets a server, or set temporal_host to HOST:PORT",
+    ),
+    "durable tasks without the extra": (
+        {"worker_executor": "temporal", "temporal_host": "temporal1:7233", "worker_extras": ["otel"]},
+        'worker_executor is temporal, and worker_extras is ["otel"]. Add temporal to it',
+    ),
+    "an address of Temporal without a port": (
+        {"worker_executor": "temporal", "temporal_host": "temporal1"},
+        "the address of Temporal is 'temporal1'",
+    ),
+    "two Temporal hosts": (
+        {"orbiter_temporal_hosts": "workers"},
+        "has 2 hosts in the group of Temporal",
+    ),
+    "a namespace that is none": (
+        {"orbiter_temporal_hosts": "worker1", "temporal_namespace": "a b"},
+        "temporal_namespace is 'a b'; it must be two or more letters",
+    ),
     "a setting on two lines": ({"worker_extra_env": {"A": "x\ny"}}, "needs a name of letters, digits and underscores"),
     "a port out of range": ({"redis_port": 70000}, "redis_port is 70000"),
     "a setting that the role writes": (

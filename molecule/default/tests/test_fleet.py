@@ -55,9 +55,9 @@ def test_redis_starts_with_its_host(on):
     assert on("redis1").service("redis-server").is_enabled
 
 
-def test_redis_password_is_readable_to_redis_only(on):
-    config = on("redis1").file("/etc/redis/redis.conf")
-    assert (config.mode, config.user) == (0o640, "redis")
+def test_redis_password_is_readable_to_root_and_redis_only(on):
+    password = on("redis1").file("/etc/redis/admin.password")
+    assert (password.mode, password.user, password.group) == (0o640, "root", "redis")
 
 
 def test_two_instances_a_host_are_at_work(workers, fleet):

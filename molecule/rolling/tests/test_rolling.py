@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
-from fleet import Load, counted
-
-WORKER = Path(__file__).parents[3] / "worker"
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Return a function that copies the worker's project as another version, with a line more in its start command."""
-
-    def copy(version, *, start=""):
-        folder = tmp_path_factory.mktemp("source") / "worker"
-        unwanted = shutil.ignore_patterns("tests", "benchmarks", "__pycache__", ".*", "*.egg-info", "build", "dist")
-        shutil.copytree(WORKER, folder, ignore=unwanted)
-        project = folder / "pyproject.toml"
-        project.write_text(project.read_text().replace('\nversion = "0.1.0"\n', f'\nversion = "{version}"\n'))
-        with (folder / "src/orbiter/cli/start.py").open("a") as command:
-            command.write(start)
-        return str(folder)
-
-    return copy
-
-
-def releases(workers):
-    """Return the release that each host uses."""
-    link = "basename $(readlink /opt/orbiter/current)"
-    return {name: host.check_output(link) for name, host in workers.items()}
+from fleet import Load, releases
 
 
 def processes(host):
     """Return the main process of each of a host's instances."""
     return host.check_output("systemctl show --property=MainPID --value orbiter-worker@1 orbiter-worker@2").split()
-
-
-def assert_nothing_lost(fleet, load):
-    """Check that every task of a load completed, once, at the first try."""
-    fleet.wait_until_done(load.ids, within=60)
-    assert counted(fleet.statuses(load.ids)) == {"completed": len(load.ids)}
-    for task_id, task in zip(load.ids, fleet.tasks(load.ids), strict=True):
-        assert fleet.final_events(task_id) == ["completed"]
-        assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
-        assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
-    assert fleet.left_over() == {"waiting": 0, "pending": 0}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +54,7 @@ def test_half_of_the_instances_at_least_are_at_work_at_any_time(upgraded):
 
 def test_every_task_completes_once_while_the_fleet_is_upgraded(upgraded, fleet):
     assert len(upgraded["load"].ids) > 20
-    assert_nothing_lost(fleet, upgraded["load"])
+    fleet.assert_nothing_lost(upgraded["load"].ids)
 
 
 def test_play_with_a_broken_release_fails_and_says_why(failed):
@@ -103,6 +64,10 @@ def test_play_with_a_broken_release_fails_and_says_why(failed):
     assert "Release 0.1.2-" in shown
     assert "orbiter-worker@1.service (systemd: activating/auto-restart) has no heartbeat" in shown
     assert "the broken release says hello" in shown
+
+
+def test_others_may_deploy_after_it(failed, fleet):
+    assert not fleet.redis.exists("orbiter:deploy")
 
 
 def test_first_host_is_back_on_the_release_before(failed, upgraded, fleet, workers):
@@ -122,7 +87,7 @@ def test_second_host_is_untouched(failed, workers):
 
 def test_every_task_completes_once_while_a_broken_release_comes_and_goes(failed, fleet):
     assert min(failed["load"].live) >= 2
-    assert_nothing_lost(fleet, failed["load"])
+    fleet.assert_nothing_lost(failed["load"].ids)
 
 
 def test_rollback_takes_every_host_to_the_release_before_under_load(failed, play, fleet, workers, upgraded):
@@ -131,7 +96,7 @@ def test_rollback_takes_every_host_to_the_release_before_under_load(failed, play
     assert releases(workers) == upgraded["before"]
     assert {beat["version"] for beat in fleet.workers()} == {"0.1.0"}
     assert min(load.live) >= 2
-    assert_nothing_lost(fleet, load)
+    fleet.assert_nothing_lost(load.ids)
 
 
 def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, workers):

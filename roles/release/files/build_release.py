@@ -1,6 +1,7 @@
 """Build a release: for each kind of host one archive of hash-pinned wheels that installs without a network.
 
-    build_release.py --target 3.11-x86_64 [--target …] [--source DIR] [--app DIR …] [--cache DIR] [--dry-run]
+    build_release.py --target 3.11-x86_64 [--target …] [--extra NAME …] [--app PATH …] [--source DIR] [--cache DIR]
+                     [--dry-run]
 
 Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of
 everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
@@ -11,6 +12,7 @@ An archive holds wheels/, requirements.txt (every wheel with its hash) and pip's
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -21,8 +23,15 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import apps
+import pins
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from pins import BuildError, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,43 +40,78 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
 PREBUILT = HERE / "dist"  # what `make build` puts into the collection
 INSTALLER = HERE / "installer.txt"
+SCRIPTS = sorted(HERE.glob("*.py"))
 KEPT = 5
 NOT_SOURCE = re.compile(r"(\..*|__pycache__|build|dist|tests|benchmarks|.*\.egg-info|.*\.pyc)")
-# Wheels name the oldest C library they run with; Debian 12 has glibc 2.36.
-GLIBC = range(36, 16, -1)
 
 
-class BuildError(Exception):
-    """Why nothing can be built, in words for the operator."""
+@dataclass(frozen=True)
+class Parts:
+    """What a release is made of.
+
+    Attributes:
+        source: The worker's project, or the folder of its wheel.
+        extras: The worker's extras that go in.
+        apps: What release_app names.
+    """
+
+    source: Path
+    extras: list[str]
+    apps: list[Path]
+
+    @property
+    def projects(self) -> list[Path]:
+        """What is built from source."""
+        own = [] if self.source == PREBUILT else [self.source]
+        return own + [app for app in self.apps if apps.is_project(app)]
+
+    @property
+    def wheels(self) -> list[Path]:
+        """What is built already."""
+        own = [only_wheel(self.source)] if self.source == PREBUILT else []
+        return own + [app for app in self.apps if apps.is_wheel(app)]
+
+    def pins(self, target: Target) -> dict[str, pins.Pin]:
+        """Return what is downloaded for a target."""
+        locks = worker_locks(self.source, self.extras, target)
+        for app in self.apps:
+            locks += apps.locks(app, target)
+        # An application's lock may well name the worker, or another of the applications.
+        own = {canonicalize_name("orbiter-distributed"), *map(apps.name_of, self.wheels)}
+        return pins.merge(pin for lock in locks for pin in pins.read(lock, target) if pin.name not in own)
 
 
 def main() -> None:
     """Build what is missing and print where it is."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--target", action="append", required=True)
+    parser.add_argument("--target", type=Target.parse, action="append", required=True)
     parser.add_argument("--source", type=Path)
+    parser.add_argument("--extra", action="append", default=[])
     parser.add_argument("--app", type=Path, action="append", default=[])
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     try:
-        source = find_source(args.source)
-        check_apps(args.app)
+        parts = Parts(find_source(args.source), sorted(set(args.extra)), args.app)
+        for app in parts.apps:
+            apps.check(app)
         in_checkout = (CHECKOUT / "worker" / "pyproject.toml").is_file()
         cache = args.cache or (
             CHECKOUT / ".cache" / "release" if in_checkout else Path.home() / ".cache" / "orbiter-fleet" / "release"
         )
-        version = f"{worker_version(source)}-{digest([source, *args.app])}"
+        version = f"{worker_version(parts.source)}-{digest(parts)}"
         archives = {target: cache / version / f"{target}.tar" for target in args.target}
         missing = [target for target, archive in archives.items() if not archive.exists()]
         for target in missing:
-            locks(source, args.app, target)  # complain before any work is done, and in a check too
+            # Complain before any work is done, and in a check too.
+            parts.pins(target)
+            apps.fitting(parts.wheels, target)
         if missing and not args.dry_run:
-            build(source, args.app, missing, cache / version)
+            build(parts, missing, cache, version)
             prune(cache, keep=version)
     except BuildError as error:
         sys.exit(str(error))
-    answer = {"version": version, "archives": {target: str(path) for target, path in archives.items()}}
+    answer = {"version": version, "archives": {str(target): str(path) for target, path in archives.items()}}
     print(json.dumps(answer | {"changed": bool(missing)}))
 
 
@@ -82,13 +126,6 @@ def find_source(given: Path | None) -> Path:
     if list(PREBUILT.glob("*.whl")):
         return PREBUILT
     raise BuildError(f"No worker to install: neither {CHECKOUT}/worker nor a wheel in {PREBUILT}. Set release_source")
-
-
-def check_apps(apps: list[Path]) -> None:
-    """Complain about an application that cannot be built."""
-    for app in apps:
-        if not (app / "pyproject.toml").is_file():
-            raise BuildError(f"release_app: {app} has no pyproject.toml; name the folder of a Python project")
 
 
 def worker_version(source: Path) -> str:
@@ -118,76 +155,105 @@ def source_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def digest(folders: list[Path]) -> str:
+def digest(parts: Parts) -> str:
     """Return eight hex digits that stand for everything a release is made of."""
-    sums = hashlib.sha256()
-    for extra in (Path(__file__), INSTALLER):
-        sums.update(hashlib.sha256(extra.read_bytes()).digest())
-    for folder in folders:
-        for path in source_files(folder):
-            sums.update(f"{path.relative_to(folder)}\0".encode())
+    sums = hashlib.sha256(json.dumps(parts.extras).encode())
+    for script in (*SCRIPTS, INSTALLER):
+        sums.update(hashlib.sha256(script.read_bytes()).digest())
+    for part in (parts.source, *parts.apps):
+        for path in source_files(part) if part.is_dir() else [part]:
+            sums.update(f"{path.relative_to(part if part.is_dir() else part.parent)}\0".encode())
             sums.update(hashlib.sha256(path.read_bytes()).digest())
     return sums.hexdigest()[:8]
 
 
-def locks(source: Path, apps: list[Path], target: str) -> list[Path]:
-    """Return the lock files for a target's Python: the worker's, and those of applications that have any."""
-    python = target.partition("-")[0]
-    name = f"py{python.replace('.', '')}.txt"
-    worker = source / "locks" / name
+def worker_locks(source: Path, extras: list[str], target: Target) -> list[Path]:
+    """Return the worker's lock files for a target: the one that every release has, and one for each extra."""
+    folder = source / "locks"
+    worker = folder / f"{target.lock}.txt"
     if not worker.is_file():
-        known = ", ".join(sorted(path.stem for path in worker.parent.glob("py*.txt"))) or "none"
+        known = ", ".join(sorted(path.stem for path in folder.glob("py*.txt") if "-" not in path.stem)) or "none"
         raise BuildError(
-            f"A host has Python {python}, and {worker} does not exist (locks there: {known}). "
+            f"A host has Python {target.python}, and {worker} does not exist (locks there: {known}). "
             "Give that host another Python or add the lock: uv pip compile --generate-hashes "
-            f"--python-version {python} pyproject.toml -o locks/{name}"
+            f"--python-version {target.python} pyproject.toml -o locks/{worker.name}"
         )
-    found = [worker]
-    for app in apps:
-        if (app / "locks").is_dir():
-            lock = app / "locks" / name
-            if not lock.is_file():
-                raise BuildError(f"A host has Python {python}, and {lock} does not exist")
-            found.append(lock)
-    return found
+    known_extras = {path.stem.partition("-")[2]: path for path in folder.glob(f"{target.lock}-*.txt")}
+    if unknown := [extra for extra in extras if extra not in known_extras]:
+        raise BuildError(
+            f"worker_extras: the worker has no extra {', '.join(unknown)} that can go into a release; "
+            f"it has {', '.join(sorted(known_extras)) or 'none'}"
+        )
+    return [worker, *(known_extras[extra] for extra in extras)]
 
 
-def build(source: Path, apps: list[Path], targets: list[str], destination: Path) -> None:
+def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> None:
     """Make the targets' archives, each appearing under its name only when complete."""
-    destination.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".build-") as scratch:
-        own = Path(scratch) / "own"
-        own.mkdir()
-        for project in (source, *apps):
-            if project == PREBUILT:
-                shutil.copy(only_wheel(project), own)
-            else:
-                pip("wheel", "--no-deps", "--wheel-dir", str(own), str(project))
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as scratch, ThreadPoolExecutor() as pool:
+        # Most of the time is waiting: for the network, and for a build's environment.
+        built = [
+            pool.submit(build_wheel, project, Path(scratch) / "own" / str(number))
+            for number, project in enumerate(parts.projects)
+        ]
+        downloaded = {target: pool.submit(download, parts.pins(target), target, cache) for target in targets}
+        wheels = [future.result() for future in built] + parts.wheels
         for target in targets:
-            tree = Path(scratch) / target
-            wheels, installer = tree / "wheels", tree / "installer"
-            shutil.copytree(own, wheels)
-            for lock in locks(source, apps, target):
-                download(lock, target, wheels)
-            download(INSTALLER, target, installer)
-            write_requirements(wheels, tree / "requirements.txt")
+            fit = apps.fitting(wheels, target)
+            pinned = parts.pins(target)
+            versions = {name: pin.version for name, pin in pinned.items()}
+            versions |= {apps.name_of(wheel): str(parse_wheel_filename(wheel.name)[1]) for wheel in fit}
+            for wheel in fit:
+                apps.check_needs(wheel, target, versions)
             archive = Path(scratch) / f"{target}.tar"
-            with tarfile.open(archive, "w") as tar:
-                for part in sorted(tree.iterdir()):
-                    tar.add(part, arcname=part.name)
-            archive.replace(destination / archive.name)
+            pack(fit, downloaded[target].result(), Path(scratch) / str(target), archive)
+            (cache / version).mkdir(exist_ok=True)
+            archive.replace(cache / version / archive.name)
 
 
-def download(lock: Path, target: str, folder: Path) -> None:
-    """Download a lock's wheels for another Python and machine, checked by hash."""
-    python, machine = target.split("-", 1)
-    platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"manylinux2014_{machine}"]
-    pip(
-        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
-        *("--implementation", "cp", "--python-version", python),
-        *(f"--platform={platform}" for platform in platforms),
-        *("--requirement", str(lock)),
-    )
+def build_wheel(project: Path, folder: Path) -> Path:
+    """Build a project's wheel."""
+    pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(project))
+    return only_wheel(folder)
+
+
+def download(pinned: dict[str, pins.Pin], target: Target, cache: Path) -> Path:
+    """Return a folder of a target's wheels, checked by hash; the same pins are downloaded once.
+
+    They are in wheels/, and the installer is in installer/.
+    """
+    wanted = pins.requirements(pinned.values())
+    name = hashlib.sha256(f"{target} {wanted} {INSTALLER.read_text()}".encode()).hexdigest()[:16]
+    folder = cache / ".downloads" / name
+    if folder.is_dir():
+        os.utime(folder)
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as scratch:
+        lock = Path(scratch, "lock.txt")
+        lock.write_text(wanted)
+        for source, part in ((lock, "wheels"), (INSTALLER, "installer")):
+            pip(
+                *("download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
+                *("--dest", str(Path(scratch, "done", part))),
+                *("--implementation", "cp", "--python-version", target.python),
+                *(f"--platform={platform}" for platform in target.platforms),
+                *("--requirement", str(source)),
+            )
+        with contextlib.suppress(OSError):  # another build was faster
+            Path(scratch, "done").rename(folder)
+    return folder
+
+
+def pack(own: list[Path], downloaded: Path, tree: Path, archive: Path) -> None:
+    """Write an archive."""
+    shutil.copytree(downloaded, tree)
+    for wheel in own:
+        shutil.copy(wheel, tree / "wheels")
+    write_requirements(tree / "wheels", tree / "requirements.txt")
+    with tarfile.open(archive, "w") as tar:
+        for part in sorted(tree.iterdir()):
+            tar.add(part, arcname=part.name)
 
 
 def write_requirements(wheels: Path, path: Path) -> None:
@@ -215,14 +281,17 @@ def pip(*words: str) -> None:
 
 
 def prune(cache: Path, *, keep: str) -> None:
-    """Remove all but the newest few releases, so that the cache does not grow without bound."""
-    versions = sorted(
-        (path for path in cache.iterdir() if not path.name.startswith(".") and path.name != keep),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    for old in versions[KEPT - 1 :]:
-        shutil.rmtree(old)
+    """Remove all but the newest few releases and downloads, so that the cache does not grow without bound."""
+    # A fleet may have several kinds of hosts; a source changes more often than what it needs.
+    for folder, kept in ((cache, KEPT - 1), (cache / ".downloads", KEPT * 2)):
+        entries = sorted(
+            (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != keep),
+            key=lambda path: path.stat().st_mtime,
+            reverse=True,
+        )
+        for old in entries[kept:]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

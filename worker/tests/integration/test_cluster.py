@@ -22,6 +22,7 @@ from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, is_
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 from tests.integration.load import all_end, keep_submitting
+from tests.rights import RULES
 from tests.servers import Cluster, cluster_of_six, eventually
 from tests.support import start_orbiter, wait_until, worker_process
 
@@ -287,8 +288,8 @@ async def test_the_documented_rights_are_enough_in_a_cluster(cluster: Cluster, t
     page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
     [more] = re.findall(r"In a cluster, add\s+`([^`]*)` to the", page)
     for node in cluster.nodes:
-        for rule in re.findall(r"^user (.*)$", page, re.MULTILINE):
-            node.ask("ACL", "SETUSER", *rule.split(), *more.split())
+        for rule in RULES:
+            node.ask("ACL", "SETUSER", *rule.split()[1:], *more.split())
         node.ask("ACL", "LOG", "RESET")
     urls = {user: cluster.url.replace("//", f"//{user}:{user.upper()}-PASSWORD@") for user in ("worker", "client")}
     log = tmp_path / "worker.log"

@@ -5,26 +5,14 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orbiter.cli.failures import UsageFailure
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-class Failure(click.ClickException):
-    """The command could not do what it was asked. The message is printed as it is; the exit code is 1."""
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message."""
-        click.echo(self.message, file=file or sys.stderr)
-
-
-class UsageFailure(Failure):
-    """The command line asks for what cannot be."""
-
-    exit_code = 2
 
 
 class LazyGroup(click.Group):

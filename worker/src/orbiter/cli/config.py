@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from orbiter.cli.application import LazyGroup, UsageFailure
+from orbiter.cli.application import LazyGroup
+from orbiter.cli.failures import UsageFailure
 from orbiter.cli.options import json_option
 from orbiter.cli.render import print_json, print_view, table
 from orbiter.cli.settings_file import checked, defaults, find, read, variable

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from orbiter.cli.application import Failure, LazyGroup
+from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import dead_letters, task_ids
+from orbiter.cli.failures import Failure
 from orbiter.cli.options import json_option, open_redis, queue_of_task, queue_option, redis_url_option, run
 from orbiter.cli.render import format_time, page, plain, print_json, print_view, table
 from orbiter.distributed.dead_letters import DeadLetter, DeadLetterError, DeadLetters

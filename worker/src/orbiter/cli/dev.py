@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orbiter.cli.application import Failure
+from orbiter.cli.failures import Failure
 from orbiter.cli.live_log import LiveLog, follow_all_tasks
 from orbiter.cli.options import queue_option
 from orbiter.dev.redis_server import RedisServer, own_redis

@@ -10,7 +10,7 @@ import click
 import redis
 from click.core import ParameterSource
 
-from orbiter.cli.application import Failure
+from orbiter.cli.failures import Failure
 from orbiter.distributed import keys
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError
 from orbiter.distributed.models import DEFAULT_QUEUE

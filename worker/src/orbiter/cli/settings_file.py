@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orbiter.cli.application import UsageFailure
+from orbiter.cli.failures import UsageFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ import click
 from annotated_types import Ge, Le
 from click.core import ParameterSource
 
-from orbiter.cli.application import Failure, LazyGroup
+from orbiter.cli.application import LazyGroup
+from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
 from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
 from orbiter.distributed.redis_url import mask

@@ -11,8 +11,8 @@ import click
 from pydantic import ValidationError
 
 from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
-from orbiter.cli.application import Failure
 from orbiter.cli.event_printer import EventPrinter
+from orbiter.cli.failures import Failure
 from orbiter.cli.moment import read_moment
 from orbiter.cli.options import json_option, open_redis, queue_option, redis_url_option, run
 from orbiter.cli.render import print_json, print_task, task_json

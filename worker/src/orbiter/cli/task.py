@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orbiter.cli.application import Failure, LazyGroup
+from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import task_ids
 from orbiter.cli.event_printer import EventPrinter
+from orbiter.cli.failures import Failure
 from orbiter.cli.options import (
     any_queue_option,
     json_option,

@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys, metrics
 from orbiter.distributed.claims import Batch, CancelOutcome, Claim, Entry, Outcome, Started
+from orbiter.distributed.connected import Connected
 from orbiter.distributed.lua import EVENT_TTL, TASK_TTL, script
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
-from orbiter.distributed.redis_url import connect
 from orbiter.distributed.settings import payload_limit
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def entries_of(reply: Any) -> list[Entry]:
     return [_entry(*row) for row in reply if row[1]]
 
 
-class TaskBroker:
+class TaskBroker(Connected):
     """Submits, claims and settles tasks on one queue.
 
     Args:
@@ -72,7 +72,7 @@ class TaskBroker:
         patience: float | None = None,
         client: Redis | None = None,
     ) -> None:
-        self.redis_url = redis_url
+        super().__init__(redis_url, client=client)
         self.queue_name = queue_name
         self.max_retries = max_retries
         self.max_crashes = max_crashes
@@ -80,33 +80,17 @@ class TaskBroker:
         self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
-        self._shared = client
-        self._client = client
         self._patience = patience
         self._scripts: dict[str, AsyncScript] = {}
 
-    @property
-    def client(self) -> Redis:
-        """The client in use.
-
-        Raises:
-            RuntimeError: :meth:`connect` has not been called.
-        """
-        if self._client is None:
-            raise RuntimeError("TaskBroker is not connected. Call connect() first.")
-        return self._client
-
     async def connect(self) -> None:
         """Connect and make sure that the queue and its group exist."""
-        if self._client is None:
-            self._client = connect(self.redis_url)
+        await super().connect()
         await self.ensure_group()
 
     async def disconnect(self) -> None:
         """Close the connection, if it is our own."""
-        if self._client is not None and self._shared is None:
-            await self._client.aclose()
-        self._client = self._shared
+        await super().disconnect()
         self._scripts.clear()
 
     async def ensure_group(self) -> None:

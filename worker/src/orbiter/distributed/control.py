@@ -9,14 +9,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed import keys
+from orbiter.distributed.connected import Connected
 from orbiter.distributed.health import WorkerHealth, worker_health
 from orbiter.distributed.lua import script
-from orbiter.distributed.redis_url import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redis.asyncio import Redis
 
 POLL = 0.1
 
@@ -54,40 +53,13 @@ class Outcome:
     message: str
 
 
-class WorkerControl:
+class WorkerControl(Connected):
     """Tells workers what to do and watches them do it.
 
     Args:
         redis_url: Where Redis is.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
-
-    def __init__(self, redis_url: str, *, client: Redis | None = None) -> None:
-        self.redis_url = redis_url
-        self._shared = client
-        self._client = client
-
-    @property
-    def client(self) -> Redis:
-        """The client in use.
-
-        Raises:
-            RuntimeError: :meth:`connect` has not been called.
-        """
-        if self._client is None:
-            raise RuntimeError("WorkerControl is not connected. Call connect() first.")
-        return self._client
-
-    async def connect(self) -> None:
-        """Make a client, unless one is shared."""
-        if self._client is None:
-            self._client = connect(self.redis_url)
-
-    async def disconnect(self) -> None:
-        """Close the connection, if it is our own."""
-        if self._client is not None and self._shared is None:
-            await self._client.aclose()
-        self._client = self._shared
 
     async def tell(
         self,

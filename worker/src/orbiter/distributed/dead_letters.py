@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed import keys
+from orbiter.distributed.connected import Connected
 from orbiter.distributed.errors import OrbiterError
 from orbiter.distributed.lua import script
 from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload, TaskStatus
-from orbiter.distributed.redis_url import check, connect
+from orbiter.distributed.redis_url import check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -78,7 +79,7 @@ class DeadLetter:
             ) from None
 
 
-class DeadLetters:
+class DeadLetters(Connected):
     """The dead letters of one queue.
 
     Args:
@@ -88,33 +89,9 @@ class DeadLetters:
     """
 
     def __init__(self, redis_url: str, *, queue_name: str = DEFAULT_QUEUE, client: Redis | None = None) -> None:
-        self.redis_url = redis_url
+        super().__init__(redis_url, client=client)
         self.queue_name = queue_name
         self.key = keys.tagged(queue_name, "dead")
-        self._shared = client
-        self._client = client
-
-    @property
-    def client(self) -> Redis:
-        """The client in use.
-
-        Raises:
-            RuntimeError: :meth:`connect` has not been called.
-        """
-        if self._client is None:
-            raise RuntimeError("DeadLetters is not connected. Call connect() first.")
-        return self._client
-
-    async def connect(self) -> None:
-        """Make a client, unless one is shared."""
-        if self._client is None:
-            self._client = connect(self.redis_url)
-
-    async def disconnect(self) -> None:
-        """Close the connection, if it is our own."""
-        if self._client is not None and self._shared is None:
-            await self._client.aclose()
-        self._client = self._shared
 
     async def count(self) -> int:
         """Return how many there are."""

@@ -18,14 +18,13 @@ from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' 
 
 from orbiter.distributed import keys
 from orbiter.distributed.claims import Batch
+from orbiter.distributed.connected import Connected
 from orbiter.distributed.models import MAX_EVENT_BYTES, ErrorEvent, Event, TextEvent, event_from_json, is_final
-from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
 
 logger = logging.getLogger(__name__)
@@ -188,40 +187,13 @@ class EventPublisher:
                 self._something.set()
 
 
-class EventSubscriber:
+class EventSubscriber(Connected):
     """Reads a task's events: all there were, then all there will be, up to the final one.
 
     Args:
         redis_url: Where Redis is.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
-
-    def __init__(self, redis_url: str, *, client: Redis | None = None) -> None:
-        self.redis_url = redis_url
-        self._shared = client
-        self._client = client
-
-    @property
-    def client(self) -> Redis:
-        """The client in use.
-
-        Raises:
-            RuntimeError: :meth:`connect` has not been called.
-        """
-        if self._client is None:
-            raise RuntimeError("EventSubscriber is not connected. Call connect() first.")
-        return self._client
-
-    async def connect(self) -> None:
-        """Make a client, unless one is shared."""
-        if self._client is None:
-            self._client = connect(self.redis_url)
-
-    async def disconnect(self) -> None:
-        """Close the connection, if it is our own."""
-        if self._client is not None and self._shared is None:
-            await self._client.aclose()
-        self._client = self._shared
 
     async def replay(self, task_id: str, from_id: str = "0") -> AsyncIterator[Event]:
         """Yield the events that are on the stream now, from an entry id on, that entry included."""

@@ -6,13 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed import keys
+from orbiter.distributed.connected import Connected
 from orbiter.distributed.models import TaskResult, TaskStatus
-from orbiter.distributed.redis_url import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from redis.asyncio import Redis
 
 PAGE = 200
 
@@ -31,40 +30,13 @@ def decode(fields: Mapping[str, str]) -> TaskResult:
     return TaskResult.model_validate(values)
 
 
-class TaskStore:
+class TaskStore(Connected):
     """Reads tasks.
 
     Args:
         redis_url: Where Redis is.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
-
-    def __init__(self, redis_url: str, *, client: Redis | None = None) -> None:
-        self.redis_url = redis_url
-        self._shared = client
-        self._client = client
-
-    @property
-    def client(self) -> Redis:
-        """The client in use.
-
-        Raises:
-            RuntimeError: :meth:`connect` has not been called.
-        """
-        if self._client is None:
-            raise RuntimeError("TaskStore is not connected. Call connect() first.")
-        return self._client
-
-    async def connect(self) -> None:
-        """Make a client, unless one is shared."""
-        if self._client is None:
-            self._client = connect(self.redis_url)
-
-    async def disconnect(self) -> None:
-        """Close the connection, if it is our own."""
-        if self._client is not None and self._shared is None:
-            await self._client.aclose()
-        self._client = self._shared
 
     async def get_status(self, task_id: str) -> TaskResult | None:
         """Return one task, or ``None`` where it is unknown or expired."""

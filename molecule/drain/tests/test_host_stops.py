@@ -1,0 +1,72 @@
+"""A host that shuts down in the middle of the work, as for a reboot, loses none of it; its workers come back too."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from fleet import Load, wait_until
+
+STOP_TIMEOUT = 11  # of this scenario's inventory: 6 s for a drain and 5 s more
+LONG = 25  # seconds: longer than a drain may take
+
+
+def journal(host, invocation):
+    """Return what an instance and systemd wrote of one of its runs."""
+    ours, its = f"_SYSTEMD_INVOCATION_ID={invocation}", f"INVOCATION_ID={invocation}"
+    return str(host.check_output(f"journalctl --no-pager --output=cat {its} + {ours}"))
+
+
+@pytest.fixture(scope="module")
+def stopped(fleet, workers, runner):
+    """Stop the container of worker1 under load, which makes its systemd shut down; start it again."""
+    for host in workers.values():
+        host.check_output("systemctl start orbiter-workers.target")
+    wait_until(lambda: len(fleet.instances()) == 4, within=30, what=lambda: str(fleet.instances()))
+    host = workers["worker1"]
+    # So that what is written while it shuts down is there when it is up again.
+    host.check_output("mkdir --parents /var/log/journal && systemctl restart systemd-journald && journalctl --flush")
+    invocation = "systemctl show --property=InvocationID --value orbiter-worker@{}"
+    runs = [host.check_output(invocation.format(number)) for number in (1, 2)]
+    container = f"{runner.get_variables('worker1')['testhost_network']}-worker1"
+    with Load(fleet) as load:
+        long = fleet.submit([LONG] * 4)
+        wait_until(
+            lambda: "worker1" in {host for host, _ in fleet.running(long)}, within=20, what=lambda: str(fleet.workers())
+        )
+        began = time.monotonic()
+        subprocess.run(["docker", "stop", "--time=120", container], check=True, stdout=subprocess.DEVNULL)
+        took = time.monotonic() - began
+        away = fleet.instances()
+        subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+        wait_until(lambda: len(fleet.instances()) == 4, within=60, what=lambda: str(fleet.instances()))
+    fleet.wait_until_done(load.ids + long, within=90)
+    return {"took": took, "away": away, "ids": load.ids + long, "long": long, "runs": runs}
+
+
+def test_every_task_completes_once(stopped, fleet):
+    assert len(stopped["ids"]) > 10
+    fleet.assert_nothing_lost(stopped["ids"])
+
+
+def test_what_outlives_the_drain_is_handed_back(stopped, fleet):
+    assert sum(int(task.get("handoffs") or 0) for task in fleet.tasks(stopped["long"])) > 0
+
+
+def test_nobody_of_the_host_is_left_in_the_listing(stopped):
+    assert stopped["away"] == {("worker2", "1"), ("worker2", "2")}
+
+
+def test_workers_end_by_themselves_in_time(stopped, workers):
+    assert stopped["took"] < STOP_TIMEOUT + 20  # the rest of the host takes its time, too
+    for run in stopped["runs"]:
+        shown = journal(workers["worker1"], run)
+        assert "drained in" in shown
+        assert "Deactivated successfully" in shown
+        assert "timed out" not in shown
+
+
+def test_workers_come_back_with_their_host(stopped, fleet):
+    assert {("worker1", "1"), ("worker1", "2")} <= fleet.instances()

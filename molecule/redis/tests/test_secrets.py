@@ -1,0 +1,201 @@
+"""Passwords change under load without losing a task, and stand nowhere but in the files that are for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import redis
+from conftest import CHECKOUT, FLEETS, changed
+
+from fleet import Fleet, Load, counted
+
+NASTY = '\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
+NEW = {
+    "orbiter_redis_password": f"operator{NASTY}",
+    "orbiter_redis_users": {name: {"password": f"{name}{NASTY}"} for name in ("worker", "client", "monitor")},
+}
+ONE_FLEET = {"orbiter_redis_hosts": "redis1", "orbiter_worker_hosts": FLEETS["redis1"]}
+# Where a password may stand, none of it readable to everyone.
+PLACES = {
+    "/etc/redis/admin.password",
+    "/etc/redis/.admin.password",
+    "/etc/orbiter/worker.env",
+    "/etc/orbiter/good/worker.env",
+}
+
+
+def passwords(variables):
+    """Return all passwords of an inventory."""
+    users = variables["orbiter_redis_users"].values()
+    return [variables["orbiter_redis_password"], *(user["password"] for user in users)]
+
+
+def spellings(password):
+    """Return how a password may be written: as it is, in a URL, in JSON, and in double quotes of a shell."""
+    shell = "".join(f"\\{letter}" if letter in '\\"$`' else letter for letter in password)
+    escaped = {json.dumps(password)[1:-1], json.dumps(password, ensure_ascii=False)[1:-1]}
+    return {password, quote(password, safe=""), quote(password), shell, *escaped}
+
+
+@contextmanager
+def watched_processes(words):
+    """Collect the command lines with one of the words, of all processes of this machine: containers' too."""
+    seen: list[str] = []
+    end = threading.Event()
+
+    def watch():
+        while not end.wait(0.05):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except OSError:
+                    continue  # it has ended
+                seen.extend(line for word in words if word in line)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def rotate(inventory, tmp_path_factory):
+    """Return a function that runs a playbook on the first fleet with the new passwords, which no command line shows."""
+    folder = tmp_path_factory.mktemp("new")
+
+    def run(playbook, *options, **variables):
+        file = folder / "new.json"
+        file.write_text(json.dumps(NEW | ONE_FLEET | variables))
+        command = ["ansible-playbook", "-vvv", "--inventory", inventory, "--extra-vars", f"@{file}", playbook, *options]
+        environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, text=True, capture_output=True, check=False)
+        print(done.stdout[-20000:] + done.stderr)
+        return done
+
+    return run
+
+
+def accepted(server, password, user="worker"):
+    """Return whether Redis lets the user in."""
+    try:
+        return redis.Redis(server.variables["redis_bind"], username=user, password=password).ping()
+    except redis.AuthenticationError:
+        return False
+
+
+def processes(host):
+    """Return the main process of each of a host's instances."""
+    return host.check_output("systemctl show --property=MainPID --value orbiter-worker@1 orbiter-worker@2").split()
+
+
+@pytest.fixture(scope="module")
+def rotated(servers, on, rotate):
+    """Change every password under load: first beside the old ones, while clients move; then for good."""
+    server = servers["redis1"]
+    worker = on(FLEETS["redis1"])
+    old = server.variables["orbiter_redis_users"]["worker"]["password"]
+    new = NEW["orbiter_redis_users"]["worker"]["password"]
+    before = {"run_id": server.run_id(), "processes": processes(worker)}
+    login = f"default:{quote(NEW['orbiter_redis_password'], safe='')}"
+    later = Fleet(f"redis://{login}@{server.variables['redis_bind']}:6379/0")
+    with watched_processes([word for password in passwords(NEW) for word in spellings(password)]) as seen:
+        check = rotate("playbooks/rotate_secrets.yml", "--check")
+        after_check = (accepted(server, old), accepted(server, new), processes(worker))
+        with Load(server.fleet) as first:
+            beside = rotate("playbooks/rotate_secrets.yml", orbiter_rotate_keep_old=True)
+        both = (accepted(server, old), accepted(server, new))
+        with Load(later) as second:
+            for_good = rotate("playbooks/rotate_secrets.yml")
+        one = (accepted(server, old), accepted(server, new))
+        run_id = later.redis.info("server")["run_id"]
+        again = rotate("playbooks/rotate_secrets.yml")
+        # A run in which all of it is written: Redis restarts, and the workers.
+        site = rotate("site.yml", redis_maxclients=9000, worker_log_level="debug")
+    return {
+        "before": before,
+        "check": check,
+        "after_check": after_check,
+        "beside": beside,
+        "both": both,
+        "for_good": for_good,
+        "one": one,
+        "run_id": run_id,
+        "again": again,
+        "site": site,
+        "seen": seen,
+        "ids": first.ids + second.ids,
+        "live": first.live + second.live,
+        "fleet": later,
+    }
+
+
+def test_a_check_of_the_rotation_changes_nothing(rotated):
+    assert rotated["check"].returncode == 0
+    assert rotated["after_check"] == (True, False, rotated["before"]["processes"])
+
+
+def test_both_passwords_are_valid_while_clients_move_and_then_the_new_one_only(rotated):
+    assert rotated["beside"].returncode == 0
+    assert rotated["both"] == (True, True)
+    assert rotated["for_good"].returncode == 0
+    assert rotated["one"] == (False, True)
+
+
+def test_redis_does_not_restart_for_new_passwords(rotated):
+    assert rotated["run_id"] == rotated["before"]["run_id"]
+
+
+def test_no_task_is_lost_while_passwords_change(rotated):
+    fleet, ids = rotated["fleet"], rotated["ids"]
+    assert len(ids) > 10
+    fleet.wait_until_done(ids, within=90)
+    assert counted(fleet.statuses(ids)) == {"completed": len(ids)}
+    for task_id, task in zip(ids, fleet.tasks(ids), strict=True):
+        assert fleet.final_events(task_id) == ["completed"]
+        assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
+    assert min(rotated["live"]) >= 1
+
+
+def test_rotating_again_changes_nothing(rotated):
+    assert rotated["again"].returncode == 0
+    assert changed(rotated["again"]) == []
+
+
+def test_no_password_is_in_what_ansible_says_nor_on_a_command_line(rotated, servers):
+    assert rotated["site"].returncode == 0
+    every = passwords(NEW) + passwords(servers["redis1"].variables)
+    for name in ("check", "beside", "for_good", "again", "site"):
+        said = rotated[name].stdout + rotated[name].stderr
+        assert len(said) > 10_000  # -vvv it was
+        found = [password for password in every if any(word in said for word in spellings(password))]
+        assert found == [], name
+    assert rotated["seen"] == []
+
+
+@pytest.mark.parametrize("name", ["redis1", "worker1"])
+def test_no_password_is_on_a_host_but_in_the_files_for_it(rotated, servers, on, name):
+    host = on(name)
+    every = passwords(NEW) + passwords(servers["redis1"].variables)
+    words = {word for password in every for word in spellings(password)}
+    # The patterns lie beyond what is searched.
+    host.check_output("mkdir -p /dev/shm/words && chmod 700 /dev/shm/words")
+    host.check_output("printf %%s %s > /dev/shm/words/list", "\n".join(sorted(words)))
+    search = "grep --fixed-strings --text --file=/dev/shm/words/list"
+    folders = "/etc /var /usr/local /opt/orbiter /root /home /run /tmp"
+    files = host.run(f"{search} --recursive --files-with-matches --devices=skip {folders}").stdout.split()
+    assert set(files) <= PLACES
+    assert len(files) > 0  # the search finds what there is
+    for file in files:
+        assert host.file(file).mode & 0o137 == 0, file
+    for command in ("journalctl --no-pager", "systemctl show '*'", "cat /proc/[0-9]*/cmdline"):
+        assert host.run(f"{command} 2>/dev/null | {search}").stdout == "", command

@@ -1,0 +1,147 @@
+"""A fleet of an earlier time becomes what the inventory says now, in one deployment, under load, and goes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fleet import Load, releases
+
+CHECKOUT = Path(__file__).parents[3]
+UNIT = "/etc/systemd/system/orbiter-worker@.service"
+# What the unit did not have in earlier times: it is taken out of what is deployed.
+NEWER = "WatchdogSec|LimitCORE|Protect|Restrict|Lock|SystemCall|RemoveIPC|PartOf|UMask"
+
+
+def versions(fleet):
+    """Return (version, concurrency) of every instance that is at work."""
+    return {(beat["version"], beat["concurrency"]) for beat in fleet.workers() if beat and beat["state"] == "running"}
+
+
+def installed(host):
+    """Return the versions that are installed, without their digests."""
+    listed = host.check_output("ls /opt/orbiter/releases").split()
+    return {release.partition("-")[0] for release in listed}
+
+
+@pytest.fixture(scope="module")
+def earlier(play, source, fleet, workers):
+    """Deploy release 0.0.9 with other settings, and make the unit what it was in earlier times."""
+    assert play("site.yml", release_source=source("0.0.9"), worker_concurrency=2).returncode == 0
+    for host in workers.values():
+        host.check_output(f"sed --in-place --regexp-extended '/^({NEWER})/d' {UNIT}")
+        host.check_output(f"cp --archive {UNIT} /etc/orbiter/good/")
+        host.check_output("systemctl daemon-reload && systemctl restart orbiter-worker@1 orbiter-worker@2")
+    assert versions(fleet) == {("0.0.9", "2")}
+    return releases(workers)
+
+
+@pytest.fixture(scope="module")
+def under_load(play, fleet, workers):
+    """Return a function that runs a playbook under load, and returns what came of it when the load is done."""
+
+    def run(playbook, **variables):
+        with Load(fleet) as load:
+            done = play(playbook, **variables)
+        fleet.wait_until_done(load.ids, within=60)
+        return {"done": done, "load": load, "releases": releases(workers)}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def upgraded(earlier, under_load):
+    """Deploy what this checkout and the inventory say."""
+    return under_load("site.yml")
+
+
+@pytest.fixture(scope="module")
+def back(upgraded, under_load):
+    """Roll back."""
+    return under_load("playbooks/rollback.yml")
+
+
+@pytest.fixture(scope="module")
+def next_release(source):
+    """Return the variables of a deployment of one more release, which keeps one other at most."""
+    return {"release_source": source("0.1.1"), "worker_keep_releases": 1}
+
+
+@pytest.fixture(scope="module")
+def crashed(back, inventory, fleet, workers, next_release):
+    """Kill the deployment of one more release when the hosts point at it and no instance has restarted."""
+    command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", json.dumps(next_release), "site.yml"]
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+    play = subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True
+    )
+    shown = []
+    for line in play.stdout:
+        shown.append(line)
+        if "See which instances run" in line:
+            break
+    os.killpg(play.pid, signal.SIGKILL)
+    assert play.wait() == -signal.SIGKILL, "".join(shown)
+    return {"releases": releases(workers), "versions": versions(fleet)}
+
+
+@pytest.fixture(scope="module")
+def repeated(crashed, under_load, next_release):
+    """Deploy again."""
+    return under_load("site.yml", **next_release)
+
+
+def test_upgrade_brings_release_and_settings_at_once(upgraded, earlier, fleet, workers):
+    assert upgraded["done"].returncode == 0
+    assert all(release.startswith("0.0.9-") for release in earlier.values())
+    assert all(release.startswith("0.1.0-") for release in upgraded["releases"].values())
+
+
+def test_upgrade_brings_the_unit_of_today(upgraded, workers):
+    for host in workers.values():
+        assert host.file(UNIT).contains("^WatchdogSec=")
+        assert host.check_output("systemctl show --property=NeedDaemonReload --value orbiter-worker@1") == "no"
+
+
+def test_half_of_the_instances_at_least_are_at_work_at_any_time(upgraded, back, repeated):
+    for step in (upgraded, back, repeated):
+        assert len(step["load"].live) > 20
+        assert min(step["load"].live) >= 2
+
+
+def test_upgrade_loses_nothing(upgraded, fleet):
+    fleet.assert_nothing_lost(upgraded["load"].ids)
+
+
+def test_rollback_brings_the_release_back_and_keeps_the_settings(back, earlier):
+    assert back["done"].returncode == 0
+    assert back["releases"] == earlier
+
+
+def test_rollback_loses_nothing(back, fleet):
+    fleet.assert_nothing_lost(back["load"].ids)
+
+
+def test_deployment_that_is_killed_in_the_middle_leaves_the_workers_at_work(crashed):
+    assert all(release.startswith("0.1.1-") for release in crashed["releases"].values())
+    assert crashed["versions"] == {("0.0.9", "4")}
+
+
+def test_next_deployment_completes_it(repeated, fleet, workers):
+    assert repeated["done"].returncode == 0
+    assert versions(fleet) == {("0.1.1", "4")}
+    assert len(fleet.instances()) == 4
+
+
+def test_that_loses_nothing_either(repeated, fleet):
+    fleet.assert_nothing_lost(repeated["load"].ids)
+
+
+def test_releases_above_the_number_are_removed_and_the_one_that_was_in_use_is_not(repeated, workers):
+    for host in workers.values():
+        assert installed(host) == {"0.0.9", "0.1.1"}

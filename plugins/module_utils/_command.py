@@ -1,0 +1,92 @@
+# Copyright (c) The Orbiter Fleet authors
+# GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asks the fleet's own command, `orbiter --json`: the host's Python need not know of Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+# Where the role `worker` puts it; a PATH of sudo or cron may leave this out.
+PLACES = ["/usr/local/bin", "/opt/orbiter/current/bin"]
+
+# What every module takes; described in doc_fragments/redis.py.
+CONNECTION = {
+    "redis_url": {"type": "str", "no_log": True},
+    "queue": {"type": "str"},
+    "executable": {"type": "path"},
+}
+
+
+class CommandError(Exception):
+    """The command could not do what it was asked; the message is its own."""
+
+
+class TooLongError(Exception):
+    """The command did not end within its time."""
+
+
+class Command:
+    """The command of one host, with the queue that a module was told."""
+
+    def __init__(self, executable, redis_url=None, queue=None):
+        self.executable = executable
+        self.queue = queue
+        # By environment only: everybody on the host can read a process's command line.
+        self._environment = dict(os.environ, NO_COLOR="1", **({"ORBITER_REDIS_URL": redis_url} if redis_url else {}))
+
+    def queue_words(self):
+        """Return the option that names the queue; without it, the host's own setting counts."""
+        return ["--queue", self.queue] if self.queue else []
+
+    def ask(self, *words, given="", within=None):
+        """Return what the command answers in JSON.
+
+        It may say so and end with 1: that something was not done is in the answer then.
+
+        Args:
+            words: What to ask.
+            given: Text for its standard input.
+            within: Seconds that it may take.
+
+        Raises:
+            CommandError: It did not answer.
+            TooLongError: It did not within its time; it has been stopped.
+        """
+        try:
+            done = subprocess.run(
+                [self.executable, *words],
+                input=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                timeout=within,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            raise CommandError(f"Cannot run {self.executable}: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise TooLongError(f"{' '.join(words[:2])} did not end within {within} s") from None
+        try:
+            if done.returncode in (0, 1):
+                return json.loads(done.stdout)
+        except ValueError:
+            pass
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise CommandError(
+            said[-1] if said else f"{self.executable} {' '.join(words[:2])} ended with {done.returncode}"
+        )
+
+
+def command_of(module):
+    """Return the command as a module's options name it; end the module where there is none."""
+    executable = module.params["executable"] or module.get_bin_path("orbiter", opt_dirs=PLACES)
+    if executable is None:
+        module.fail_json(
+            msg=f"This host has no command orbiter (looked on PATH and in {' and '.join(PLACES)}). "
+            "Run the module on a worker host, or name the command by 'executable'."
+        )
+    return Command(executable, module.params["redis_url"], module.params["queue"])

@@ -1,0 +1,150 @@
+#!/usr/bin/python
+# Copyright: the Orbiter Fleet authors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Write several files in one step."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_files
+short_description: Write several files and folders in one step
+version_added: 0.1.0
+description:
+  - Brings all given files to the given content, owner and mode, in the order given.
+  - C(ansible.builtin.template) takes two steps a file, this takes one for all of them.
+  - A file appears under its name only when it is complete. One that is as wanted is not touched.
+author: Orbiter Fleet authors (@orbiter-fleet)
+options:
+  files:
+    description: The files and folders. A folder comes before what lies in it.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Where it is on the host.
+        type: path
+        required: true
+      content:
+        description: What a file holds. Without it, and without an entry in O(secrets), this is a folder.
+        type: str
+      owner:
+        description: Who owns it.
+        type: str
+        default: root
+      group:
+        description: Which group has it.
+        type: str
+        default: root
+      mode:
+        description: Its permissions, in octal digits.
+        type: str
+        required: true
+  secrets:
+    description:
+      - What files hold that nobody else may see, by their paths in O(files). It is in no output, log or diff.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: Tells what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what changes in the files that hold no secret.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Write the settings and the unit
+  orbiter.fleet.host_files:
+    files:
+      - {path: /etc/orbiter, group: orbiter, mode: "0750"}
+      - path: /etc/orbiter/worker.env
+        group: orbiter
+        mode: "0640"
+      - path: /etc/systemd/system/orbiter-workers.target
+        content: "{{ lookup('ansible.builtin.template', 'orbiter-workers.target.j2') }}"
+        mode: "0644"
+    secrets:
+      /etc/orbiter/worker.env: "{{ lookup('ansible.builtin.template', 'worker.env.j2') }}"
+"""
+
+RETURN = r"""
+paths:
+  description: The files and folders that were changed.
+  returned: always
+  type: list
+  elements: str
+  sample: [/etc/orbiter/worker.env]
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def read(path: str) -> str | None:
+    """Return what a file holds, or None where there is none."""
+    file = Path(path)
+    return file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else None
+
+
+def write(module: AnsibleModule, path: str, content: str) -> None:
+    """Write a file that appears only when it is complete."""
+    descriptor, scratch = tempfile.mkstemp(dir=module.tmpdir)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)
+    module.atomic_move(scratch, path)
+
+
+def bring(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
+    """Bring one file or folder to what is wanted; tell whether anything changed."""
+    path = entry["path"]
+    secret = path in module.params["secrets"]
+    wanted = module.params["secrets"][path] if secret else entry["content"]
+    missing = not Path(path).exists()
+    changed = missing
+    if wanted is None and missing and not module.check_mode:
+        Path(path).mkdir(parents=True)
+    if wanted is not None:
+        present = read(path)
+        changed = present != wanted
+        if changed and not secret:
+            diffs.append({"before": present or "", "after": wanted, "before_header": path, "after_header": path})
+        if changed and not module.check_mode:
+            write(module, path, wanted)
+    if missing and module.check_mode:
+        return True  # it has no owner and no mode to compare
+    rights = {key: entry[key] for key in ("path", "owner", "group", "mode")}
+    return module.set_fs_attributes_if_different(module.load_file_common_arguments(rights), changed)
+
+
+def main() -> None:
+    """Write what differs."""
+    entry = {
+        "path": {"type": "path", "required": True},
+        "content": {"type": "str"},
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "mode": {"type": "str", "required": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "files": {"type": "list", "elements": "dict", "required": True, "options": entry},
+            # Not beside the content: of an option inside another one, the module's line in the host's log would tell.
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o077)  # nobody else reads a new file before it has its own rights
+    diffs: list[dict] = []
+    paths = [entry["path"] for entry in module.params["files"] if bring(module, entry, diffs)]
+    module.exit_json(changed=bool(paths), paths=paths, diff=diffs)
+
+
+if __name__ == "__main__":
+    main()

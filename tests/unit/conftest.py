@@ -1,0 +1,159 @@
+"""A real Redis, a real worker and the real command, for the parts of the collection that are Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = str(Path(sys.executable).parent / "orbiter")
+# Modules import each other by the collection's name, under which `make setup` has linked this checkout.
+sys.path.insert(0, str(CHECKOUT / ".cache/collections"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a Redis server with a password."""
+    with Server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(redis_server: Server) -> Server:
+    """Return the Redis server, empty."""
+    redis_server.client.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def worker(server: Server, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Return a function that starts a worker; what it started ends with the test."""
+    started: list[Worker] = []
+
+    def start(**settings: str) -> Worker:
+        started.append(Worker(server, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def run(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a module of the collection as Ansible does, and returns its answer."""
+    from ansible.module_utils.testing import patch_module_args  # noqa: PLC0415 - not for tests without modules
+
+    def run_module(name: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        options = {"redis_url": server.url, "executable": COMMAND} | options
+        module = import_module(f"ansible_collections.orbiter.fleet.plugins.modules.{name}")
+        capsys.readouterr()
+        with patch_module_args(options | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
+            module.main()
+        answer = json.loads(capsys.readouterr().out)
+        assert server.password not in json.dumps(answer)
+        return answer
+
+    return run_module
+
+
+class Server:
+    """A redis-server of our own on a free port, with its configuration in a file as on a host."""
+
+    password = 'pass"word\\ #1'
+
+    def __init__(self, directory: Path, *options: str, password_in_config: bool = True) -> None:
+        program = shutil.which("redis-server")
+        assert program is not None, "redis-server is not installed: apt-get install redis-server"
+        self.port = free_port()
+        self.config = directory / "redis.conf"
+        quoted = self.password.replace("\\", "\\\\").replace('"', '\\"')
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", 'save ""', "repl-diskless-sync-delay 0"]
+        lines += [f'requirepass "{quoted}"'] if password_in_config else []
+        self.config.write_text("\n".join([*lines, *options, ""]))
+        self.log = (directory / "redis.log").open("wb")
+        self.process = subprocess.Popen([program, str(self.config)], stdout=self.log, stderr=subprocess.STDOUT)
+        self.client: Any = redis.Redis(port=self.port, password=self.password, decode_responses=True)
+        self.url = f"redis://default:pass%22word%5C%20%231@127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Server:
+        def answers() -> bool:
+            try:
+                return bool(self.client.ping())
+            except redis.ConnectionError:
+                return False
+
+        wait_until(answers, within=30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+
+
+class Worker:
+    """A worker that may run the functions of jobs.py."""
+
+    def __init__(self, server: Server, directory: Path, **settings: str) -> None:
+        environment = os.environ | {
+            "ORBITER_REDIS_URL": server.url,
+            "ORBITER_ALLOW_IMPORT": "jobs",
+            "ORBITER_MAX_RETRIES": "0",
+            "ORBITER_DRAIN_TIMEOUT": "1",
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
+        self._log = (directory / "worker.log").open("ab")
+        known = set(live(server))
+        self._process = subprocess.Popen(
+            [COMMAND, "start", "worker"], env=environment | settings, stdout=self._log, stderr=subprocess.STDOUT
+        )
+        wait_until(lambda: set(live(server)) - known, within=60)
+        (self.worker_id,) = set(live(server)) - known
+
+    def stop(self) -> None:
+        """End it, if it has not left by itself."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait(60)
+        self._log.close()
+
+    def has_left(self) -> bool:
+        """Tell whether its process has ended in order."""
+        return self._process.wait(60) == 0
+
+
+def live(server: Server) -> list[str]:
+    """Return the ids of the workers that claim tasks."""
+    ids = [key.removeprefix("orbiter:workers:") for key in server.client.scan_iter("orbiter:workers:*")]
+    return [one for one in ids if server.client.hget(f"orbiter:workers:{one}", "state") == "running"]
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true: Callable[[], object], *, within: float) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, f"not within {within} s"
+        time.sleep(0.05)

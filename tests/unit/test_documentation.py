@@ -1,0 +1,54 @@
+"""`ansible-doc` shows every module, lookup and role; modules that ask Redis share their defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[2]
+MODULES = sorted(path.stem for path in (CHECKOUT / "plugins/modules").glob("*.py"))
+LOOKUPS = sorted(path.stem for path in (CHECKOUT / "plugins/lookup").glob("*.py"))
+ROLES = sorted(path.parent.parent.name for path in (CHECKOUT / "roles").glob("*/tasks/main.yml"))
+
+
+def shown(kind, *names):
+    """Return what ansible-doc says of each name."""
+    command = [Path(sys.executable).parent / "ansible-doc", "--json", "--type", kind]
+    environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections")}
+    done = subprocess.run(
+        [*command, *(f"orbiter.fleet.{name}" for name in names)],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.removeprefix("orbiter.fleet."): said for name, said in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize(("kind", "names"), [("module", MODULES), ("lookup", LOOKUPS)], ids=["module", "lookup"])
+def test_every_plugin_is_shown_with_examples_and_results(kind, names):
+    found = shown(kind, *names)
+    assert sorted(found) == names
+    for said in found.values():
+        assert said["doc"]["short_description"]
+        assert yaml.safe_load(said["examples"])
+        assert said["return"]
+
+
+def test_every_role_is_shown():
+    found = shown("role", *ROLES)
+    assert sorted(found) == ROLES
+    assert all(said["entry_points"]["main"]["short_description"] for said in found.values())
+
+
+def test_every_module_that_asks_redis_takes_the_defaults_of_the_action_group():
+    asking = [name for name, said in shown("module", *MODULES).items() if "redis_url" in said["doc"]["options"]]
+    groups = yaml.safe_load((CHECKOUT / "meta/runtime.yml").read_text())["action_groups"]
+    assert sorted(groups["redis"]) == sorted(asking)

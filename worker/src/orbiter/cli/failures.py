@@ -1,0 +1,22 @@
+"""Errors that the command shows as one clear line."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, Any
+
+import click
+
+
+class Failure(click.ClickException):
+    """The command could not do what it was asked. The message is printed as it is; the exit code is 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message."""
+        click.echo(self.message, file=file or sys.stderr)
+
+
+class UsageFailure(Failure):
+    """The command line asks for what cannot be."""
+
+    exit_code = 2
