@@ -35,7 +35,7 @@ class Holder:
 
 async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fleet: Fleet) -> None:
     """Every try hangs until its own limit: the lease must not run out while one of them does."""
-    ttl = 6
+    ttl = 12
     task_id = await fleet.submit("sleep")
     ((entry, started),) = await fleet.broker.fetch("w1", 1)
     claim = Claim(entry.entry_id, TaskPayload(task_id=task_id), started.deliveries, started.attempt, started.retries)
@@ -58,7 +58,7 @@ async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fl
             await wait_until(lambda: holder.proven_until > first)
             hole.open = False
             # So that a try begins shortly before the lease runs out, and hangs beyond it.
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(1.7)
             keeper.kick()
             await wait_until(lambda: holder.stopped)
         finally:
@@ -68,7 +68,7 @@ async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fl
                 await client.aclose()
     reason, moment = holder.stopped[0]
     assert reason == "lost"
-    assert holder.proven_until - 1.5 < moment < holder.proven_until
+    assert holder.proven_until - 4 < moment < holder.proven_until
 
 
 @pytest.mark.parametrize("kind", ["local", "temporal"])

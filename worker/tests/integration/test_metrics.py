@@ -43,7 +43,13 @@ METRICS = {
 }
 Q, A = "orbiter.distributed.queue_name", "orbiter.distributed.agent_name"
 STATUS, ERROR = "orbiter.distributed.task_status", "error.type"
-ALLOWED = {Q, A, STATUS, ERROR}
+OF_AGENTS = {"tasks.submitted", "tasks.completed", "tasks.failed", "tasks.cancelled", "task.wait_time"}
+
+
+def _attributes_of(name: str) -> set[str]:
+    """Return which attributes a metric has, all of them somewhere."""
+    short = name.removeprefix("orbiter.distributed.")
+    return {Q, A, STATUS, ERROR} if short == "task.duration" else {Q, A} if short in OF_AGENTS else {Q}
 
 
 def _label(name: str) -> str:
@@ -136,8 +142,16 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(
         for name, (kind, _) in METRICS.items():
             if name != "orbiter.distributed.tasks.submitted":  # its submitter's to tell
                 assert found[f"TYPE {_prometheus_name(name)}"] == {frozenset({("type", kind)}): 1}, name
-        labels = {label for name, rows in found.items() if "TYPE" not in name for row in rows for label, _ in row}
-        assert labels <= {_label(name) for name in ALLOWED} | {"le"}
+                parts = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+                rows = [row for part in parts for row in found[_prometheus_name(name) + part]]
+                labels = {label for row in rows for label, _ in row} - {"le"}
+                assert labels == {_label(attribute) for attribute in _attributes_of(name)}, name
+        assert {name for name in found if not name.startswith("TYPE orbiter_distributed_")} == {
+            _prometheus_name(name) + part
+            for name, (kind, _) in METRICS.items()
+            if name != "orbiter.distributed.tasks.submitted"
+            for part in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+        }
         assert not [task_id for task_id in tasks if task_id in text]
 
 
@@ -179,8 +193,9 @@ def _check_otlp(receiver: Receiver, tasks: list[str]) -> None:
             assert metric.sum.aggregation_temporality == 2
         for labels, _ in receiver.points(name):
             assert labels[Q] == QUEUE
-            assert labels.keys() <= ALLOWED, name
             assert not set(labels.values()) & set(tasks)
+        said = {attribute for labels, _ in receiver.points(name) for attribute in labels}
+        assert said == _attributes_of(name), name
     completed = {labels[A]: point.as_int for labels, point in receiver.points(f"{TASKS}.completed")}
     assert completed["echo"] == 3
     durations = {(labels[A], labels[STATUS]): point for labels, point in receiver.points(f"{TASKS[:-1]}.duration")}
