@@ -42,7 +42,17 @@ def test_quick_drain_measures_ours_beside_the_floor(tmp_path: Path):
     assert rows["socket reads"]["floor"] < 0.2
 
 
+def test_quick_temporal_measures_both_executors_and_what_the_workers_memory_does(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("temporal", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["benchmarks"]["temporal"]}
+    assert rows["temporal: 20 tasks at once"]["ratio"] < 1
+    assert rows["temporal: submit to end, p50"]["ratio"] > 1
+    assert len([name for name in rows if "memory of both" in name]) == 4
+
+
 def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "'drain', 'idle', 'submit', 'shutdown'" in done.stderr
+    assert "'drain', 'idle', 'submit', 'shutdown', 'temporal'" in done.stderr

@@ -266,10 +266,12 @@ async def test_what_runs_is_not_recovered(broker: TaskBroker) -> None:
 async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
     broker: TaskBroker, store: TaskStore, redis_client: Redis
 ) -> None:
-    """0.1 clients can put a task on the queue twice, when a command is sent again after a lost connection."""
+    """Both run where the first one's worker says of no claim that it is its own: one of 0.1, beside ours."""
     task_id = await broker.submit(TaskPayload())
     await redis_client.xadd(QUEUE, {"payload": (await redis_client.xrange(QUEUE))[0][1]["payload"]})
-    first, second = await claim(broker), await claim(broker)
+    first = await claim(broker)
+    await redis_client.hdel(keys.task(task_id), "fence")
+    second = await claim(broker)
     assert await broker.finish("w1", [completed(second)]) == ["completed"]
     failed = Outcome(first, "failed", "boom", "E", 1, StatusEvent(status="error", seq=1).to_json())
     assert await broker.finish("w1", [failed]) == ["lost"]
@@ -277,6 +279,54 @@ async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
     assert (task.status, task.error) == (TaskStatus.COMPLETED, None)
     assert await redis_client.xlen(keys.stream(task_id)) == 1
     assert await pending(redis_client) == 0
+
+
+async def test_a_second_entry_of_a_task_that_runs_is_dropped_and_not_run_beside_it(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    """A 0.1 client sent its XADD again: the connection broke before the answer came."""
+    task = TaskPayload(input="hello")
+    for _ in range(2):
+        await redis_client.xadd(QUEUE, {"payload": task.to_json()})
+    [(entry, _)] = await broker.fetch("w1", 1)
+    [first] = await broker.start("w1", [(entry, task)])
+    [(second, said)] = await broker.fetch("w2", 1)
+    assert (first.verdict, said.verdict, second.entry_id == entry.entry_id) == ("run", "drop", False)
+    task_now = await store.get_status(task.task_id)
+    assert task_now is not None
+    assert (task_now.attempt, task_now.crashes, task_now.worker_id) == (1, 0, "w1")
+    # What a worker that is lost held is still there for another.
+    await asyncio.sleep(1.05)
+    [reclaimed] = await Sweeper(broker, "w3", lease=1).sweep(10)
+    assert reclaimed.entry_id == entry.entry_id
+    [again] = await broker.start("w3", [(reclaimed, task)])
+    assert (again.verdict, again.attempt) == ("run", 2)
+    mine = Claim(entry.entry_id, task, again.deliveries, again.attempt, again.retries)
+    assert await broker.finish("w3", [completed(mine)]) == ["completed"]
+    assert (await redis_client.xlen(QUEUE), await pending(redis_client)) == (0, 0)
+
+
+async def test_the_records_of_all_that_waits_are_kept_however_many_were_submitted_at_once(
+    broker: TaskBroker, redis_client: Redis
+) -> None:
+    """Far more than a batch with one score: each is looked at, those that are gone are forgotten, none twice."""
+    ids = [f"t{number:04}" for number in range(1050)]
+    await broker.submit_many(TaskPayload(task_id=task_id) for task_id in ids)
+    seconds, _ = await redis_client.time()
+    thirteen_hours_ago = (seconds - 13 * 3600) * 1000
+    async with redis_client.pipeline(transaction=False) as pipeline:
+        for number, task_id in enumerate(ids):
+            pipeline.zadd(keys.BY_TIME, {task_id: thirteen_hours_ago + 0.5 + (number >= 1000)})
+            pipeline.expire(keys.task(task_id), 1000)
+            if number % 10 == 0:
+                pipeline.delete(keys.task(task_id))
+        await pipeline.execute()
+    assert await Sweeper(broker, "w1", lease=1).sweep(10) == []
+    left = [task_id for number, task_id in enumerate(ids) if number % 10]
+    assert sorted(await redis_client.zrange(keys.BY_TIME, 0, -1)) == left
+    assert await redis_client.scard(keys.INDEX) == len(left)
+    short = [task_id for task_id in left if await redis_client.ttl(keys.task(task_id)) <= 1000]
+    assert short == []
 
 
 async def test_a_cancelled_task_that_is_too_large_stays_cancelled(

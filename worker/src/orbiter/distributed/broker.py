@@ -77,6 +77,7 @@ class TaskBroker(Connected):
         self.max_retries = max_retries
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
+        self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
         self._patience = patience
@@ -282,7 +283,8 @@ class TaskBroker(Connected):
 
     async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[str]:
         """Renew leases on a connection of the caller's; say ``ok``, ``lost`` or ``cancel`` for each."""
-        names = [self.queue_name, *(keys.task(claim.task.task_id) for claim in claims)]
+        ids = [claim.task.task_id for claim in claims]
+        names = [self.queue_name, *(name for task_id in ids for name in (keys.task(task_id), keys.stream(task_id)))]
         args = [part for claim in claims for part in (claim.entry_id, claim.deliveries)]
         return cast("list[str]", await self.call("renew", names, [self.group, consumer, *args], client))
 

@@ -244,6 +244,7 @@ class ClusterBroker(TaskBroker):
         async with client.pipeline(transaction=False) as pipeline:
             for claim in claims:
                 pipeline.expire(keys.task(claim.task.task_id), 86400)
+                pipeline.expire(keys.stream(claim.task.task_id), self.event_ttl)
             await self.within(pipeline.execute())
         return [
             "lost" if not count else "cancel" if asked or status == "cancelled" else "ok"

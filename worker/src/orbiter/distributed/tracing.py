@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orbiter.distributed import keys
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from orbiter.distributed.models import TaskPayload
     from orbiter.distributed.runtimes import CancellationToken
     from orbiter.distributed.task_meter import TaskMeter
+
+E = TypeVar("E", bound="Callable[..., object]")
 
 SUBMIT_SPAN = "orbiter.distributed.submit"
 EXECUTE_SPAN = "orbiter.distributed.execute"
@@ -69,6 +71,12 @@ def submitting(task: TaskPayload, queue: str) -> Iterator[TaskPayload]:
         yield task.model_copy(update={"metadata": {**task.metadata, CARRIER: carrier}})
 
 
+def passes_on(execute: E) -> E:
+    """Mark an executor's method that runs nothing: it gives tasks away, and whoever runs them has the span."""
+    execute.passes_on = True  # type: ignore[attr-defined]
+    return execute
+
+
 def traced(
     execute: Callable[[Claim, EventLog, CancellationToken], Coroutine[Any, Any, dict[str, Any]]],
     claim: Claim,
@@ -78,7 +86,7 @@ def traced(
     by: TaskMeter,
 ) -> Coroutine[Any, Any, dict[str, Any]]:
     """Return the run of a claim, within a span below the submission's, if tracing is active."""
-    if not active():
+    if not active() or getattr(execute, "passes_on", False):
         return execute(claim, log, token)
     return _traced(lambda: execute(claim, log, token), claim, by.queue, by.worker_id)
 

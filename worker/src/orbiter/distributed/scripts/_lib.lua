@@ -159,6 +159,12 @@ local function start_task(at, known)
   end
   -- Started already under this very claim, by a call whose answer was lost.
   if status == 'running' and known[4] == fence then return 'run', tonumber(known[7]), tonumber(known[6] or '0') end
+  -- A 0.1 client that sent its XADD again left two entries of this task: the one whose claim stands is enough.
+  local other, count, holder = string.match(status == 'running' and known[4] or '', '^(%d+%-%d+) (%d+) (.+)$')
+  if other and other ~= at.entry and owned(at.queue, at.group, holder, other, count) then
+    drop_entry(at.queue, at.group, at.entry)
+    return 'drop', 0, 0
+  end
   -- Still 'running' under another claim: that worker was lost in the middle.
   local crashes = tonumber(known[5] or '0')
   if status == 'running' then crashes = redis.call('HINCRBY', at.task, 'crashes', 1) end
