@@ -162,9 +162,9 @@ def restart(turn: str) -> dict[str, object]:
     """Restart this host's Redis if it is its turn: replicas first, one after another, then whoever was the master."""
     if is_stranger():
         sys.exit(
-            f"Redis on {ME} runs, and does not take the password or the encryption of its new settings: nobody could see "
-            "whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; to change redis_tls, stop "
-            "redis-sentinel and redis-server on all Redis hosts first, then run this again"
+            f"Redis on {ME} runs, and does not take the password or the encryption of its new settings: nobody could "
+            "see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; to change redis_tls, "
+            "stop redis-sentinel and redis-server on all Redis hosts first, then run this again"
         )
     member = info(ME, "server").get("config_file") == str(STATE)
     master = is_master(ME) if member else "\nreplicaof " not in STATE.read_text()
@@ -186,7 +186,7 @@ def restart(turn: str) -> dict[str, object]:
 
 
 def is_stranger() -> bool:
-    """Return whether a server runs here that is neither what the settings say nor the package's own, without a password."""
+    """Return whether a server runs here that is neither as the settings say nor the package's own, without password."""
     if info(ME, "server"):
         return False
     running = subprocess.run(["systemctl", "is-active", "--quiet", "redis-server"], check=False).returncode == 0
