@@ -160,6 +160,12 @@ def join() -> dict[str, object]:
 
 def restart(turn: str) -> dict[str, object]:
     """Restart this host's Redis if it is its turn: replicas first, one after another, then whoever was the master."""
+    if is_stranger():
+        sys.exit(
+            f"Redis on {ME} runs, and does not take the password or the encryption of its new settings: nobody could "
+            "see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; to change redis_tls, "
+            "stop redis-sentinel and redis-server on all Redis hosts first, then run this again"
+        )
     member = info(ME, "server").get("config_file") == str(STATE)
     master = is_master(ME) if member else "\nreplicaof " not in STATE.read_text()
     if (turn == "master") != master:
@@ -177,6 +183,16 @@ def restart(turn: str) -> dict[str, object]:
     systemctl_restart()
     wait_until(lambda: in_step(ME), f"Redis on {ME} has restarted and has not caught up with its master")
     return {"changed": True}
+
+
+def is_stranger() -> bool:
+    """Return whether a server runs here that is neither as the settings say nor the package's own, without password."""
+    if info(ME, "server"):
+        return False
+    running = subprocess.run(["systemctl", "is-active", "--quiet", "redis-server"], check=False).returncode == 0
+    plain = ["redis-cli", "-h", "127.0.0.1", "-p", str(FLEET["port"]), "ping"]
+    said = subprocess.run(plain, capture_output=True, text=True, timeout=5, check=False).stdout
+    return running and said.startswith("NOAUTH")
 
 
 def systemctl_restart() -> None:
