@@ -193,16 +193,23 @@ def systemctl_restart() -> None:
 
 def hand_over() -> None:
     """Make a replica the master without losing a write: writers wait until replicas have everything, then go there."""
-    # Sentinel disconnects the clients of the old master, so that a write that waits is sent to the new one instead.
-    redis(ME, "CLIENT", "PAUSE", "20000", "WRITE")
+    # Longer than anything below: a write that waits must not be done here once there is another master.
+    redis(ME, "CLIENT", "PAUSE", "120000", "WRITE")
     try:
         wait_until(replicas_have_everything, f"No replica of {ME} has caught up with it", within=10)
         answers = (sentinel(address, "FAILOVER", SERVICE) for address in [ME, *OTHERS])
         if not any(answers):
-            sys.exit(
-                f"No sentinel would make another server the master in place of {ME}: see journalctl -u redis-sentinel"
-            )
-        wait_until(lambda: not is_master(ME), f"The sentinels did not make another server the master in place of {ME}")
+            sys.exit(f"No sentinel would make another server master in place of {ME}: see journalctl -u redis-sentinel")
+        wait_until(
+            lambda: named_by_sentinels() not in (ME, None),
+            f"The sentinels did not make another server the master in place of {ME}",
+            within=60,
+        )
+        # The sentinels would see to this, too, but only when the pause has ended: it holds up their own connections.
+        redis(ME, "REPLICAOF", str(named_by_sentinels()), str(FLEET["port"]))
+        redis(ME, "CONFIG", "REWRITE")
+        # Whoever waits with a write is disconnected, and sends it to the new master.
+        redis(ME, "CLIENT", "KILL", "TYPE", "normal")
     finally:
         redis(ME, "CLIENT", "UNPAUSE")
     wait_until(lambda: in_step(ME), f"{ME} is a replica now, and has not caught up with its master")
