@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orbiter.distributed import faults
+from orbiter.distributed.deadlines import Deadlines
 from orbiter.distributed.slot import Slot
 from orbiter.distributed.tracing import traced
 
@@ -73,6 +74,7 @@ class Slots:
         self._meter = meter
         self._changed = changed
         self._lost = lost
+        self._deadlines = Deadlines()
         self._empty = asyncio.Event()
 
     @property
@@ -94,7 +96,7 @@ class Slots:
             limit = self._executor.time_limit(task)
         else:
             work, limit = _refuse(problem), None
-        slot.begin(work, limit=limit, on_over=self._over)
+        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=self._over)
         self._changed()
 
     def cancel(self, task_id: str) -> None:
