@@ -286,7 +286,7 @@ class Settler:
             return Outcome(
                 claim, "cancelled", "", "", *slot.log.last("cancelled", "", f"Task {claim.task.task_id} cancelled")
             )
-        name = claim.task.agent_name
+        name = slot.agent_name
         text = ""
         if error is None:
             try:

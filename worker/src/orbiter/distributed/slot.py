@@ -44,20 +44,13 @@ class Slot:
     """
 
     __slots__ = (
-        "_deadlines",
-        "_on_over",
-        "_over",
-        "_run",
-        "claim",
-        "log",
-        "proven_until",
-        "reason",
-        "started",
-        "token",
+        *("_deadlines", "_on_over", "_over", "_run", "agent_name"),
+        *("claim", "log", "proven_until", "reason", "started", "token"),
     )
 
     def __init__(self, claim: Claim, log: EventLog, proven_until: float) -> None:
         self.claim = claim
+        self.agent_name = claim.task.agent_name
         self.log = log
         self.proven_until = proven_until
         self.started = time.monotonic()

@@ -89,7 +89,7 @@ class Slots:
         slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), leased + self._lease)
         self.held[claim.entry_id] = slot
         self._empty.clear()
-        self._meter.started(claim)
+        self._meter.started(slot)
         logger.info("started", extra={"task_id": task.task_id, "attempt": claim.attempt})
         if problem is None:
             work = traced(self._executor.execute, claim, slot.log, slot.token, by=self._meter)
