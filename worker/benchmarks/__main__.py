@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import drain, idle, shutdown, submit
+from benchmarks import counting, drain, idle, shutdown, submit
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
@@ -24,7 +24,7 @@ from orbiter.distributed.models import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("drain", "idle", "submit", "shutdown")
+NAMES = ("drain", "idle", "submit", "metrics", "shutdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,13 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "drain": Plan(partial(drain.measure, tasks=tasks), rounds),
         "idle": Plan(partial(idle.measure, tasks=50 if quick else 500), rounds),
         "submit": Plan(partial(submit.measure, tasks=tasks), rounds),
+        "metrics": Plan(partial(counting.measure, tasks=tasks), rounds),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
     }
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[drain|idle|submit|shutdown]...")
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[drain|idle|submit|metrics|shutdown]...")
 @click.option("--quick", is_flag=True, help="Few tasks and one round: to see that it works, not to compare.")
 @click.option("--tasks", type=click.IntRange(min=100, max=1_000_000), help="Tasks a round. [default: 20000, quick 500]")
 @click.option(
