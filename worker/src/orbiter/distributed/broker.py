@@ -375,11 +375,11 @@ class TaskBroker:
     def _run(
         self, script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None
     ) -> Awaitable[Any]:
-        if self._patience is None:  # A client of ours has retries.
-            return script(keys=names, args=args, client=client)
         return calls.run(client or self.client, script, names, args)
 
     async def within(self, reply: Awaitable[T]) -> T:
         """Await a reply of Redis, within the broker's patience."""
+        if self._patience is None:
+            return await reply
         async with asyncio.timeout(self._patience):
             return await reply

@@ -1,12 +1,12 @@
-"""Commands on a connection of a pool: what a worker does thousands of times a second, without redis-py's way there.
+"""Commands on a connection of a pool: what is done thousands of times a second, without redis-py's way there.
 
-A client's ``execute_command`` costs a worker more than packing, sending and reading do. Its retries are not missed: a
-worker's clients have none, as who asks knows better whether to ask again.
+A client's ``execute_command`` costs three times what packing, sending and reading do. A command is sent again where the
+client has retries; a worker's have none, as who asks knows better whether to ask again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hiredis import pack_command
 from redis.exceptions import NoScriptError, ResponseError
@@ -28,11 +28,21 @@ async def ask(client: Redis, *commands: Words) -> list[Any]:
     """
     pool: Any = client.connection_pool
     connection = await pool.get_connection()
+    packed = [pack_command(command) for command in commands]
     try:
-        await connection.send_packed_command([pack_command(command) for command in commands])
-        return [await _reply(connection) for _ in commands]
+        return cast(
+            "list[Any]",
+            await connection.retry.call_with_retry(
+                lambda: _exchange(connection, packed), lambda _: connection.disconnect(nowait=True)
+            ),
+        )
     finally:
         await pool.release(connection)
+
+
+async def _exchange(connection: Any, packed: list[bytes]) -> list[Any]:
+    await connection.send_packed_command(packed)
+    return [await _reply(connection) for _ in packed]
 
 
 async def _reply(connection: Any) -> Any:
