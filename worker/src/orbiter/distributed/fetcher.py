@@ -124,8 +124,13 @@ class Fetcher:
     def land(self, begun: Sequence[Begun], asked: float) -> None:
         """Take over what came with outcomes, asked for at that moment (monotonic)."""
         self._arrived()
-        self._unread += self._take(begun, asked)
-        if self._unread or self._paused:
+        try:
+            self._unread += self._take(begun, asked)
+        except Exception:
+            # As in run(): it must not end those that came with it, nor the recording of outcomes.
+            logger.exception("what came with outcomes could not be taken over; trying again")
+            self._recovering = True
+        if self._unread or self._paused or self._recovering:
             self._changed.set()
 
     def crash(self) -> None:
