@@ -189,7 +189,7 @@ class Fetcher:
         while not self._stopping:
             self._changed.clear()
             room = self._room()
-            if self._paused and self._landed.is_set():
+            if self._paused and self._landed.is_set() and not self._unread:
                 self.parked.set()
             if not self._unread and (self._paused or room <= 0):
                 await self._wait_for_room()
