@@ -20,7 +20,7 @@ import redis
 from orbiter.distributed import TaskPayload, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 PATIENCE = 120.0
 WORKER_ID = "measured"
@@ -75,11 +75,11 @@ class Machine:
         return json.loads((self.directory / "output").read_bytes())
 
     @contextmanager
-    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``orbiter start worker`` on the measured core; at the end it has left."""
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", self.url]
         command += ["--worker-id", WORKER_ID, "--allow-import", "benchmarks", "--log-level", "warning", *options]
-        with self._measured(command) as process:
+        with self._measured(command, environment) as process:
             yield process
 
     @contextmanager
@@ -120,8 +120,12 @@ class Machine:
         }
 
     @contextmanager
-    def _measured(self, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ORBITER_")}
+    def _measured(
+        self, command: list[str], added: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        ours = ("ORBITER_", "OTEL_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        environment |= added or {}
         with (self.directory / "output").open("wb") as output, (self.directory / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=output, stderr=log, env=environment, cwd=HERE)  # noqa: S603
         try:

@@ -34,7 +34,9 @@ def whole_fleet(fleet, temporal, workers):
 
 def hosts_at_work(fleet, ids):
     """Return how many of the tasks each host runs right now."""
-    return counted(host_of(task) for task in fleet.tasks(ids) if task["status"] == "running" and task.get("worker_id"))
+    # Until a run says something, a task's record names the worker that has given it to Temporal.
+    heard = [task_id for task_id in ids if fleet.redis.exists(f"orbiter:stream:{task_id}")]
+    return counted(host_of(task) for task in fleet.tasks(heard) if task["status"] == "running")
 
 
 def host_of(task):
@@ -84,8 +86,9 @@ def test_tasks_wait_while_temporal_is_away(fleet, on, temporal):
         lambda: sum(hosts_at_work(fleet, running).values()) == 4, within=30, what=lambda: str(fleet.tasks(running))
     )
     temporal.check_output("systemctl stop orbiter-temporal")
-    waiting = fleet.submit([0.2] * 4)
     wait_until(lambda: states(on) == {"degraded"}, within=60, what=lambda: str(fleet.workers()))
+    waiting = fleet.submit([0.2] * 4)
+    assert states(on) == {"degraded"}
     assert counted(fleet.statuses(waiting)) == {"pending": 4}
     assert not set(fleet.statuses(running)) & {"failed", "cancelled"}
     temporal.check_output("systemctl start orbiter-temporal")

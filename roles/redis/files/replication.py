@@ -37,6 +37,7 @@ PATIENCE = float(FLEET["patience"])
 
 SETTINGS = Path("/etc/redis/member.conf")
 STATE = Path("/etc/redis/replication.conf")  # Redis' own: it writes there whose replica it is
+PENDING = Path("/etc/redis/.restart-pending")  # there while a restart is due that could not be done
 SENTINEL_STATE = Path("/etc/redis/sentinel.conf")  # Sentinel's own
 
 
@@ -139,7 +140,7 @@ def write(path: Path, lines: list[str]) -> None:
 def join() -> dict[str, object]:
     """Begin as a replica of the master, or as the first master."""
     if STATE.exists():
-        return {"changed": False}
+        return {"changed": PENDING.exists()}
     # A host that was the master and has lost its files must not come back as an empty one, which the others would copy.
     wait_until(
         lambda: named_by_sentinels() != ME,
@@ -160,10 +161,17 @@ def join() -> dict[str, object]:
 
 def restart(turn: str) -> dict[str, object]:
     """Restart this host's Redis if it is its turn: replicas first, one after another, then whoever was the master."""
+    if is_stranger():
+        sys.exit(
+            f"Redis on {ME} runs, and does not take the password or the encryption of its new settings: nobody could "
+            "see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; for redis_tls, "
+            "stop redis-sentinel and redis-server on all Redis hosts first, then run this again"
+        )
     member = info(ME, "server").get("config_file") == str(STATE)
     master = is_master(ME) if member else "\nreplicaof " not in STATE.read_text()
     if (turn == "master") != master:
         return {"changed": False}
+    PENDING.touch(mode=0o600)
     if not member:  # nobody counts on it yet; or it is down, and a start is no harm
         systemctl_restart()
         return {"changed": True}
@@ -179,6 +187,16 @@ def restart(turn: str) -> dict[str, object]:
     return {"changed": True}
 
 
+def is_stranger() -> bool:
+    """Return whether a server runs here that is neither as the settings say nor the package's own, without password."""
+    if info(ME, "server"):
+        return False
+    running = subprocess.run(["systemctl", "is-active", "--quiet", "redis-server"], check=False).returncode == 0
+    plain = ["redis-cli", "-h", "127.0.0.1", "-p", str(FLEET["port"]), "ping"]
+    said = subprocess.run(plain, capture_output=True, text=True, timeout=5, check=False).stdout
+    return running and said.startswith("NOAUTH")
+
+
 def systemctl_restart() -> None:
     """Restart Redis, and wait until it has read its files."""
     subprocess.run(["systemctl", "daemon-reload"], check=True)
@@ -189,6 +207,7 @@ def systemctl_restart() -> None:
         lambda: info(ME, "persistence").get("loading") == "0",
         f"Redis on {ME} does not answer. See journalctl -u redis-server, /var/log/redis/redis-server.log",
     )
+    PENDING.unlink(missing_ok=True)
 
 
 def hand_over() -> None:

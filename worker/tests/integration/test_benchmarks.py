@@ -55,4 +55,15 @@ def test_quick_temporal_measures_both_executors_and_what_the_workers_memory_does
 def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "'drain', 'idle', 'submit', 'shutdown', 'temporal'" in done.stderr
+    assert "'drain', 'idle', 'submit', 'metrics', 'shutdown', 'temporal'" in done.stderr
+
+
+def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("metrics", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["benchmarks"]["metrics"]}
+    assert [name.partition(",")[0] for name in rows] == ["metrics: rate", "metrics: CPU", "metrics: counting / all CPU"]
+    for name, row in rows.items():
+        assert row["ours"] > 0, name
+        assert row["ratio"] == row["ours"] / row["floor"], name

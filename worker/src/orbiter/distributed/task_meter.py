@@ -10,7 +10,7 @@ from orbiter.distributed import metrics
 from orbiter.distributed.instruments import SERIES_LIMIT
 
 if TYPE_CHECKING:
-    from orbiter.distributed.claims import Claim, Started
+    from orbiter.distributed.claims import Started
     from orbiter.distributed.instruments import Cell, Distribution
     from orbiter.distributed.slot import Slot
 
@@ -56,10 +56,10 @@ class TaskMeter:
         for instrument in metrics.OF_A_WORKER:
             instrument.cell(queue)
 
-    def started(self, claim: Claim) -> None:
+    def started(self, slot: Slot) -> None:
         """Count a start; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
         self._running.add(1)
-        agent = self._agent(claim.task.agent_name)
+        claim, agent = slot.claim, self._agent(slot.agent_name)
         # A task of a worker that died has not waited: it ran, elsewhere.
         if claim.deliveries == 1:
             waited = max(0.0, time.time() - int(claim.entry_id.partition("-")[0]) / 1000)
@@ -69,7 +69,7 @@ class TaskMeter:
 
     def ended(self, slot: Slot, recorded: str) -> None:
         """Count an end: ``completed``, ``failed``, ``cancelled``, ``retrying``, ``pending`` or ``lost``."""
-        name, duration = slot.claim.task.agent_name, time.monotonic() - slot.started
+        name, duration = slot.agent_name, time.monotonic() - slot.started
         agent = self._agent(name)
         self._running.add(-1)
         if recorded == "transferred":

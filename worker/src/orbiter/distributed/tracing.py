@@ -34,6 +34,8 @@ E = TypeVar("E", bound="Callable[..., object]")
 SUBMIT_SPAN = "orbiter.distributed.submit"
 EXECUTE_SPAN = "orbiter.distributed.execute"
 CARRIER = "trace_context"
+# Whether OpenTelemetry is left to find its provider by itself.
+_UNNAMED = "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ
 # OpenTelemetry's variable for all that instruments models: whether prompts, answers and tool arguments are recorded.
 CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -41,7 +43,9 @@ CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 def active() -> bool:
     """Tell whether somebody has set up a tracer provider in this process."""
     trace = sys.modules.get("opentelemetry.trace")
-    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    if trace is None or (_UNNAMED and getattr(trace, "_TRACER_PROVIDER", trace) is None):
+        return False  # Asking for the provider costs as much as claiming a task while there is none.
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 @cache

@@ -180,12 +180,15 @@ class Worker:
             reader,
             Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
             worker_id=name,
+            lease=settings.heartbeat_ttl,
             room=lambda: temporal.room(slots.room) if temporal else slots.room,
             held=slots.held,
             begin=slots.begin,
             meter=self._meter,
             vitals=self._vitals,
         )
+        if temporal is None:
+            self._settler.carry(self._fetcher)
         listener = Listener(
             listening,
             name,

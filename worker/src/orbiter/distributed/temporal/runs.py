@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 
 from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Claim
+from orbiter.distributed.deadlines import Deadlines
 from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import Event, TaskPayload
 from orbiter.distributed.settling import delay_before_retry, describe, never_again, result_text
@@ -83,6 +84,7 @@ class Runs:
         self.empty.set()
         self.client = client
         self._around = around
+        self._deadlines = Deadlines()
 
     def stop(self, reason: str, task_id: str | None = None) -> None:
         """Stop the run of one task, or all runs."""
@@ -176,7 +178,8 @@ class Runs:
         log: EventLog = _CountingLog(slot.log, pulse)  # type: ignore[assignment]
         execute = partial(self._around.local.execute, memory=memory)
         work = traced(execute, slot.claim, log, slot.token, by=self._around.meter)
-        slot.begin(work, limit=self._around.local.time_limit(task), on_over=lambda _: over.set())
+        limit = self._around.local.time_limit(task)
+        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=lambda _: over.set())
         beating = asyncio.ensure_future(pulse.run())
         ending = Ending("lost")
         try:
