@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,43 +85,51 @@ async def test_prompts_are_recorded_where_the_operator_says_so(fleet: Fleet, tmp
     assert "a secret question" in str(receiver.spans)
 
 
-async def _baggage(fleet: Fleet, carrier: Any) -> dict[str, str]:
+def _runs(receiver: Receiver, task_ids: Collection[str]) -> list[Any]:
+    """Return the spans of these tasks: what other tests have left in Temporal may run here as well."""
+    return [span for span in receiver.spans if attributes(span).get("orbiter.distributed.task_id") in task_ids]
+
+
+async def _baggage(fleet: Fleet, carrier: Any, task_ids: list[str]) -> dict[str, str]:
     metadata = {} if carrier is None else {"trace_context": carrier}
-    task = await fleet.ends(await fleet.submit("baggage", metadata=metadata))
+    task_ids.append(await fleet.submit("baggage", metadata=metadata))
+    task = await fleet.ends(task_ids[-1])
     assert task.result is not None, task.error
     return dict(task.result["baggage"])
 
 
 async def test_context_never_leaks_into_the_next_task(fleet: Fleet, tmp_path: Path, executor: dict[str, str]) -> None:
+    ids: list[str] = []
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with _traced_worker(fleet, tmp_path / "log", **executor) as receiver:
-        assert await _baggage(fleet, {"traceparent": parent, "baggage": "user=ann"}) == {"user": "ann"}
-        assert await _baggage(fleet, None) == {}
+        assert await _baggage(fleet, {"traceparent": parent, "baggage": "user=ann"}, ids) == {"user": "ann"}
+        assert await _baggage(fleet, None, ids) == {}
         # As 0.1 sends it: no traceparent, values quoted.
-        assert await _baggage(fleet, {"baggage": "tenant=a+b%2Fc"}) == {"tenant": "a b/c"}
+        assert await _baggage(fleet, {"baggage": "tenant=a+b%2Fc"}, ids) == {"tenant": "a b/c"}
         # What is no carrier is passed over.
         for nonsense in ("text", ["x"], {"traceparent": 7}, {"traceparent": "nonsense"}):
-            assert await _baggage(fleet, nonsense) == {}
-        await wait_until(lambda: len(receiver.spans) == 7)
-    first, *others = receiver.spans
+            assert await _baggage(fleet, nonsense, ids) == {}
+        await wait_until(lambda: len(_runs(receiver, ids)) == 7)
+    first, *others = spans = _runs(receiver, ids)
     assert first.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
     assert first.parent_span_id.hex() == "b7ad6b7169203331"
     assert [span.parent_span_id for span in others] == [b""] * 6
-    assert len({span.trace_id for span in receiver.spans}) == 7
+    assert len({span.trace_id for span in spans}) == 7
 
 
 async def test_each_attempt_is_a_span_that_names_its_error(
     fleet: Fleet, tmp_path: Path, executor: dict[str, str]
 ) -> None:
     with _traced_worker(fleet, tmp_path / "log", **executor) as receiver:
-        await fleet.ends(await fleet.submit("fail", metadata={"times": 1}))
+        ids = [await fleet.submit("fail", metadata={"times": 1})]
+        await fleet.ends(ids[0])
         begun = tmp_path / "begun"
-        stopped = await fleet.submit("sleep", metadata={"seconds": 30, "log": str(begun)})
+        ids.append(await fleet.submit("sleep", metadata={"seconds": 30, "log": str(begun)}))
         await wait_until(begun.exists)
-        await fleet.broker.cancel(stopped)
-        await wait_until(lambda: len(receiver.spans) == 3)
-    failed, worked, cancelled = receiver.spans
-    assert [attributes(span)["orbiter.distributed.attempt"] for span in receiver.spans] == [1, 2, 1]
+        await fleet.broker.cancel(ids[1])
+        await wait_until(lambda: len(_runs(receiver, ids)) == 3)
+    failed, worked, cancelled = spans = _runs(receiver, ids)
+    assert [attributes(span)["orbiter.distributed.attempt"] for span in spans] == [1, 2, 1]
     assert (failed.status.code, attributes(failed)["error.type"]) == (2, "RuntimeError")
     assert failed.events[0].name == "exception"
     assert (worked.status.code, "error.type" in attributes(worked)) == (0, False)

@@ -112,7 +112,7 @@ async def test_cancel_stops_a_running_task(fleet: Fleet, job: str) -> None:
         began = time.monotonic()
         assert await fleet.broker.cancel(task_id) == "requested"
         task = await fleet.ends(task_id)
-        assert time.monotonic() - began < 2
+        assert (time.monotonic() - began) / slowness() < 2
     assert task.status == TaskStatus.CANCELLED
     assert [event.status for event in await fleet.events(task_id) if is_final(event)] == ["cancelled"]
 
