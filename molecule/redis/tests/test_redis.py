@@ -21,8 +21,8 @@ def dynamic(servers, site):
     server = servers["redis1"]
     server.fleet.redis.execute_command("ACL SETUSER intruder on nopass ~* +@all")
     before = {"run_id": server.run_id(), "connections": connections(server)}
-    users = server.variables["orbiter_redis_users"]
-    users |= {"reports": {"password": "reports' own p@ssword", "rights": "monitor"}}
+    reports = {"password": "reports' own p@ssword", "rights": "monitor"}
+    users = {**server.variables["orbiter_redis_users"], "reports": reports}
     settings = [{"name": "maxmemory", "value": "2gb"}]
     done = site("redis1", redis_settings=settings, orbiter_redis_users=users)
     return {"server": server, "before": before, "done": done}

@@ -120,7 +120,8 @@ def rotated(servers, on, rotate):
         run_id = later.redis.info("server")["run_id"]
         again = rotate("playbooks/rotate_secrets.yml")
         # A run in which all of it is written: Redis restarts, and the workers.
-        site = rotate("site.yml", redis_maxclients=9000, worker_log_level="debug")
+        threads = {"name": "io-threads", "value": 2, "dynamic": False}
+        site = rotate("site.yml", redis_settings=[threads], worker_log_level="debug")
     return {
         "before": before,
         "check": check,
