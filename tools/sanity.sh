@@ -7,7 +7,7 @@ top=$(mktemp --directory)
 trap 'rm -rf "$top"' EXIT
 copy=$top/ansible_collections/orbiter/fleet
 mkdir -p "$copy"
-git ls-files -z --cached --others --exclude-standard -- . ':!worker' ':!molecule' ':!.config' |
+git ls-files -z --cached --others --exclude-standard -- . ':!worker' ':!molecule' ':!benchmarks' ':!.config' |
   tar --create --null --files-from=- | tar --extract --directory="$copy"
 
 # ansible-test makes its virtual environments with a script that it downloads. Where that cannot be, this one does the same

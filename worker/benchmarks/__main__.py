@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import drain, idle, shutdown, submit
+from benchmarks import counting, drain, durable, idle, shutdown, submit
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
@@ -24,7 +24,9 @@ from orbiter.distributed.models import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("drain", "idle", "submit", "shutdown")
+NAMES = ("drain", "idle", "submit", "metrics", "shutdown")
+# Measured where it is asked for: it needs Temporal, and takes some minutes.
+EVERY = (*NAMES, "temporal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,24 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "drain": Plan(partial(drain.measure, tasks=tasks), rounds),
         "idle": Plan(partial(idle.measure, tasks=50 if quick else 500), rounds),
         "submit": Plan(partial(submit.measure, tasks=tasks), rounds),
+        "metrics": Plan(partial(counting.measure, tasks=tasks), rounds),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
+        "temporal": Plan(partial(durable.measure, load=durable.Load(*((20, 5, 40) if quick else (200, 50, 2000)))), 1),
     }
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[drain|idle|submit|shutdown]...")
+@click.argument("names", nargs=-1, type=click.Choice(EVERY), metavar=f"[{'|'.join(EVERY)}]...")
 @click.option("--quick", is_flag=True, help="Few tasks and one round: to see that it works, not to compare.")
 @click.option("--tasks", type=click.IntRange(min=100, max=1_000_000), help="Tasks a round. [default: 20000, quick 500]")
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Also write all."
 )
 def main(names: tuple[str, ...], quick: bool, tasks: int | None, json_file: Path | None) -> None:
-    """Measure ours beside what bare redis-py can do, on a redis-server of its own; all NAMES unless some are given."""
+    """Measure ours beside what bare redis-py can do, on a redis-server of its own.
+
+    Measures all NAMES but temporal unless some are given.
+    """
     tasks = tasks or (500 if quick else 20_000)
     try:
         with open_machine() as machine:
@@ -79,7 +86,7 @@ def main(names: tuple[str, ...], quick: bool, tasks: int | None, json_file: Path
 
 def _measure_all(machine: Machine, plans: dict[str, Plan], names: tuple[str, ...]) -> dict[str, list[Row]]:
     found = {}
-    for name in (name for name in NAMES if name in names):
+    for name in (name for name in EVERY if name in names):
         rounds = []
         for number in range(1, plans[name].rounds + 1):
             click.echo(f"{name}: round {number} of {plans[name].rounds}", err=True)

@@ -12,6 +12,8 @@ from orbiter.distributed import TaskBroker, TaskPayload, TaskStore
 from orbiter.distributed.models import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from benchmarks.machine import Machine
     from orbiter.distributed import TaskResult
 
@@ -23,7 +25,7 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
     """Drain the same tasks by the floor and by a worker. The first tenth warms up and does not count."""
     warm = tasks // 10
     raw = _floor(machine, tasks, warm)
-    ours = _worker(machine, tasks, warm)
+    ours = drained(machine, tasks, warm)
     return [
         Measure("drain: rate", "tasks/s", 1 / ours["seconds"], 1 / raw["seconds"], "≥ 0.8"),
         Measure("drain: CPU of the process", "µs/task", ours["cpu"] * 1e6, raw["cpu"] * 1e6),
@@ -57,7 +59,10 @@ def _floor(machine: Machine, tasks: int, warm: int) -> dict[str, float]:
     return measured | _difference(before, machine.counters())
 
 
-def _worker(machine: Machine, tasks: int, warm: int) -> dict[str, float]:
+def drained(
+    machine: Machine, tasks: int, warm: int, *options: str, environment: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Let a worker with these options drain the queue; return what that took, a task."""
     machine.client.flushall()
     payloads = _tasks(tasks, warm)
     asyncio.run(_submit(machine.url, payloads))
@@ -68,7 +73,7 @@ def _worker(machine: Machine, tasks: int, warm: int) -> dict[str, float]:
         looks += 1
         return machine.client.xlen(DEFAULT_QUEUE) == 0
 
-    with machine.worker("--concurrency", str(SLOTS)) as process:
+    with machine.worker("--concurrency", str(SLOTS), *options, environment=environment) as process:
         machine.wait(process, "queue is drained", drained)
         counted = _difference(before, machine.counters())
     for name in ("commands", "socket reads"):

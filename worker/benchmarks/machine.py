@@ -20,7 +20,7 @@ import redis
 from orbiter.distributed import TaskPayload, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 PATIENCE = 120.0
 WORKER_ID = "measured"
@@ -51,6 +51,11 @@ class Machine:
     directory: Path
     loop: str = "asyncio"
 
+    @property
+    def cores(self) -> set[int]:
+        """Both cores, or none where processes cannot be pinned."""
+        return {core for core in (self.server_core, self.measured_core) if core is not None}
+
     def floor(self, name: str, *arguments: object) -> Any:
         """Run a floor to its end, on the measured core, and return what it measured."""
         with self.floor_process(name, *arguments) as process:
@@ -70,12 +75,26 @@ class Machine:
         return json.loads((self.directory / "output").read_bytes())
 
     @contextmanager
-    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``orbiter start worker`` on the measured core; at the end it has left."""
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", self.url]
         command += ["--worker-id", WORKER_ID, "--allow-import", "benchmarks", "--log-level", "warning", *options]
-        with self._measured(command) as process:
+        with self._measured(command, environment) as process:
             yield process
+
+    @contextmanager
+    def another_worker(self, name: str, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run one of several workers, pinned to no core; at the end it has left."""
+        command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", self.url]
+        command += ["--worker-id", name, "--allow-import", "benchmarks", "--log-level", "warning", *options]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ORBITER_", "TEMPORAL_"))}
+        with (self.directory / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited | environment, cwd=HERE)  # noqa: S603
+        try:
+            pin(process.pid, *sorted(self.cores))
+            yield process
+        finally:
+            end(process)
 
     def wait(self, process: subprocess.Popen[bytes], what: str, condition: Callable[[], object]) -> None:
         """Look again and again until the condition holds, while the measured process lives."""
@@ -101,8 +120,12 @@ class Machine:
         }
 
     @contextmanager
-    def _measured(self, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ORBITER_")}
+    def _measured(
+        self, command: list[str], added: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        ours = ("ORBITER_", "OTEL_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        environment |= added or {}
         with (self.directory / "output").open("wb") as output, (self.directory / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=output, stderr=log, env=environment, cwd=HERE)  # noqa: S603
         try:
@@ -126,7 +149,7 @@ def open_machine() -> Iterator[Machine]:
     if program is None:
         raise BenchmarkError("redis-server is not installed: apt-get install redis-server")
     with tempfile.TemporaryDirectory(prefix="orbiter-bench-") as name:
-        directory, port = Path(name), _free_port()
+        directory, port = Path(name), free_port()
         command = [
             program,
             "--port",
@@ -159,10 +182,10 @@ def payload(target: str, task_id: str) -> TaskPayload:
     return TaskPayload(task_id=task_id, agent_config=config, input="x", created_at=time.time())
 
 
-def pin(pid: int, core: int | None) -> None:
-    """Keep a process (0: this one) and the threads it will have on one core."""
-    if core is not None:
-        os.sched_setaffinity(pid, {core})
+def pin(pid: int, *cores: int | None) -> None:
+    """Keep a process (0: this one) and the threads it will have on one core, or on these."""
+    if wanted := {core for core in cores if core is not None}:
+        os.sched_setaffinity(pid, wanted)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -190,7 +213,8 @@ def _cores() -> tuple[int | None, int | None]:
     return (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of the loopback interface on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

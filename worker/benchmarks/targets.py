@@ -31,6 +31,6 @@ async def loop_kind(_: Any) -> str:
     return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
 
-def resident() -> int:
-    """Return this process's resident memory, bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+def resident(pid: int | str = "self") -> int:
+    """Return a process's resident memory, bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE

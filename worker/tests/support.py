@@ -41,6 +41,14 @@ async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float =
         await asyncio.sleep(interval)
 
 
+def slowness() -> float:
+    """Return how many times longer than its CPU time some work takes at the moment: 1 where nobody else computes."""
+    began, computing = time.monotonic(), time.process_time()
+    while (used := time.process_time() - computing) < 0.1:
+        pass
+    return max(1.0, (time.monotonic() - began) / used)
+
+
 # Below the ports that systems give to outgoing connections: one of those would take a port before its server does.
 _PORTS = range(10_000, 32_000)
 _reserved: list[socket.socket] = []

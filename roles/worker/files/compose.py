@@ -7,11 +7,13 @@ apply SECONDS            bring the stack to what docker-compose.yml says; each r
 leave                    drain every replica
 undo SECONDS             back to what was last well
 previous [RELEASE]       the image to go back to
+current                  the image that docker-compose.yml names
 status                   how the replicas are, as Docker and Redis know it
 remove                   drain, and remove what Docker has of the stack
 
-All but `previous` answer in JSON. A replica counts as well when Redis holds a heartbeat of the very container, running,
-with the image's version, and of the time since the container started. Its heartbeat's hostname is the container's.
+All but `previous` and `current` answer in JSON. A replica counts as well when Redis holds a heartbeat of the very
+container, running, with the image's version, and of the time since the container started. Its heartbeat's hostname is
+the container's.
 """
 
 from __future__ import annotations
@@ -368,6 +370,9 @@ def main() -> None:
     word = args.words[0] if args.words else ""
     if args.action == "previous":
         print(previous(word))
+        return
+    if args.action == "current":
+        print(wanted()["image"])
         return
     if args.action == "apply" and not (STACK.exists() or args.image):
         sys.exit(

@@ -83,6 +83,15 @@ def temporal_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempo
         yield server
 
 
+@pytest.fixture(params=["local", "temporal"])
+def executor(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a worker's environment says of the executor: the test runs once with each."""
+    if request.param == "local":
+        return {"ORBITER_EXECUTOR": "local"}
+    server: TemporalServer = request.getfixturevalue("temporal_session")
+    return {"ORBITER_EXECUTOR": "temporal", "TEMPORAL_HOST": server.host}
+
+
 @pytest.fixture
 def temporal(temporal_session: TemporalServer, monkeypatch: pytest.MonkeyPatch) -> TemporalServer:
     """A Temporal server, known to workers of this process."""

@@ -49,6 +49,14 @@ async def broken(ctx: ToolContext[RunContext], a: int) -> int:
     raise ValueError(f"{a} will not do")
 
 
+async def held(ctx: ToolContext[RunContext]) -> str:
+    """Wait until a file is there."""
+    _note(ctx.deps, "held")
+    while not Path(ctx.deps.metadata["until"]).exists():
+        await asyncio.sleep(0.05)
+    return "held"
+
+
 async def count(context: RunContext) -> str:
     """Count to five, saving each step; take long at the fourth, the first time."""
     begin = context.checkpoint or 0

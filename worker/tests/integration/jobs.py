@@ -161,6 +161,23 @@ async def cancels_itself(context: Any) -> str:
     return ""
 
 
+async def ten_events(context: Any) -> str:
+    """Emit ten events, then take a while."""
+    for number in range(10):
+        context.emit(ToolResultEvent(tool_name="t", tool_call_id=str(number), result="x"))
+    await asyncio.sleep(context.metadata["seconds"])
+    return "said"
+
+
+async def says_much(context: Any) -> str:
+    """Emit a long text, a tool's long result, and a long text of characters that are long as JSON."""
+    context.emit(context.input)
+    context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", result=context.input))
+    context.emit("\U0001f600" * 3000)
+    context.emit("end")
+    return "said"
+
+
 async def odd_event(context: Any) -> str:
     """Emit an event that is not JSON."""
     context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", arguments={"when": object()}))

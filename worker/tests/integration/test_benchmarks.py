@@ -42,7 +42,28 @@ def test_quick_drain_measures_ours_beside_the_floor(tmp_path: Path):
     assert rows["socket reads"]["floor"] < 0.2
 
 
+def test_quick_temporal_measures_both_executors_and_what_the_workers_memory_does(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("temporal", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["benchmarks"]["temporal"]}
+    assert rows["temporal: 20 tasks at once"]["ratio"] < 1
+    assert rows["temporal: submit to end, p50"]["ratio"] > 1
+    assert len([name for name in rows if "memory of both" in name]) == 4
+
+
 def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "'drain', 'idle', 'submit', 'shutdown'" in done.stderr
+    assert "'drain', 'idle', 'submit', 'metrics', 'shutdown', 'temporal'" in done.stderr
+
+
+def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("metrics", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["benchmarks"]["metrics"]}
+    assert [name.partition(",")[0] for name in rows] == ["metrics: rate", "metrics: CPU", "metrics: counting / all CPU"]
+    for name, row in rows.items():
+        assert row["ours"] > 0, name
+        assert row["ratio"] == row["ours"] / row["floor"], name

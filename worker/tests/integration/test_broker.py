@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys
 from orbiter.distributed.broker import TaskBroker
 from orbiter.distributed.claims import CancelOutcome, Claim, Entry, Outcome
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus
+from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
 from orbiter.distributed.sweeper import Sweeper
 from tests.support import wait_until
@@ -266,10 +268,12 @@ async def test_what_runs_is_not_recovered(broker: TaskBroker) -> None:
 async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
     broker: TaskBroker, store: TaskStore, redis_client: Redis
 ) -> None:
-    """0.1 clients can put a task on the queue twice, when a command is sent again after a lost connection."""
+    """Both run where the first one's worker says of no claim that it is its own: one of 0.1, beside ours."""
     task_id = await broker.submit(TaskPayload())
     await redis_client.xadd(QUEUE, {"payload": (await redis_client.xrange(QUEUE))[0][1]["payload"]})
-    first, second = await claim(broker), await claim(broker)
+    first = await claim(broker)
+    await redis_client.hdel(keys.task(task_id), "fence")
+    second = await claim(broker)
     assert await broker.finish("w1", [completed(second)]) == ["completed"]
     failed = Outcome(first, "failed", "boom", "E", 1, StatusEvent(status="error", seq=1).to_json())
     assert await broker.finish("w1", [failed]) == ["lost"]
@@ -277,6 +281,54 @@ async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
     assert (task.status, task.error) == (TaskStatus.COMPLETED, None)
     assert await redis_client.xlen(keys.stream(task_id)) == 1
     assert await pending(redis_client) == 0
+
+
+async def test_a_second_entry_of_a_task_that_runs_is_dropped_and_not_run_beside_it(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    """A 0.1 client sent its XADD again: the connection broke before the answer came."""
+    task = TaskPayload(input="hello")
+    for _ in range(2):
+        await redis_client.xadd(QUEUE, {"payload": task.to_json()})
+    [(entry, _)] = await broker.fetch("w1", 1)
+    [first] = await broker.start("w1", [(entry, task)])
+    [(second, said)] = await broker.fetch("w2", 1)
+    assert (first.verdict, said.verdict, second.entry_id == entry.entry_id) == ("run", "drop", False)
+    task_now = await store.get_status(task.task_id)
+    assert task_now is not None
+    assert (task_now.attempt, task_now.crashes, task_now.worker_id) == (1, 0, "w1")
+    # What a worker that is lost held is still there for another.
+    await asyncio.sleep(1.05)
+    [reclaimed] = await Sweeper(broker, "w3", lease=1).sweep(10)
+    assert reclaimed.entry_id == entry.entry_id
+    [again] = await broker.start("w3", [(reclaimed, task)])
+    assert (again.verdict, again.attempt) == ("run", 2)
+    mine = Claim(entry.entry_id, task, again.deliveries, again.attempt, again.retries)
+    assert await broker.finish("w3", [completed(mine)]) == ["completed"]
+    assert (await redis_client.xlen(QUEUE), await pending(redis_client)) == (0, 0)
+
+
+async def test_the_records_of_all_that_waits_are_kept_however_many_were_submitted_at_once(
+    broker: TaskBroker, redis_client: Redis
+) -> None:
+    """Far more than a batch with one score: each is looked at, those that are gone are forgotten, none twice."""
+    ids = [f"t{number:04}" for number in range(1050)]
+    await broker.submit_many(TaskPayload(task_id=task_id) for task_id in ids)
+    seconds, _ = await redis_client.time()
+    thirteen_hours_ago = (seconds - 13 * 3600) * 1000
+    async with redis_client.pipeline(transaction=False) as pipeline:
+        for number, task_id in enumerate(ids):
+            pipeline.zadd(keys.BY_TIME, {task_id: thirteen_hours_ago + 0.5 + (number >= 1000)})
+            pipeline.expire(keys.task(task_id), 1000)
+            if number % 10 == 0:
+                pipeline.delete(keys.task(task_id))
+        await pipeline.execute()
+    assert await Sweeper(broker, "w1", lease=1).sweep(10) == []
+    left = [task_id for number, task_id in enumerate(ids) if number % 10]
+    assert sorted(await redis_client.zrange(keys.BY_TIME, 0, -1)) == left
+    assert await redis_client.scard(keys.INDEX) == len(left)
+    short = [task_id for task_id in left if await redis_client.ttl(keys.task(task_id)) <= 1000]
+    assert short == []
 
 
 async def test_a_cancelled_task_that_is_too_large_stays_cancelled(
@@ -289,3 +341,68 @@ async def test_a_cancelled_task_that_is_too_large_stays_cancelled(
     assert (await store.get_status(task_id)).status == TaskStatus.CANCELLED
     assert await redis_client.xlen(keys.stream(task_id)) == 1
     assert await pending(redis_client) == 0
+
+
+async def test_one_turn_records_what_ended_and_starts_what_waits(
+    broker: TaskBroker, store: TaskStore, redis_client: Redis
+) -> None:
+    ids = await broker.submit_many(TaskPayload() for _ in range(4))
+    first = await claim(broker)
+    recorded, begun = await broker.turn("w1", [completed(first)], 2)
+    assert recorded == ["completed"]
+    assert [started.verdict for _, started in begun] == ["run", "run"]
+    statuses = [task.status if task else None for task in await store.get_many(ids)]
+    assert statuses == [TaskStatus.COMPLETED, TaskStatus.RUNNING, TaskStatus.RUNNING, TaskStatus.PENDING]
+    assert await pending(redis_client) == 2
+
+
+async def test_outcomes_of_a_batch_stand_or_fall_one_by_one(broker: TaskBroker, store: TaskStore) -> None:
+    ids = await broker.submit_many(TaskPayload() for _ in range(3))
+    claims = [await claim(broker, worker) for worker in ("w1", "gone", "w1")]
+    failed = Outcome(claims[2], "failed", "boom", "E", 1, StatusEvent(status="error", seq=1).to_json())
+    outcomes = [completed(claims[0]), completed(claims[1]), failed]
+    assert await broker.finish("w1", outcomes) == ["completed", "lost", "failed"]
+    tasks = [task for task in await store.get_many(ids) if task]
+    assert [task.status for task in tasks] == [TaskStatus.COMPLETED, TaskStatus.RUNNING, TaskStatus.FAILED]
+    assert (tasks[2].error, tasks[2].error_type, tasks[2].result) == ("boom", "E", None)
+
+
+@pytest.mark.parametrize("scripts", ["known", "unknown"])
+async def test_what_a_blocked_read_gives_has_started_when_it_returns(
+    broker: TaskBroker, store: TaskStore, redis_url: str, redis_client: Redis, scripts: str
+) -> None:
+    reader = connect(redis_url, max_connections=1)
+    [old] = await broker.submit_many([TaskPayload()])
+    held = await claim(broker)
+    if scripts == "known":
+        await broker.fetch_blocking(reader, "w1", 1, wait=0.01, since=held.entry_id, held=1)
+    waiting = asyncio.ensure_future(broker.fetch_blocking(reader, "w1", 5, wait=5, since="0-0", held=1))
+    await wait_until(lambda: _blocked(redis_client))
+    new = await broker.submit(TaskPayload(input="hello"))
+    begun = await waiting
+    # What ran already is told of as what it is: the same attempt.
+    assert [(entry.fields["payload"].count(new), started.attempt) for entry, started in begun] == [(0, 1), (1, 1)]
+    assert {started.verdict for _, started in begun} == {"run"}
+    for task_id in (old, new):
+        task = await store.get_status(task_id)
+        assert task is not None
+        assert (task.status, task.attempt, task.crashes) == (TaskStatus.RUNNING, 1, 0)
+    since = begun[-1][0].entry_id
+    assert await broker.fetch_blocking(reader, "w1", 5, wait=0.01, since=since, held=2) == []
+    await reader.aclose()
+
+
+async def _blocked(client: Redis) -> bool:
+    return bool((await client.info("clients"))["blocked_clients"])
+
+
+async def test_a_blocked_read_of_a_queue_without_a_group_says_so_and_keeps_its_connection(
+    broker: TaskBroker, redis_url: str, redis_client: Redis
+) -> None:
+    reader = connect(redis_url, max_connections=1)
+    await redis_client.xgroup_destroy(QUEUE, keys.group(QUEUE))
+    for _ in range(2):
+        with pytest.raises(ResponseError, match="NOGROUP"):
+            await broker.fetch_blocking(reader, "w1", 1, wait=0.01, since="0-0", held=0)
+    assert await reader.ping()
+    await reader.aclose()

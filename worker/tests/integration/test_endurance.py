@@ -164,6 +164,24 @@ async def test_a_worker_has_four_connections_whatever_its_concurrency(
     assert 0 < most <= 4
 
 
+async def test_an_event_beyond_the_limit_is_left_out_and_holds_up_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    async with one_worker(fleet, tmp_path / "log", "--max-event-bytes", "10000") as process:
+        task = await fleet.ends(await fleet.submit("says_much", "x" * 50_000))
+        after = await fleet.ends(await fleet.submit("echo", "next"))
+        assert process.poll() is None
+    assert (task.status, after.status) == (TaskStatus.COMPLETED, TaskStatus.COMPLETED)
+    texts, errors = [], []
+    for event in await fleet.events(task.task_id):
+        assert len(event.to_json()) <= 10_000
+        (texts if event.type == "text" else errors).append(event)
+    assert "".join(event.text for event in texts) == "x" * 50_000 + "\U0001f600" * 3000 + "end"
+    said = errors[0].error
+    assert (errors[0].type, errors[0].error_type, errors[0].recoverable) == ("error", "EventTooLargeError", True)
+    assert "'tool_result' was left out" in said
+    assert "10000 of --max-event-bytes (ORBITER_MAX_EVENT_BYTES)" in said
+    await fleet.check_invariants([task.task_id, after.task_id])
+
+
 async def test_results_and_payloads_beyond_the_limit_are_refused_with_the_limit(fleet: Fleet, tmp_path: Path) -> None:
     with pytest.raises(InvalidPayloadError, match=r"1000\d+ bytes .* ORBITER_MAX_PAYLOAD_BYTES"):
         await fleet.broker.submit(job_payload("echo", "x" * MEGABYTE))

@@ -43,7 +43,13 @@ METRICS = {
 }
 Q, A = "orbiter.distributed.queue_name", "orbiter.distributed.agent_name"
 STATUS, ERROR = "orbiter.distributed.task_status", "error.type"
-ALLOWED = {Q, A, STATUS, ERROR}
+OF_AGENTS = {"tasks.submitted", "tasks.completed", "tasks.failed", "tasks.cancelled", "task.wait_time"}
+
+
+def _attributes_of(name: str) -> set[str]:
+    """Return which attributes a metric has, all of them somewhere."""
+    short = name.removeprefix("orbiter.distributed.")
+    return {Q, A, STATUS, ERROR} if short == "task.duration" else {Q, A} if short in OF_AGENTS else {Q}
 
 
 def _label(name: str) -> str:
@@ -101,8 +107,10 @@ def _as_prometheus(labels: dict[str, str]) -> dict[str, str]:
     return {_label(name): value for name, value in labels.items()}
 
 
-async def test_the_health_port_tells_prometheus_what_became_of_tasks(fleet: Fleet, tmp_path: Path) -> None:
-    with _told(fleet, tmp_path / "log", "--concurrency", "4") as url:
+async def test_the_health_port_tells_prometheus_what_became_of_tasks(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
+    with _told(fleet, tmp_path / "log", "--concurrency", "4", **executor) as url:
         tasks = await _some_of_everything(fleet)
         duration = "orbiter_distributed_task_duration_seconds"
 
@@ -134,8 +142,16 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(fleet: Flee
         for name, (kind, _) in METRICS.items():
             if name != "orbiter.distributed.tasks.submitted":  # its submitter's to tell
                 assert found[f"TYPE {_prometheus_name(name)}"] == {frozenset({("type", kind)}): 1}, name
-        labels = {label for name, rows in found.items() if "TYPE" not in name for row in rows for label, _ in row}
-        assert labels <= {_label(name) for name in ALLOWED} | {"le"}
+                parts = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+                rows = [row for part in parts for row in found[_prometheus_name(name) + part]]
+                labels = {label for row in rows for label, _ in row} - {"le"}
+                assert labels == {_label(attribute) for attribute in _attributes_of(name)}, name
+        assert {name for name in found if not name.startswith("TYPE orbiter_distributed_")} == {
+            _prometheus_name(name) + part
+            for name, (kind, _) in METRICS.items()
+            if name != "orbiter.distributed.tasks.submitted"
+            for part in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+        }
         assert not [task_id for task_id in tasks if task_id in text]
 
 
@@ -149,9 +165,11 @@ def test_prometheus_accepts_the_text(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(fleet: Fleet, tmp_path: Path) -> None:
+async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
     with receiving() as receiver:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        env = executor | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "100"}
         env |= {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test", "OTEL_TRACES_EXPORTER": "none"}
         with worker_process(fleet.url, "w1", tmp_path / "log", "--heartbeat-ttl", "1", "--retry-backoff", "0", **env):
             await fleet.broker.submit(job_payload("submits", fleet.url))
@@ -175,8 +193,9 @@ def _check_otlp(receiver: Receiver, tasks: list[str]) -> None:
             assert metric.sum.aggregation_temporality == 2
         for labels, _ in receiver.points(name):
             assert labels[Q] == QUEUE
-            assert labels.keys() <= ALLOWED, name
             assert not set(labels.values()) & set(tasks)
+        said = {attribute for labels, _ in receiver.points(name) for attribute in labels}
+        assert said == _attributes_of(name), name
     completed = {labels[A]: point.as_int for labels, point in receiver.points(f"{TASKS}.completed")}
     assert completed["echo"] == 3
     durations = {(labels[A], labels[STATUS]): point for labels, point in receiver.points(f"{TASKS[:-1]}.duration")}

@@ -35,7 +35,7 @@ async def _ask(fleet: Fleet, receiver: Receiver) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url),
+        env=environment(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_SERVICE_NAME="client"),
         cwd=WORKER_DIRECTORY,
         check=False,
     )
@@ -43,10 +43,14 @@ async def _ask(fleet: Fleet, receiver: Receiver) -> str:
     return asked.stdout.strip()
 
 
-async def test_one_trace_leads_from_the_client_through_the_queue_to_the_tool(fleet: Fleet, tmp_path: Path) -> None:
-    with _traced_worker(fleet, tmp_path / "log") as receiver:
+async def test_one_trace_leads_from_the_client_through_the_queue_to_the_tool(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
+    with _traced_worker(fleet, tmp_path / "log", **executor) as receiver:
         trace_id = await _ask(fleet, receiver)
         await wait_until(lambda: receiver.span(EXECUTE) is not None)
+    # Two processes: the client's spans and the worker's.
+    assert {row["service.name"] for row in receiver.resources} >= {"orbiter-worker", "client"}
     by_id = {span.span_id: span for span in receiver.spans}
     assert {span.trace_id.hex() for span in receiver.spans} == {trace_id}
     tool = receiver.span("execute_tool add")
@@ -88,9 +92,9 @@ async def _baggage(fleet: Fleet, carrier: Any) -> dict[str, str]:
     return dict(task.result["baggage"])
 
 
-async def test_context_never_leaks_into_the_next_task(fleet: Fleet, tmp_path: Path) -> None:
+async def test_context_never_leaks_into_the_next_task(fleet: Fleet, tmp_path: Path, executor: dict[str, str]) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with _traced_worker(fleet, tmp_path / "log") as receiver:
+    with _traced_worker(fleet, tmp_path / "log", **executor) as receiver:
         assert await _baggage(fleet, {"traceparent": parent, "baggage": "user=ann"}) == {"user": "ann"}
         assert await _baggage(fleet, None) == {}
         # As 0.1 sends it: no traceparent, values quoted.
@@ -106,11 +110,14 @@ async def test_context_never_leaks_into_the_next_task(fleet: Fleet, tmp_path: Pa
     assert len({span.trace_id for span in receiver.spans}) == 7
 
 
-async def test_each_attempt_is_a_span_that_names_its_error(fleet: Fleet, tmp_path: Path) -> None:
-    with _traced_worker(fleet, tmp_path / "log") as receiver:
+async def test_each_attempt_is_a_span_that_names_its_error(
+    fleet: Fleet, tmp_path: Path, executor: dict[str, str]
+) -> None:
+    with _traced_worker(fleet, tmp_path / "log", **executor) as receiver:
         await fleet.ends(await fleet.submit("fail", metadata={"times": 1}))
-        stopped = await fleet.submit("sleep", metadata={"seconds": 30})
-        await fleet.runs(stopped)
+        begun = tmp_path / "begun"
+        stopped = await fleet.submit("sleep", metadata={"seconds": 30, "log": str(begun)})
+        await wait_until(begun.exists)
         await fleet.broker.cancel(stopped)
         await wait_until(lambda: len(receiver.spans) == 3)
     failed, worked, cancelled = receiver.spans

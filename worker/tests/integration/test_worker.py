@@ -17,7 +17,7 @@ from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import TaskStatus, is_final
 from orbiter.distributed.worker import Worker
 from tests.fleet import QUEUE, Fleet, working
-from tests.support import start_orbiter, wait_until
+from tests.support import slowness, start_orbiter, wait_until
 
 
 async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> None:
@@ -45,6 +45,26 @@ async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
             seen = max(seen, pending)
             await asyncio.sleep(0.01)
     assert seen == 2
+
+
+async def test_never_claims_more_than_it_can_start_while_tasks_end_and_others_follow(fleet: Fleet) -> None:
+    await fleet.submit_many("sleep", 300, metadata={"seconds": 0.005})
+    async with working(fleet, concurrency=4):
+        seen = set()
+        while await fleet.client.xlen(QUEUE):
+            seen.add((await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"])
+    assert max(seen) == 4
+
+
+async def test_a_worker_that_is_never_idle_takes_over_what_others_left(fleet: Fleet) -> None:
+    """Its claims come with its outcomes: it must leave a slot free to look for what a dead worker held."""
+    left = await fleet.submit("noop")
+    await fleet.client.xreadgroup(keys.group(QUEUE), "gone", {QUEUE: ">"})
+    await fleet.submit_many("sleep", 1500, metadata={"seconds": 0.01})
+    async with working(fleet, concurrency=2, heartbeat_ttl=1, drain_timeout=0):
+        task = await fleet.ends(left)
+        assert await fleet.client.xlen(QUEUE) > 50
+    assert task.status == TaskStatus.COMPLETED
 
 
 async def test_a_failing_task_is_retried_and_then_completes(fleet: Fleet) -> None:
@@ -251,7 +271,7 @@ async def test_an_idle_worker_stops_at_once(fleet: Fleet) -> None:
     began = time.monotonic()
     await worker.stop()
     await life
-    assert time.monotonic() - began < 0.2
+    assert (time.monotonic() - began) / slowness() < 0.2
     assert await fleet.client.xinfo_consumers(QUEUE, keys.group(QUEUE)) == []
 
 

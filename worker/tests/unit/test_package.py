@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points, metadata
 
 import pytest
 
@@ -33,3 +34,9 @@ def test_importing_the_package_loads_nothing_heavy(module: str, heavy: Sequence[
     code = f"import json, sys, {module}\nprint(json.dumps([m for m in {tuple(heavy)!r} if m in sys.modules]))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(found) == []
+
+
+def test_it_runs_on_python_3_11_and_brings_the_command() -> None:
+    found = metadata("orbiter-distributed")
+    assert found["Requires-Python"] == ">=3.11"
+    assert [point.name for point in entry_points(group="console_scripts", value="orbiter.cli:main")] == ["orbiter"]

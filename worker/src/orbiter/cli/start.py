@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -110,7 +111,14 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         worker = Worker(redis_url, queue_name=values.pop("queue"), **values)
     except ImportError as error:
         raise Failure(f"Error: {error}") from None
+    _spare_the_collector()
     run(redis_url, worker.start(), loop_factory=_loop_factory())
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from going through all modules, which stay, again and again while tasks run."""
+    gc.freeze()
+    gc.set_threshold(10_000, *gc.get_threshold()[1:])
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop] | None:

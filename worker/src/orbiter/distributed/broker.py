@@ -12,11 +12,10 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic_core import to_json
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from orbiter.distributed import keys, metrics
-from orbiter.distributed.claims import Batch, CancelOutcome, Claim, Entry, Outcome, Started
+from orbiter.distributed import calls, keys, metrics
+from orbiter.distributed.claims import Batch, Begun, CancelOutcome, Claim, Entry, Outcome, Started
 from orbiter.distributed.connected import Connected
 from orbiter.distributed.lua import EVENT_TTL, TASK_TTL, script
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
@@ -34,8 +33,15 @@ SUBMIT_BATCH = 500
 SUBMIT_BYTES = 4_000_000
 
 
+_PREFIXES = (keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX)
+
+
 def _entry(entry_id: str, fields: Sequence[str]) -> Entry:
     return Entry(entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))
+
+
+def _begun(row: Any) -> Begun:
+    return _entry(row[0], row[1]), Started(*row[2:])
 
 
 def entries_of(reply: Any) -> list[Entry]:
@@ -77,6 +83,7 @@ class TaskBroker(Connected):
         self.max_retries = max_retries
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
+        self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
         self._patience = patience
@@ -167,25 +174,43 @@ class TaskBroker(Connected):
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[tuple[Entry, Started]]:
+    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[Begun]:
         """Promote what is due, claim up to ``count`` waiting entries without waiting, start what can be started."""
-        rows = await self.call(
-            "claim",
-            [self.queue_name, *self._parking, self.dead],
-            [
-                *(self.group, consumer, count, self.max_crashes, self.max_payload_bytes),
-                *(keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX),
-            ],
-            client,
-        )
-        return [(_entry(row[0], row[1]), Started(*row[2:])) for row in rows]
+        return (await self.turn(consumer, (), count, client=client))[1]
 
-    async def fetch_blocking(self, client: Redis, consumer: str, count: int, *, wait: float) -> list[Entry]:
-        """Claim up to ``count`` entries on a connection of the caller's, waiting up to ``wait`` seconds."""
-        reply: Any = await client.xreadgroup(
-            self.group, consumer, {self.queue_name: ">"}, count=count, block=int(wait * 1000)
-        )
-        return [Entry(entry_id, fields) for _, rows in reply or () for entry_id, fields in rows]
+    async def fetch_blocking(
+        self, client: Redis, consumer: str, count: int, *, wait: float, since: str, held: int
+    ) -> list[Begun]:
+        """Wait up to ``wait`` seconds, on a connection of the caller's, to claim and start up to ``count`` tasks.
+
+        Args:
+            client: The connection.
+            consumer: The consumer.
+            count: How many at most.
+            wait: How long.
+            since: Id of an entry that was delivered before all that this can claim.
+            held: How many claims the consumer has besides, at most.
+        """
+        read = ("XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, "BLOCK", int(wait * 1000), "STREAMS")
+        names = [self.queue_name, self.dead]
+        args: list[str | int] = [
+            self.group,
+            consumer,
+            *_PREFIXES,
+            since,
+            count + held,
+            self.max_crashes,
+            self.max_payload_bytes,
+        ]
+        given = self._script("given")
+        # The server comes to the second command when the first has ended: what was read has started when we hear of it.
+        reply, rows = await calls.ask(client, (*read, self.queue_name, ">"), calls.words(given, names, args))
+        for said in (reply, rows):
+            if isinstance(said, ResponseError) and not isinstance(said, NoScriptError):
+                raise said
+        if isinstance(rows, NoScriptError):
+            rows = await self.call("given", names, args, client)
+        return [_begun(row) for row in rows]
 
     async def recover(
         self, consumer: str, count: int, *, running: Collection[str], given_up: Collection[str], reborn: bool
@@ -224,19 +249,25 @@ class TaskBroker(Connected):
 
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, one call for all; return what stands for each: a status, or ``lost``."""
-        names = [self.queue_name, self.dead]
-        rows = []
+        return (await self.turn(consumer, outcomes, 0))[0]
+
+    async def turn(
+        self, consumer: str, outcomes: Sequence[Outcome], count: int, *, client: Redis | None = None
+    ) -> tuple[list[str], list[Begun]]:
+        """Record outcomes, then claim and start up to ``count`` waiting tasks, all in one call.
+
+        Returns:
+            What stands for each outcome, a status or ``lost``; and what was claimed.
+        """
+        args: list[str | int] = [self.group, consumer, *_PREFIXES, count, self.max_crashes, self.max_payload_bytes]
         for outcome in outcomes:
-            claim, task_id = outcome.claim, outcome.claim.task.task_id
-            names += (keys.task(task_id), keys.stream(task_id))
-            field = "result" if outcome.status == "completed" else "error"
-            rows.append(
-                [
-                    *(claim.entry_id, claim.deliveries, task_id, outcome.status, field, outcome.value),
-                    *(outcome.error_type, keys.events(task_id), claim.attempt, outcome.seq, outcome.event),
-                ]
+            claim = outcome.claim
+            args += (
+                *(claim.entry_id, claim.deliveries, claim.task.task_id, outcome.status, outcome.value),
+                *(outcome.error_type, f"{claim.attempt}-{outcome.seq}!", outcome.event),
             )
-        return cast("list[str]", await self.call("finish", names, [self.group, consumer, to_json(rows)]))
+        recorded, begun = await self.call("turn", [self.queue_name, *self._parking, self.dead], args, client)
+        return recorded, [_begun(row) for row in begun]
 
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""
@@ -282,7 +313,8 @@ class TaskBroker(Connected):
 
     async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[str]:
         """Renew leases on a connection of the caller's; say ``ok``, ``lost`` or ``cancel`` for each."""
-        names = [self.queue_name, *(keys.task(claim.task.task_id) for claim in claims)]
+        ids = [claim.task.task_id for claim in claims]
+        names = [self.queue_name, *(name for task_id in ids for name in (keys.task(task_id), keys.stream(task_id)))]
         args = [part for claim in claims for part in (claim.entry_id, claim.deliveries)]
         return cast("list[str]", await self.call("renew", names, [self.group, consumer, *args], client))
 
@@ -324,9 +356,16 @@ class TaskBroker(Connected):
         self, name: str, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None = None
     ) -> Any:
         """Run a script, within the broker's patience."""
-        return await self.within(self._script(name)(keys=names, args=args, client=client))
+        return await self.within(self._run(self._script(name), names, args, client))
+
+    def _run(
+        self, script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None
+    ) -> Awaitable[Any]:
+        return calls.run(client or self.client, script, names, args)
 
     async def within(self, reply: Awaitable[T]) -> T:
         """Await a reply of Redis, within the broker's patience."""
+        if self._patience is None:
+            return await reply
         async with asyncio.timeout(self._patience):
             return await reply

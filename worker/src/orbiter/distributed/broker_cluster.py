@@ -15,15 +15,16 @@ from redis.exceptions import NoScriptError
 
 from orbiter.distributed import faults, keys
 from orbiter.distributed.broker import TaskBroker, entries_of
-from orbiter.distributed.claims import CancelOutcome, Started
+from orbiter.distributed.claims import CancelOutcome, Entry, Started
 from orbiter.distributed.redis_url import check
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
 
-    from orbiter.distributed.claims import Batch, Claim, Entry, Outcome
+    from orbiter.distributed.claims import Batch, Begun, Claim, Outcome
     from orbiter.distributed.models import TaskPayload
 
 # What a task's final event calls its status.
@@ -97,11 +98,27 @@ class ClusterBroker(TaskBroker):
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
 
-    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[tuple[Entry, Started]]:
+    async def fetch(self, consumer: str, count: int, *, client: Redis | None = None) -> list[Begun]:
         """Promote what is due and claim up to ``count`` waiting entries without waiting; nothing is started yet."""
         names = [self.queue_name, *self._parking]
         reply = await self.call("cluster_fetch", names, [self.group, consumer, count], client)
-        return [(entry, Started("read", 1, 0, 0)) for entry in entries_of(reply)]
+        return [_read(entry) for entry in entries_of(reply)]
+
+    async def fetch_blocking(
+        self,
+        client: Redis,
+        consumer: str,
+        count: int,
+        *,
+        wait: float,
+        since: str,  # noqa: ARG002 - nothing is started yet
+        held: int,  # noqa: ARG002
+    ) -> list[Begun]:
+        """Claim up to ``count`` entries on a connection of the caller's, waiting up to ``wait`` seconds."""
+        reply: Any = await client.xreadgroup(
+            self.group, consumer, {self.queue_name: ">"}, count=count, block=int(wait * 1000)
+        )
+        return [_read(Entry(entry_id, fields)) for _, rows in reply or () for entry_id, fields in rows]
 
     async def start(self, consumer: str, claimed: Sequence[tuple[Entry, TaskPayload]]) -> list[Started]:
         """Start claimed tasks; end those which have ended already, or lost too many workers."""
@@ -204,6 +221,17 @@ class ClusterBroker(TaskBroker):
         )
         return [status if status in _SAID else "lost" for status in recorded]
 
+    async def turn(
+        self,
+        consumer: str,
+        outcomes: Sequence[Outcome],
+        count: int,  # noqa: ARG002 - what waits is claimed in another step
+        *,
+        client: Redis | None = None,  # noqa: ARG002
+    ) -> tuple[list[str], list[Begun]]:
+        """Record outcomes; claim nothing."""
+        return await self.finish(consumer, outcomes), []
+
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""
         seconds, micros = await self.within(self.client.time())
@@ -244,6 +272,7 @@ class ClusterBroker(TaskBroker):
         async with client.pipeline(transaction=False) as pipeline:
             for claim in claims:
                 pipeline.expire(keys.task(claim.task.task_id), 86400)
+                pipeline.expire(keys.stream(claim.task.task_id), self.event_ttl)
             await self.within(pipeline.execute())
         return [
             "lost" if not count else "cancel" if asked or status == "cancelled" else "ok"
@@ -275,6 +304,11 @@ class ClusterBroker(TaskBroker):
     async def unblock(self, reader_id: int) -> None:
         """End a blocking read, without losing what it was given."""
         await self._at_queue(self.client, "CLIENT UNBLOCK", reader_id)
+
+    def _run(
+        self, script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None
+    ) -> Awaitable[Any]:
+        return script(keys=names, args=args, client=client)
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -317,6 +351,10 @@ class ClusterBroker(TaskBroker):
             # A node that has just become master knows no scripts. Those calls that were done are harmless to repeat.
             await self.within(self.client.script_load(script.script))
         raise AssertionError("unreachable")
+
+
+def _read(entry: Entry) -> Begun:
+    return entry, Started("read", 1, 0, 0)
 
 
 def _fence(consumer: str, claim: Claim) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +49,10 @@ class Started:
     deliveries: int
     attempt: int
     retries: int
+
+
+# What was claimed, and what the queue made of it.
+Begun: TypeAlias = tuple[Entry, Started]
 
 
 @dataclass(slots=True)

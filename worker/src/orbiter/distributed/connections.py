@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    BlockingConnectionPool,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import Connection as SyncConnection
@@ -37,6 +43,40 @@ KEEPALIVE: dict[int, int] = {
 }
 SENTINEL_TIMEOUT = 0.5
 _QUESTION = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
+
+
+class Pool(BlockingConnectionPool):
+    """A pool that hands out a free connection without its locks, as these cost more than a small command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._wanted = 0
+
+    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a connection, as soon as there is one."""
+        free = self._available_connections
+        if self._wanted or not free or not free[-1].is_connected:
+            self._wanted += 1
+            try:
+                return await super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
+            finally:
+                self._wanted -= 1
+        connection = free.pop()
+        self._in_use_connections.add(connection)
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back."""
+        if self._wanted or connection.should_reconnect():  # type: ignore[no-untyped-call]
+            await super().release(connection)
+        else:
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
 
 
 class NotMasterError(ConnectionError):

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' 
 from orbiter.distributed import keys
 from orbiter.distributed.claims import Batch
 from orbiter.distributed.connected import Connected
-from orbiter.distributed.models import ErrorEvent, Event, TextEvent, event_from_json, is_final
+from orbiter.distributed.models import MAX_EVENT_BYTES, ErrorEvent, Event, TextEvent, event_from_json, is_final
 from orbiter.distributed.store import TaskStore
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 MERGE_WINDOW = 0.02
 FLUSH_EVENTS = 1000
 MERGED_TEXT = 100_000
+# At most, as JSON, with what is around them: a character beyond the first 65 536 is written as two escapes.
+BYTES_A_CHARACTER = 16
 RESEND_AFTER = 0.5
 LOOK_AGAIN = 5.0
 RECONNECT_WITHIN = 60.0
@@ -40,11 +42,12 @@ RECONNECT_WITHIN = 60.0
 class EventLog:
     """The events of one attempt of one task, numbered without gaps as they leave."""
 
-    def __init__(self, publisher: EventPublisher, task_id: str, attempt: int) -> None:
+    def __init__(self, publisher: EventPublisher, task_id: str, attempt: int, largest: int) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.seq = 0
         self._publisher = publisher
+        self._largest = largest
         self.closed = False
 
     def emit(self, event: Event | str) -> None:
@@ -56,12 +59,21 @@ class EventLog:
         """Give the event its number and return its JSON."""
         self.seq += 1
         try:
-            return event.to_json(seq=self.seq, attempt=self.attempt)
+            text = event.to_json(seq=self.seq, attempt=self.attempt)
         except (TypeError, ValueError, RecursionError) as error:
-            said = ErrorEvent(
-                error=f"an event of type {event.type!r} is not JSON: {error}", error_type=type(error).__name__
-            )
-            return said.model_copy(update={"recoverable": True}).to_json(seq=self.seq, attempt=self.attempt)
+            return self._instead(f"an event of type {event.type!r} is not JSON: {error}", type(error).__name__)
+        if len(text) <= self._largest:
+            return text
+        # One that Redis does not take would keep back everything that is said here, and every outcome behind it.
+        return self._instead(
+            f"an event of type {event.type!r} was left out: {len(text)} bytes as JSON are more than the"
+            f" {self._largest} of --max-event-bytes (ORBITER_MAX_EVENT_BYTES)",
+            "EventTooLargeError",
+        )
+
+    def _instead(self, error: str, error_type: str) -> str:
+        said = ErrorEvent(error=error, error_type=error_type, recoverable=True)
+        return said.to_json(seq=self.seq, attempt=self.attempt)
 
     def last(self, status: str, agent_name: str, message: str) -> tuple[int, str]:
         """Return number and JSON of the final event, after everything that was flushed; asking again gives the same."""
@@ -84,10 +96,15 @@ class EventPublisher:
 
     Args:
         say: Sends batches; sending one again must be harmless.
+        max_event_bytes: Largest event, bytes of JSON. Longer text is sent in pieces, anything else is left out.
     """
 
-    def __init__(self, say: Callable[[Sequence[Batch]], Awaitable[None]]) -> None:
+    def __init__(
+        self, say: Callable[[Sequence[Batch]], Awaitable[None]], *, max_event_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
         self._say = say
+        self._largest = max_event_bytes
+        self._piece = min(MERGED_TEXT, max_event_bytes // BYTES_A_CHARACTER)
         self._buffer: list[tuple[EventLog, Event]] = []
         self._unsent: list[Batch] = []
         self._something = asyncio.Event()
@@ -96,7 +113,7 @@ class EventPublisher:
 
     def log(self, task_id: str, attempt: int) -> EventLog:
         """Open the log of one attempt."""
-        return EventLog(self, task_id, attempt)
+        return EventLog(self, task_id, attempt, self._largest)
 
     def add(self, log: EventLog, event: Event) -> None:
         """Append to the buffer; callable from any thread."""
@@ -110,13 +127,19 @@ class EventPublisher:
     def _append(self, log: EventLog, event: Event) -> None:
         if log.closed:  # meanwhile: a thread's event comes a turn of the loop later
             return
+        if isinstance(event, TextEvent) and len(event.text) > self._piece:
+            for at in range(0, len(event.text), self._piece):
+                piece = event.model_copy(update={"text": event.text[at : at + self._piece]})
+                self._buffer.append((log, piece))
+            self._something.set()
+            return
         if self._buffer and isinstance(event, TextEvent):
             last_log, last = self._buffer[-1]
             if (
                 last_log is log
                 and isinstance(last, TextEvent)
                 and last.agent_name == event.agent_name
-                and len(last.text) < MERGED_TEXT
+                and len(last.text) + len(event.text) <= self._piece
             ):
                 self._buffer[-1] = (log, last.model_copy(update={"text": last.text + event.text}))
                 return

@@ -17,12 +17,13 @@ from orbiter.distributed.claims import Claim, Entry, Started
 from orbiter.distributed.models import InvalidPayloadError, PayloadTooLargeError, TaskPayload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine
+    from collections.abc import Callable, Collection, Coroutine, Sequence
     from typing import Any, TypeAlias
 
     from redis.asyncio import Redis
 
     from orbiter.distributed.broker import TaskBroker
+    from orbiter.distributed.claims import Begun
     from orbiter.distributed.sweeper import Sweeper
     from orbiter.distributed.task_meter import TaskMeter
     from orbiter.distributed.vitals import Vitals
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READ_WAIT = 1.0
+ROOM_WITHIN = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 _TASK_ID_FIRST = '{"task_id": "'
 
@@ -44,6 +46,7 @@ class Fetcher:
         reader: A connection for the blocking read alone.
         sweeper: Finds what others left behind.
         worker_id: The consumer.
+        lease: Lifetime of a lease, seconds.
         room: Returns how many tasks can start now.
         held: Ids of the entries that run here.
         begin: Called with each started claim, with what is wrong with its payload, and with the moment (monotonic) at
@@ -59,6 +62,7 @@ class Fetcher:
         sweeper: Sweeper,
         *,
         worker_id: str,
+        lease: float,
         room: Callable[[], int],
         held: Collection[str],
         begin: Begin,
@@ -69,6 +73,7 @@ class Fetcher:
         self._reader = reader
         self._sweeper = sweeper
         self._worker_id = worker_id
+        self._lease = lease
         self._room = room
         self._held = held
         self._begin = begin
@@ -78,8 +83,16 @@ class Fetcher:
         # What an earlier life under this name left pending comes first, and what a lost reply delivered, after a loss.
         self._recovering = self._reborn = True
         self._given_up: set[str] = set()
+        # The newest entry that a read gave us: what the next one gives is newer.
+        self._newest = "0-0"
         self._stopping = False
         self._paused = False
+        self._full = False
+        # What came with outcomes and is still to be started.
+        self._unread: list[Entry] = []
+        self._flying = 0
+        self._landed = asyncio.Event()
+        self._landed.set()
         self._changed = asyncio.Event()
         self.parked = asyncio.Event()
 
@@ -91,8 +104,45 @@ class Fetcher:
         self._recovering = True
 
     def look(self) -> None:
-        """Look again: there may be room now."""
+        """Look again, if there is room now."""
+        if self._room() > 0:
+            self._changed.set()
+
+    # -- claims that come with outcomes --------------------------------------------------------------------------
+
+    def board(self, free: int) -> int:
+        """Return how many claims may come with a call that frees so many slots: all of them, or none.
+
+        They do while every slot is taken, so that nobody claims beside them, and nothing else is to be done first.
+        """
+        if not self._full or self._stopping or self._paused or self._recovering:
+            return 0
+        self._flying += 1
+        self._landed.clear()
+        return free
+
+    def land(self, begun: Sequence[Begun], asked: float) -> None:
+        """Take over what came with outcomes, asked for at that moment (monotonic)."""
+        self._arrived()
+        try:
+            self._unread += self._take(begun, asked)
+        except Exception:
+            # As in run(): it must not end those that came with it, nor the recording of outcomes.
+            logger.exception("what came with outcomes could not be taken over; trying again")
+            self._recovering = True
+        if self._unread or self._paused or self._recovering:
+            self._changed.set()
+
+    def crash(self) -> None:
+        """Take note that it is not known what came with outcomes."""
+        self._arrived()
+        self._recovering = True
         self._changed.set()
+
+    def _arrived(self) -> None:
+        self._flying -= 1
+        if self._flying == 0:
+            self._landed.set()
 
     def resume(self) -> None:
         """Fetch again, after :meth:`pause`."""
@@ -139,9 +189,9 @@ class Fetcher:
         while not self._stopping:
             self._changed.clear()
             room = self._room()
-            if self._paused:
+            if self._paused and self._landed.is_set() and not self._unread:
                 self.parked.set()
-            if self._paused or room <= 0:
+            if not self._unread and (self._paused or room <= 0):
                 await self._wait_for_room()
                 continue
             try:
@@ -165,26 +215,49 @@ class Fetcher:
                 logger.exception("fetching failed; trying again")
                 self._recovering = True
                 await self._wait(LONGEST_PAUSE)
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Hand back what came with outcomes and has not started; what cannot be is recovered, here or elsewhere."""
+        with contextlib.suppress(RedisError, OSError):
+            async with asyncio.timeout(READ_WAIT):
+                await self._landed.wait()
+                if self._unread:
+                    unread, self._unread = self._unread, []
+                    await self._start(unread)
 
     async def _wait_for_room(self) -> None:
         """Wait until there is room; look meanwhile at what waits on the queue: it grows while all are busy."""
-        try:
-            async with asyncio.timeout(self._sweeper.due_in):
-                await self._changed.wait()
-        except TimeoutError:
+        self._full = True
+        changed = await self._change(self._sweeper.due_in)
+        self._full = False
+        # It may be our turn to sweep, for which there must be room: the next slot that is free stays so.
+        if not changed and not await self._change(ROOM_WITHIN):
             with contextlib.suppress(RedisError, OSError):
                 await self._sweeper.look()
+
+    async def _change(self, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
+            await self._change(left)
 
     async def _claim(self, room: int) -> None:
+        if self._unread:
+            unread, self._unread = self._unread, []
+            await self._start(unread)
+            return
         if self._recovering:
+            # What is on its way to us is pending here, too.
+            await self._landed.wait()
             entries = await self._broker.recover(
                 self._worker_id, room, running=self._held, given_up=self._given_up, reborn=self._reborn
             )
@@ -201,27 +274,36 @@ class Fetcher:
             return
         asked = time.monotonic()
         # On the reader's connection, which has nothing else to do now: claims do not queue behind outcomes.
-        fetched = await self._broker.fetch(self._worker_id, room, client=self._reader)
-        if fetched:
-            faults.reach("after fetch")
-            unread = [entry for entry, started in fetched if started.verdict == "read"]
-            for entry, started in fetched:
-                if started.verdict != "read":
-                    self._started(entry, started, asked)
-            if unread:
-                await self._start(unread)
-        elif not self._stopping and not self._paused and (entries := await self._read(room)):
-            faults.reach("after fetch")
-            await self._start(entries)
+        begun = await self._broker.fetch(self._worker_id, room, client=self._reader)
+        if not begun and not self._stopping and not self._paused:
+            asked = time.monotonic()
+            begun = await self._read(room)
+        if unread := self._take(begun, asked):
+            await self._start(unread)
 
-    async def _read(self, room: int) -> list[Entry]:
+    async def _read(self, room: int) -> list[Begun]:
         """Wait for entries."""
-        async with asyncio.timeout(READ_WAIT + 5):
+        # What it gives may have started when the wait began, for all we know: that must leave most of the lease.
+        wait = min(READ_WAIT, self._lease / 4)
+        async with asyncio.timeout(wait + 5):
             if self._reader_id is None:
                 self._reader_id = await self._broker.reader_id(self._reader)
-            return await self._broker.fetch_blocking(self._reader, self._worker_id, room, wait=READ_WAIT)
+            return await self._broker.fetch_blocking(
+                self._reader, self._worker_id, room, wait=wait, since=self._newest, held=len(self._held)
+            )
 
     # -- from entry to claim -------------------------------------------------------------------------------------
+
+    def _take(self, begun: Sequence[Begun], asked: float) -> list[Entry]:
+        """Take over what has started; return what is still to be read."""
+        if not begun:
+            return []
+        faults.reach("after fetch")
+        self._newest = begun[-1][0].entry_id
+        for entry, started in begun:
+            if started.verdict != "read":
+                self._started(entry, started, asked)
+        return [entry for entry, started in begun if started.verdict == "read"]
 
     async def _start(self, entries: list[Entry]) -> None:
         if self._stopping:

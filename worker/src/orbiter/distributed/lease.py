@@ -67,6 +67,7 @@ class LeaseKeeper:
         self._client = client
         self._worker_id = worker_id
         self._ttl = ttl
+        self._margin = ttl / 10
         self._holders = holders
         self._describe = describe
         self._control = control
@@ -116,6 +117,17 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Beat until cancelled, whatever becomes of Redis."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            await self._beat_for_ever()
+
+    async def _watch(self) -> None:
+        """Stop what is not proven in time also while a beat hangs: a connection that is dead may say nothing at all."""
+        while True:
+            await asyncio.sleep(self._margin / 2)
+            self._give_up_unproven()
+
+    async def _beat_for_ever(self) -> None:
         period = self._ttl / 3
         while True:
             pause = period
@@ -127,7 +139,6 @@ class LeaseKeeper:
                 metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                 logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
                 pause = min(1.0, period / 4)
-                self._give_up_unproven()
             try:
                 async with asyncio.timeout(pause):
                     await self._kicked.wait()
@@ -136,7 +147,7 @@ class LeaseKeeper:
             self._kicked.clear()
 
     def _give_up_unproven(self) -> None:
-        margin = self._ttl / 10
+        until = time.monotonic() + self._margin
         for holder in list(self._holders.values()):
-            if holder.proven_until - margin < time.monotonic():
+            if holder.proven_until < until:
                 holder.stop("lost")

@@ -19,7 +19,8 @@ EVENT_TTL = 3600
 def _source(name: str, task_ttl: int, event_ttl: int) -> str:
     folder = files("orbiter.distributed") / "scripts"
     shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
-    settings = f"local ENDED_TTL, EVENT_TTL = {task_ttl:d}, {event_ttl:d}"
+    # As text: a number costs the server a conversion at each use.
+    settings = f"local ENDED_TTL, EVENT_TTL = '{task_ttl:d}', '{event_ttl:d}'"
     return "\n".join((shebang, settings, (folder / "_lib.lua").read_text(), body))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_QUEUE = "orbiter:tasks"
+MAX_EVENT_BYTES = 1_000_000
 # orbiter:task:{id} would be one of our own keys.
 RESERVED_IDS = frozenset({"index", "by_time"})
 

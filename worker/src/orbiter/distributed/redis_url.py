@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from redis import ConnectionPool as SyncConnectionPool
 from redis import Redis as SyncRedis
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.cluster import ClusterNode
@@ -324,7 +324,7 @@ def connect(url: str, *, max_connections: int = 4, retries: int = 3, name: str |
         return cast("Redis", cluster)
     # No socket timeout: redis-py's runs every command through asyncio.wait_for, which on Python 3.11 can lose a
     # cancellation. A dead peer is noticed by keepalive and by the deadlines of those who wait.
-    pool = BlockingConnectionPool(
+    pool = connections.Pool(
         connection_class=connections.ASYNC[parts.kind, parts.secure],
         max_connections=max_connections,
         timeout=None,

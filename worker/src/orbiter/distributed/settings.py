@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from orbiter.distributed.lua import EVENT_TTL, TASK_TTL
-from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
+from orbiter.distributed.models import DEFAULT_QUEUE, MAX_EVENT_BYTES, validation_message
 
 NAME_PATTERN = r"^[A-Za-z0-9_.:@-]{1,128}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -51,6 +51,7 @@ class WorkerSettings(BaseModel):
     max_crashes: int = Field(default=3, ge=0, description="Runs repeated after a lost worker")
     max_payload_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest task that is run, bytes of JSON")
     max_result_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest result that is kept, bytes of JSON")
+    max_event_bytes: int = Field(default=MAX_EVENT_BYTES, ge=10_000, description="Largest event, bytes of JSON")
     task_ttl: int = Field(
         default=TASK_TTL, ge=60, le=31_536_000, description="Seconds to keep the record of an ended task"
     )

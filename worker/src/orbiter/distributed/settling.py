@@ -8,7 +8,8 @@ import logging
 import math
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import RedisError
 
@@ -28,18 +29,22 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from orbiter.distributed.broker import TaskBroker
+    from orbiter.distributed.claims import Begun
     from orbiter.distributed.events import EventPublisher
     from orbiter.distributed.settings import WorkerSettings
     from orbiter.distributed.slot import Ended, Slot
 
     Done: TypeAlias = Callable[[Slot, str], None]
+    _Row: TypeAlias = tuple[Slot, Ended, Done]
 
 logger = logging.getLogger(__name__)
 
+LARGEST_BATCH = 128
 BACKOFF_CAP = 60.0
 LONGEST_ASKED = 3600.0
 AGAIN_AFTER = 0.2
 ERROR_CAP = 10_000
+_JSON = json.JSONEncoder(allow_nan=False)
 
 
 def describe(error: BaseException) -> str:
@@ -72,7 +77,7 @@ def result_text(result: dict[str, Any] | None, limit: int) -> str:
         ConfigurationError: It is not JSON, or longer than ``limit``.
     """
     try:
-        text = json.dumps(result, allow_nan=False)
+        text = _JSON.encode(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"result: not JSON: {error}") from None
     if len(text) > limit:
@@ -85,6 +90,29 @@ def result_text(result: dict[str, Any] | None, limit: int) -> str:
 
 def _ours(slot: Slot) -> bool:
     return time.monotonic() < slot.proven_until and slot.reason != "lost"
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What came back for a batch: what stands for each of its rows, and claims, where these were asked for."""
+
+    rows: list[_Row]
+    recorded: list[str]
+    begun: list[Begun] | None
+    asked: float
+
+
+class Carrier(Protocol):
+    """Claims for the slots that outcomes free: the fetcher."""
+
+    def board(self, free: int) -> int:
+        """Return how many claims are to come with outcomes that free so many slots."""
+
+    def land(self, begun: list[Begun], asked: float) -> None:
+        """Take over what came."""
+
+    def crash(self) -> None:
+        """Take note that it is not known what came."""
 
 
 class Settler:
@@ -101,9 +129,16 @@ class Settler:
         self._publisher = publisher
         self._settings = settings
         self._worker_id = settings.worker_id
-        self._waiting: list[tuple[Slot, Ended, Done]] = []
+        # Half of the slots: their outcomes are recorded while the other half runs.
+        self._batch = min(LARGEST_BATCH, -(-settings.concurrency // 2))
+        self._carrier: Carrier | None = None
+        self._waiting: list[_Row] = []
         self._something = asyncio.Event()
         self._apart: set[asyncio.Task[None]] = set()
+
+    def carry(self, carrier: Carrier) -> None:
+        """Bring claims back with recorded outcomes, from now on."""
+        self._carrier = carrier
 
     def settle(self, slot: Slot, done: Done) -> None:
         """Record the end of a run, trying for as long as its lease lives; ``done`` is told what stands, or ``lost``."""
@@ -176,29 +211,58 @@ class Settler:
     # -- what is recorded in batches: ends -------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Record ends, until cancelled: while one batch is on its way, the next one gathers."""
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            batch, self._waiting = self._waiting, []
-            while batch := [row for row in batch if self._still_ours(row)]:
-                try:
-                    await self._publisher.flush()
-                    ready = [(row, outcome) for row in batch if (outcome := self._outcome_of(row))]
-                    batch = [row for row, _ in ready]
-                    faults.reach("before settle")
-                    recorded = await self._broker.finish(self._worker_id, [outcome for _, outcome in ready])
-                except (RedisError, OSError) as error:
-                    metrics.DISRUPTIONS.add(1, self._broker.queue_name)
-                    logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
-                    await asyncio.sleep(AGAIN_AFTER)
-                else:
-                    faults.reach("after settle")
-                    for ((slot, _, done), _), status in zip(ready, recorded, strict=True):
-                        done(slot, status)
-                    break
+        """Record ends, until cancelled: while the server works on a batch, what came with the last is taken in."""
+        sent: asyncio.Task[_Answer | None] | None = None
+        try:
+            while True:
+                if sent is None and not self._waiting:
+                    self._something.clear()
+                    await self._something.wait()
+                answer = await sent if sent else None
+                sent = self._send()
+                if answer is not None:
+                    if sent is not None:
+                        await asyncio.sleep(0)  # for it to leave
+                    self._take_in(answer)
+        finally:
+            if sent is not None:
+                sent.cancel()
 
-    def _still_ours(self, row: tuple[Slot, Ended, Done]) -> bool:
+    def _send(self) -> asyncio.Task[_Answer | None] | None:
+        batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+        return asyncio.create_task(self._record(batch)) if batch else None
+
+    async def _record(self, batch: list[_Row]) -> _Answer | None:
+        while batch := [row for row in batch if self._still_ours(row)]:
+            boarded = 0
+            try:
+                await self._publisher.flush()
+                ready = [(row, outcome) for row in batch if (outcome := self._outcome_of(row))]
+                batch = [row for row, _ in ready]
+                boarded = self._carrier.board(len(ready)) if self._carrier else 0
+                asked = time.monotonic()
+                faults.reach("before settle")
+                outcomes = [outcome for _, outcome in ready]
+                recorded, begun = await self._broker.turn(self._worker_id, outcomes, boarded)
+            except (RedisError, OSError) as error:
+                metrics.DISRUPTIONS.add(1, self._broker.queue_name)
+                logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
+            else:
+                faults.reach("after settle")
+                return _Answer(batch, recorded, begun if boarded else None, asked)
+            if boarded and self._carrier:
+                self._carrier.crash()
+            await asyncio.sleep(AGAIN_AFTER)
+        return None
+
+    def _take_in(self, answer: _Answer) -> None:
+        # The new ones first: so the slots never look free in between.
+        if answer.begun is not None and self._carrier:
+            self._carrier.land(answer.begun, answer.asked)
+        for (slot, _, done), status in zip(answer.rows, answer.recorded, strict=True):
+            done(slot, status)
+
+    def _still_ours(self, row: _Row) -> bool:
         slot, _, done = row
         if _ours(slot):
             return True
@@ -206,7 +270,7 @@ class Settler:
         done(slot, "lost")
         return False
 
-    def _outcome_of(self, row: tuple[Slot, Ended, Done]) -> Outcome | None:
+    def _outcome_of(self, row: _Row) -> Outcome | None:
         slot, ended, done = row
         try:
             return self._outcome(slot, ended)
@@ -222,7 +286,7 @@ class Settler:
             return Outcome(
                 claim, "cancelled", "", "", *slot.log.last("cancelled", "", f"Task {claim.task.task_id} cancelled")
             )
-        name = claim.task.agent_name
+        name = slot.agent_name
         text = ""
         if error is None:
             try:

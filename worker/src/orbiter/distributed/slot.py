@@ -7,20 +7,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orbiter.distributed.deadlines import TIMED_OUT
 from orbiter.distributed.runtimes import CancellationToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from orbiter.distributed.claims import Claim
+    from orbiter.distributed.deadlines import Deadlines
     from orbiter.distributed.events import EventLog
 
 # A run that does not react to its cancellation (a synchronous tool in a thread) is left behind after this, seconds.
 ABANDON_AFTER = 1.0
-TIMED_OUT = "timed out"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """How a run ended: with a result, with an error, or because it was stopped for a reason."""
 
@@ -42,10 +43,14 @@ class Slot:
         proven_until: Monotonic time until which the lease is known to be ours.
     """
 
-    __slots__ = ("_limit", "_on_over", "_over", "_run", "claim", "log", "proven_until", "reason", "started", "token")
+    __slots__ = (
+        *("_deadlines", "_on_over", "_over", "_run", "agent_name"),
+        *("claim", "log", "proven_until", "reason", "started", "token"),
+    )
 
     def __init__(self, claim: Claim, log: EventLog, proven_until: float) -> None:
         self.claim = claim
+        self.agent_name = claim.task.agent_name
         self.log = log
         self.proven_until = proven_until
         self.started = time.monotonic()
@@ -54,19 +59,26 @@ class Slot:
         self._over = False
 
     def begin(
-        self, work: Coroutine[Any, Any, dict[str, Any]], *, limit: float | None, on_over: Callable[[Slot], None]
+        self,
+        work: Coroutine[Any, Any, dict[str, Any]],
+        *,
+        limit: float | None,
+        deadlines: Deadlines,
+        on_over: Callable[[Slot], None],
     ) -> None:
         """Start the run.
 
         Args:
             work: The run.
             limit: Seconds that it may take, if there is a limit.
+            deadlines: Watches the limit.
             on_over: Called once, when the run has ended or was left behind.
         """
-        loop = asyncio.get_running_loop()
         self._on_over = on_over
-        self._limit = None if limit is None else loop.call_later(limit, self.stop, TIMED_OUT)
-        self._run = loop.create_task(work)
+        self._deadlines = deadlines
+        if limit is not None:
+            deadlines.add(self, limit)
+        self._run = asyncio.get_running_loop().create_task(work)
         self._run.add_done_callback(self._finished)
 
     def stop(self, reason: str) -> None:
@@ -109,6 +121,5 @@ class Slot:
     def _give_up(self) -> None:
         if not self._over:
             self._over = True
-            if self._limit is not None:
-                self._limit.cancel()
+            self._deadlines.remove(self)
             self._on_over(self)

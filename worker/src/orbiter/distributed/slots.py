@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orbiter.distributed import faults
+from orbiter.distributed.deadlines import Deadlines
 from orbiter.distributed.slot import Slot
 from orbiter.distributed.tracing import traced
 
@@ -73,6 +74,7 @@ class Slots:
         self._meter = meter
         self._changed = changed
         self._lost = lost
+        self._deadlines = Deadlines()
         self._empty = asyncio.Event()
 
     @property
@@ -87,14 +89,14 @@ class Slots:
         slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), leased + self._lease)
         self.held[claim.entry_id] = slot
         self._empty.clear()
-        self._meter.started(claim)
+        self._meter.started(slot)
         logger.info("started", extra={"task_id": task.task_id, "attempt": claim.attempt})
         if problem is None:
             work = traced(self._executor.execute, claim, slot.log, slot.token, by=self._meter)
             limit = self._executor.time_limit(task)
         else:
             work, limit = _refuse(problem), None
-        slot.begin(work, limit=limit, on_over=self._over)
+        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=self._over)
         self._changed()
 
     def cancel(self, task_id: str) -> None:

@@ -67,6 +67,7 @@ class Sweeper:
         self._lease = lease
         self._next = 0.0
         self._pruned = "-inf"
+        self._seen = 0
         self._adopted = 0
 
     async def sweep(self, room: int) -> list[Entry]:
@@ -196,11 +197,8 @@ class Sweeper:
         broker, redis = self._broker, self._broker.client
         until = int((await self._now() - PRUNE_AFTER) * 1000)
         rows: Any = await broker.within(
-            redis.zrangebyscore(keys.BY_TIME, self._pruned, until, start=0, num=PRUNE_BATCH, withscores=True)
+            redis.zrangebyscore(keys.BY_TIME, self._pruned, until, start=self._seen, num=PRUNE_BATCH, withscores=True)
         )
-        # Many tasks can have one score: the next batch begins with it again, unless there is nothing else.
-        last = f"{rows[-1][1]:.0f}" if rows else ""
-        self._pruned = "-inf" if len(rows) < PRUNE_BATCH else f"({last}" if last == self._pruned else last
         async with redis.pipeline(transaction=False) as pipeline:
             for task_id, _ in rows:
                 pipeline.hget(keys.task(task_id), "status")
@@ -213,6 +211,15 @@ class Sweeper:
                 elif status in {"pending", "running", "retrying"}:
                     pipeline.expire(keys.task(task_id), TASK_TTL, gt=True)
             await broker.within(pipeline.execute())
+        if len(rows) < PRUNE_BATCH:
+            self._pruned, self._seen = "-inf", 0
+            return
+        # Any number of tasks can have one score: the next batch begins with that of the last one here, behind those
+        # that this and the batches before have looked at and kept.
+        last = rows[-1][1]
+        kept = sum(score == last and status is not None for (_, score), status in zip(rows, statuses, strict=True))
+        self._seen = kept + (self._seen if str(last) == self._pruned else 0)
+        self._pruned = str(last)
 
     async def _adopt(self) -> None:
         """Give some tasks that only 0.1 clients and workers know their place in the order of time, or forget them."""

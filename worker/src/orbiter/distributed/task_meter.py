@@ -10,7 +10,7 @@ from orbiter.distributed import metrics
 from orbiter.distributed.instruments import SERIES_LIMIT
 
 if TYPE_CHECKING:
-    from orbiter.distributed.claims import Claim, Started
+    from orbiter.distributed.claims import Started
     from orbiter.distributed.instruments import Cell, Distribution
     from orbiter.distributed.slot import Slot
 
@@ -56,10 +56,10 @@ class TaskMeter:
         for instrument in metrics.OF_A_WORKER:
             instrument.cell(queue)
 
-    def started(self, claim: Claim) -> None:
+    def started(self, slot: Slot) -> None:
         """Count a start; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
         self._running.add(1)
-        agent = self._agent(claim.task.agent_name)
+        claim, agent = slot.claim, self._agent(slot.agent_name)
         # A task of a worker that died has not waited: it ran, elsewhere.
         if claim.deliveries == 1:
             waited = max(0.0, time.time() - int(claim.entry_id.partition("-")[0]) / 1000)
@@ -69,9 +69,11 @@ class TaskMeter:
 
     def ended(self, slot: Slot, recorded: str) -> None:
         """Count an end: ``completed``, ``failed``, ``cancelled``, ``retrying``, ``pending`` or ``lost``."""
-        name, duration = slot.claim.task.agent_name, time.monotonic() - slot.started
+        name, duration = slot.agent_name, time.monotonic() - slot.started
         agent = self._agent(name)
         self._running.add(-1)
+        if recorded == "transferred":
+            return  # to Temporal, whose runs are counted where they are: run_began, run_ended, recorded
         if recorded == "completed":
             self._completed += 1
             agent.completed.add(1)
@@ -89,6 +91,41 @@ class TaskMeter:
             metrics.DURATION.record(duration, self.queue, name, recorded, _error_of(slot))
         else:
             (metrics.LEASES_LOST if recorded == "lost" else metrics.HANDED_BACK).add(1, self.queue)
+
+    # -- where Temporal gives the runs: any worker's may run here, and be recorded at a third one ---------------------
+
+    def run_began(self, agent_name: str, waited: float | None, *, taken_over: bool) -> None:
+        """Count the start of a run, which has waited so long since it was due if it is a task's second or later one."""
+        self._running.add(1)
+        if taken_over:
+            metrics.RECLAIMED.add(1, self.queue)
+        elif waited is not None:
+            self._agent(agent_name).waited.record(max(0.0, waited))
+
+    def run_ended(self, slot: Slot, kind: str, error_type: str) -> None:
+        """Count the end of a run: by itself, ``cancelled``, ``handed back`` or ``lost``."""
+        self._running.add(-1)
+        duration, name = time.monotonic() - slot.started, slot.claim.task.agent_name
+        if kind == "completed":
+            self._agent(name).duration.record(duration)
+        elif kind in {"failed", "retrying", "cancelled"}:
+            metrics.DURATION.record(duration, self.queue, name, kind, error_type)
+        elif kind == "lost":
+            metrics.LEASES_LOST.add(1, self.queue)
+
+    def recorded(self, status: str, agent_name: str) -> None:
+        """Count what was recorded of a task: its end, or that it runs again (``retrying``, ``pending``)."""
+        if status == "completed":
+            self._completed += 1
+            self._agent(agent_name).completed.add(1)
+        elif status == "failed":
+            self._failed += 1
+            self._agent(agent_name).failed.add(1)
+            metrics.DEAD_LETTERED.add(1, self.queue)
+        elif status == "cancelled":
+            metrics.CANCELLED.add(1, self.queue, agent_name)
+        elif status in {"retrying", "pending"}:
+            (metrics.RETRIED if status == "retrying" else metrics.HANDED_BACK).add(1, self.queue)
 
     def not_run(self, started: Started) -> None:
         """Count a task that failed without a run here: it had lost too many workers, or is too large."""

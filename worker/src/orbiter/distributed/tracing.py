@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orbiter.distributed import keys
 
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from orbiter.distributed.runtimes import CancellationToken
     from orbiter.distributed.task_meter import TaskMeter
 
+E = TypeVar("E", bound="Callable[..., object]")
+
 SUBMIT_SPAN = "orbiter.distributed.submit"
 EXECUTE_SPAN = "orbiter.distributed.execute"
 CARRIER = "trace_context"
+# Whether OpenTelemetry is left to find its provider by itself.
+_UNNAMED = "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ
 # OpenTelemetry's variable for all that instruments models: whether prompts, answers and tool arguments are recorded.
 CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -39,7 +43,9 @@ CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 def active() -> bool:
     """Tell whether somebody has set up a tracer provider in this process."""
     trace = sys.modules.get("opentelemetry.trace")
-    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    if trace is None or (_UNNAMED and getattr(trace, "_TRACER_PROVIDER", trace) is None):
+        return False  # Asking for the provider costs as much as claiming a task while there is none.
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 @cache
@@ -69,6 +75,12 @@ def submitting(task: TaskPayload, queue: str) -> Iterator[TaskPayload]:
         yield task.model_copy(update={"metadata": {**task.metadata, CARRIER: carrier}})
 
 
+def passes_on(execute: E) -> E:
+    """Mark an executor's method that runs nothing: it gives tasks away, and whoever runs them has the span."""
+    execute.passes_on = True  # type: ignore[attr-defined]
+    return execute
+
+
 def traced(
     execute: Callable[[Claim, EventLog, CancellationToken], Coroutine[Any, Any, dict[str, Any]]],
     claim: Claim,
@@ -78,7 +90,7 @@ def traced(
     by: TaskMeter,
 ) -> Coroutine[Any, Any, dict[str, Any]]:
     """Return the run of a claim, within a span below the submission's, if tracing is active."""
-    if not active():
+    if not active() or getattr(execute, "passes_on", False):
         return execute(claim, log, token)
     return _traced(lambda: execute(claim, log, token), claim, by.queue, by.worker_id)
 

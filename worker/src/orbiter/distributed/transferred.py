@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from orbiter.distributed import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.models import TaskPayload
 
@@ -56,11 +58,13 @@ class TransferredTasks:
     Args:
         broker: Reaches Redis.
         queue: The queue from which they came.
+        recorded: Told the status and the agent's name whenever something is recorded that was not yet.
     """
 
-    def __init__(self, broker: TaskBroker, queue: str) -> None:
+    def __init__(self, broker: TaskBroker, queue: str, *, recorded: Callable[[str, str], None]) -> None:
         self._broker = broker
         self._queue = queue
+        self._recorded = recorded
 
     async def begin(self, turn: Turn, task: TaskPayload, worker_id: str, *, crashed: bool) -> Begun:
         """Begin a run, unless the task has ended or was cancelled."""
@@ -75,11 +79,12 @@ class TransferredTasks:
         return Begun(*said)
 
     async def look(self, turn: Turn, task_id: str) -> str:
-        """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record for another day."""
+        """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record and events while it lives."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             pipeline.hmget(keys.task(task_id), "status", "fence", "cancel_requested_at")
             pipeline.expire(keys.task(task_id), TASK_TTL)
-            (status, fence, asked), _ = await self._broker.within(pipeline.execute())
+            pipeline.expire(keys.stream(task_id), self._broker.event_ttl)
+            (status, fence, asked), *_ = await self._broker.within(pipeline.execute())
         if status == "cancelled" or asked:
             return "cancelled"
         return "ok" if fence == turn.fence and status not in TERMINAL else "lost"
@@ -94,11 +99,13 @@ class TransferredTasks:
     ) -> str:
         """Record that the task runs again: ``retrying`` after an error, ``pending`` where it was handed back."""
         counter = "retries" if status == "retrying" else "handoffs"
-        stands, attempt = await self._broker.call(
+        stands, attempt, new = await self._broker.call(
             "temporal_again",
             [keys.task(task_id)],
             [turn.run_id, turn.number, status, counter, int(delay * 1000), error, error_type],
         )
+        if new:
+            self._recorded(status, "")
         if stands == "retrying" and error:
             event = {"type": "error", "error": error, "error_type": error_type, "agent_name": "", "step_number": None}
             await self._say(task_id, attempt, event | {"recoverable": True})
@@ -109,9 +116,11 @@ class TransferredTasks:
     ) -> str:
         """Record how the task has ended, end its events, keep a failed one as a dead letter; return what stands."""
         fields = {"completed": ["result", value], "failed": ["error", value, "error_type", error_type]}.get(status, [])
-        stands, attempt, ours = await self._broker.call(
+        stands, attempt, ours, new = await self._broker.call(
             "temporal_end", [keys.task(task.task_id)], [turn.run_id, turn.number, status, task.task_id, *fields]
         )
+        if new:
+            self._recorded(str(stands), task.agent_name)
         if stands not in TERMINAL:
             return str(stands)
         name = task.agent_name

@@ -151,7 +151,7 @@ class Worker:
             patience=PATIENCE,
             client=commands,
         )
-        self._publisher = EventPublisher(self._broker.say)
+        self._publisher = EventPublisher(self._broker.say, max_event_bytes=settings.max_event_bytes)
         self._settler = Settler(self._broker, self._publisher, settings)
         self._meter = TaskMeter(settings.queue, name)
         local = LocalExecutor(ImportGuard(settings.allow_import))
@@ -180,12 +180,15 @@ class Worker:
             reader,
             Sweeper(self._broker, name, lease=settings.heartbeat_ttl),
             worker_id=name,
+            lease=settings.heartbeat_ttl,
             room=lambda: temporal.room(slots.room) if temporal else slots.room,
             held=slots.held,
             begin=slots.begin,
             meter=self._meter,
             vitals=self._vitals,
         )
+        if temporal is None:
+            self._settler.carry(self._fetcher)
         listener = Listener(
             listening,
             name,
@@ -208,7 +211,8 @@ class Worker:
         from orbiter.distributed.temporal.executor import TemporalExecutor  # noqa: PLC0415 - an extra
 
         executor = TemporalExecutor()
-        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed)
+        meter = self._meter
+        executor.serve(self.settings, self._broker, self._publisher, local, changed=self._slots_changed, meter=meter)
         return executor
 
     def _cancel(self, task_id: str) -> None:

@@ -19,8 +19,10 @@ local function now()
   return clock
 end
 
+local clock_text
 local function now_seconds()
-  return string.format('%d.%06d', now()[1], now()[2])
+  clock_text = clock_text or string.format('%d.%06d', now()[1], now()[2])
+  return clock_text
 end
 
 local function now_ms()
@@ -39,7 +41,7 @@ end
 
 -- Of a task that may still run.
 local TASK_TTL = 86400
-local EVENT_CAP = 10000
+local EVENT_CAP = '10000'
 local DEAD_CAP = 10000
 local DEAD_PAYLOAD_CAP = 1000000
 
@@ -48,8 +50,15 @@ local function is_terminal(status)
 end
 
 -- The field `at` beside the event, attempt-seq and for the final one a '!', lets a repeated call see what has arrived already.
-local function add_event(events, channel, attempt, seq, event, final)
-  redis.call('XADD', events, 'MAXLEN', '~', EVENT_CAP, '*', 'event', event, 'at', attempt .. '-' .. seq .. (final and '!' or ''))
+local function add_event(events, channel, attempt, seq, event)
+  redis.call('XADD', events, 'MAXLEN', '~', EVENT_CAP, '*', 'event', event, 'at', attempt .. '-' .. seq)
+  redis.call('PUBLISH', channel, event)
+end
+
+-- The last event of a stream; `at` is its place with the '!'. The stream is not trimmed for it: it is one more, and the last.
+local function add_final_event(events, channel, at, event)
+  redis.call('XADD', events, '*', 'event', event, 'at', at)
+  redis.call('EXPIRE', events, EVENT_TTL)
   redis.call('PUBLISH', channel, event)
 end
 
@@ -71,10 +80,9 @@ end
 -- The one event that ends a task's subscribers, said by a script for a run that cannot say it.
 local function end_events(events, channel, status, message)
   local attempt, seq = last_event(events)
-  add_event(events, channel, attempt, seq + 1, '{"type": "status", "status": "' .. status
+  add_final_event(events, channel, attempt .. '-' .. seq + 1 .. '!', '{"type": "status", "status": "' .. status
     .. '", "agent_name": "", "message": ' .. cjson.encode(message)
-    .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}', true)
-  redis.call('EXPIRE', events, EVENT_TTL)
+    .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}')
 end
 
 -- Ends a task that no worker is to run any more.
@@ -159,6 +167,12 @@ local function start_task(at, known)
   end
   -- Started already under this very claim, by a call whose answer was lost.
   if status == 'running' and known[4] == fence then return 'run', tonumber(known[7]), tonumber(known[6] or '0') end
+  -- A 0.1 client that sent its XADD again left two entries of this task: the one whose claim stands is enough.
+  local other, count, holder = string.match(status == 'running' and known[4] or '', '^(%d+%-%d+) (%d+) (.+)$')
+  if other and other ~= at.entry and owned(at.queue, at.group, holder, other, count) then
+    drop_entry(at.queue, at.group, at.entry)
+    return 'drop', 0, 0
+  end
   -- Still 'running' under another claim: that worker was lost in the middle.
   local crashes = tonumber(known[5] or '0')
   if status == 'running' then crashes = redis.call('HINCRBY', at.task, 'crashes', 1) end
@@ -177,4 +191,36 @@ local function start_task(at, known)
   end
   -- The record is kept for another day by the first renewal, within a second.
   return 'run', attempt, tonumber(known[6] or '0')
+end
+
+-- Starts an entry that was just claimed for the first time, if it is a task which our own submit put there.
+-- `at` is what start_task is told of all of them: queue, group, consumer, dead, max_crashes, deliveries; and besides the largest
+-- payload (bytes) and the prefixes of task hash, event stream and event channel. Task keys are made from the entries, so they
+-- cannot be declared: a cluster claims in separate steps.
+-- Returns { entry id, fields, verdict, deliveries, attempt, retries }: verdict 'run'; 'drop' or 'dead' (nothing to do); or 'read':
+-- claimed, but not yet started, as only its reader can tell what it is.
+local function begin(at, entry, fields)
+  local text = fields[1] == 'payload' and fields[2] or ''
+  -- The key that 0.1 and we write first. What else the text holds, its reader checks.
+  local id = string.match(text, '^{"task_id": "([%w_%.:@-]+)"')
+  if id and (#id > 200 or id == 'index' or id == 'by_time') then id = nil end
+  local known
+  if id then
+    at.entry, at.id, at.task, at.events, at.channel = entry, id, at.tasks .. id, at.streams .. id, at.channels .. id
+    known = redis.call('HMGET', at.task, 'status', 'cancel_requested_at', 'completed_at', 'fence', 'crashes', 'retries',
+      'attempt', 'executor')
+  end
+  if #text > at.largest then
+    local reason = 'payload: ' .. #text .. ' bytes are more than the ' .. at.largest .. ' this worker accepts'
+    if not known or not known[1] then
+      bury(at.dead, fields, id or '', reason, 'PayloadTooLargeError')
+    elseif not is_terminal(known[1]) then -- what has ended already stands
+      fail_task(at.dead, fields, at.task, at.events, at.channel, id, reason, 'PayloadTooLargeError')
+    end
+    drop_entry(at.queue, at.group, entry)
+    return { entry, {}, 'dead', 1, 0, 0 }
+  end
+  if not known or not known[1] then return { entry, fields, 'read', 1, 0, 0 } end
+  local verdict, attempt, retries = start_task(at, known)
+  return { entry, fields, verdict, 1, attempt, retries }
 end

@@ -8,7 +8,13 @@ if ended or attempt < last_attempt then return 0 end
 if attempt > last_attempt then last_seq = 0 end
 for n = 5, #ARGV do
   local seq = first + n - 5
-  if seq > last_seq then add_event(KEYS[1], channel, attempt, seq, ARGV[n], final and n == #ARGV) end
+  if seq > last_seq then
+    if final and n == #ARGV then
+      add_final_event(KEYS[1], channel, attempt .. '-' .. seq .. '!', ARGV[n])
+    else
+      add_event(KEYS[1], channel, attempt, seq, ARGV[n])
+    end
+  end
 end
 redis.call('EXPIRE', KEYS[1], EVENT_TTL)
 return 1

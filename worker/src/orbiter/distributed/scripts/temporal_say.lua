@@ -8,6 +8,11 @@ if ended then return 0 end
 local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #rows > 0 and string.sub(rows[1][2][2], 1, #head) == head and last_attempt == attempt then return 0 end
 if attempt > last_attempt then seq = 0 else attempt = last_attempt end
-add_event(KEYS[1], channel, attempt, seq + 1, head .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}', final)
-redis.call('EXPIRE', KEYS[1], EVENT_TTL)
+local event = head .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}'
+if final then
+  add_final_event(KEYS[1], channel, attempt .. '-' .. seq + 1 .. '!', event)
+else
+  add_event(KEYS[1], channel, attempt, seq + 1, event)
+  redis.call('EXPIRE', KEYS[1], EVENT_TTL)
+end
 return 1

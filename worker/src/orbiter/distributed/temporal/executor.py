@@ -24,6 +24,7 @@ from orbiter.distributed.temporal.connection import connect, connect_options
 from orbiter.distributed.temporal.runs import Runs, Surroundings
 from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, workflow_id
 from orbiter.distributed.temporal.workflow import AgentExecutionWorkflow
+from orbiter.distributed.tracing import passes_on
 from orbiter.distributed.transferred import TERMINAL, TransferredTasks
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.models import TaskPayload
     from orbiter.distributed.runtimes import CancellationToken
     from orbiter.distributed.settings import WorkerSettings
+    from orbiter.distributed.task_meter import TaskMeter
 
 logger = logging.getLogger(__name__)
 
@@ -105,19 +107,22 @@ class TemporalExecutor:
         local: LocalExecutor,
         *,
         changed: Callable[[], None],
+        meter: TaskMeter,
     ) -> None:
         """Say for whom tasks are run; :meth:`start_temporal_worker` does it."""
         self._around = Surroundings(
             settings=settings,
-            tasks=lambda queue: TransferredTasks(broker, queue),
+            tasks=lambda queue: TransferredTasks(broker, queue, recorded=meter.recorded),
             publisher=publisher,
             local=local,
             silent_for=self.silent_for,
             changed=changed,
+            meter=meter,
         )
 
     # -- giving tasks to Temporal ----------------------------------------------------------------------------------
 
+    @passes_on
     async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:  # noqa: ARG002
         """Start the task's workflow.
 

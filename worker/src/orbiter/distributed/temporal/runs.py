@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -14,14 +15,16 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError
 
-from orbiter.distributed import faults
+from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Claim
+from orbiter.distributed.deadlines import Deadlines
 from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import Event, TaskPayload
 from orbiter.distributed.settling import delay_before_retry, describe, never_again, result_text
 from orbiter.distributed.slot import Ended, Slot
 from orbiter.distributed.temporal.memory import HistoryMemory
 from orbiter.distributed.temporal.wire import Ending, Record, Run
+from orbiter.distributed.tracing import traced
 from orbiter.distributed.transferred import Begun, TransferredTasks, Turn
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.events import EventLog, EventPublisher
     from orbiter.distributed.executors.local import LocalExecutor
     from orbiter.distributed.settings import WorkerSettings
+    from orbiter.distributed.task_meter import TaskMeter
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Surroundings:
         local: Runs agents and callables.
         silent_for: Tells for how many seconds Temporal has not answered.
         changed: Called whenever a run has begun or ended.
+        meter: Counts them.
     """
 
     settings: WorkerSettings
@@ -60,6 +65,7 @@ class Surroundings:
     local: LocalExecutor
     silent_for: Callable[[], float]
     changed: Callable[[], None]
+    meter: TaskMeter
 
 
 class Runs:
@@ -78,6 +84,7 @@ class Runs:
         self.empty.set()
         self.client = client
         self._around = around
+        self._deadlines = Deadlines()
 
     def stop(self, reason: str, task_id: str | None = None) -> None:
         """Stop the run of one task, or all runs."""
@@ -91,19 +98,16 @@ class Runs:
         task, info = TaskPayload.from_json(payload), activity.info()
         turn = Turn(str(info.workflow_id), str(info.workflow_run_id), record.number)
         tasks = self._around.tasks(record.queue)
-        if record.status in {"retrying", "pending"}:
-            stands = await tasks.again(
-                turn,
-                task.task_id,
-                record.status,
-                delay=record.delay,
-                error=record.value,
-                error_type=record.error_type,
-            )
-        else:
-            stands = await tasks.end(
-                turn, task, record.status, value=record.value, error_type=record.error_type, payload=payload
-            )
+        error: dict[str, str] = {"error_type": record.error_type}
+        try:
+            if record.status in {"retrying", "pending"}:
+                error["error"] = record.value
+                stands = await tasks.again(turn, task.task_id, record.status, delay=record.delay, **error)
+            else:
+                stands = await tasks.end(turn, task, record.status, value=record.value, payload=payload, **error)
+        except (RedisError, OSError):
+            metrics.DISRUPTIONS.add(1, self._around.meter.queue)
+            raise
         faults.reach("after record")
         return stands
 
@@ -138,7 +142,9 @@ class Runs:
         pulse.memory = memory
         if run.number > 1:
             await self._load(memory)
-        return await self._held(slot, pulse, memory)
+        waited = (info.started_time - info.current_attempt_scheduled_time).total_seconds() if run.number > 1 else None
+        self._around.meter.run_began(task.agent_name, waited, taken_over=run.crashed)
+        return await self._held(slot, pulse, memory, last=run.last)
 
     async def _begin(self, tasks: TransferredTasks, turn: Turn, task: TaskPayload, run: Run) -> Begun:
         until = time.monotonic() + REDIS_PATIENCE
@@ -146,6 +152,7 @@ class Runs:
             try:
                 return await tasks.begin(turn, task, self._around.settings.worker_id, crashed=run.crashed)
             except (RedisError, OSError) as error:
+                metrics.DISRUPTIONS.add(1, self._around.meter.queue)
                 if time.monotonic() > until:
                     ending = Ending("handed back", delay=HAND_BACK_DELAY, checkpoint=run.checkpoint)
                     raise _closing(ending) from error
@@ -161,15 +168,18 @@ class Runs:
                 activity.heartbeat("waits for Temporal", memory.checkpoint)
                 await asyncio.sleep(AGAIN_AFTER)
 
-    async def _held(self, slot: Slot, pulse: _Pulse, memory: HistoryMemory) -> str:
+    async def _held(self, slot: Slot, pulse: _Pulse, memory: HistoryMemory, *, last: bool) -> str:
         task = slot.claim.task
         over = asyncio.Event()
         self.held[slot.claim.entry_id] = slot
         self.empty.clear()
         self._around.changed()
         logger.info("started", extra={"task_id": task.task_id, "attempt": slot.claim.attempt})
-        work = self._around.local.execute(slot.claim, _CountingLog(slot.log, pulse), slot.token, memory)  # type: ignore[arg-type]
-        slot.begin(work, limit=self._around.local.time_limit(task), on_over=lambda _: over.set())
+        log: EventLog = _CountingLog(slot.log, pulse)  # type: ignore[assignment]
+        execute = partial(self._around.local.execute, memory=memory)
+        work = traced(execute, slot.claim, log, slot.token, by=self._around.meter)
+        limit = self._around.local.time_limit(task)
+        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=lambda _: over.set())
         beating = asyncio.ensure_future(pulse.run())
         ending = Ending("lost")
         try:
@@ -184,6 +194,9 @@ class Runs:
             if not self.held:
                 self.empty.set()
             self._around.changed()
+            again = ending.kind == "error" and not last
+            kind = "retrying" if again else {"error": "failed"}.get(ending.kind, ending.kind)
+            self._around.meter.run_ended(slot, kind, ending.error_type)
             took = time.monotonic() - slot.started
             extra = {"task_id": task.task_id, "attempt": slot.claim.attempt}
             logger.info("%s after %.1f s", ending.kind, took, extra=extra)

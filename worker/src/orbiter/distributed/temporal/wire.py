@@ -52,12 +52,14 @@ class Run:
         number: Which run in this workflow, from 1.
         crashed: Whether the one before lost its worker.
         checkpoint: What a callable saved last.
+        last: Whether an error in it fails the task.
     """
 
     queue: str = "orbiter:tasks"
     number: int = 1
     crashed: bool = False
     checkpoint: Any = None
+    last: bool = False
 
 
 @dataclass

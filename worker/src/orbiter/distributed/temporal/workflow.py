@@ -49,7 +49,7 @@ class AgentExecutionWorkflow:
     async def run(self, payload: str, plan: Plan) -> str:
         """Run the task; return its result as JSON."""
         self._retries = plan.retries
-        run = Run(queue=plan.queue)
+        run = Run(queue=plan.queue, last=plan.retries >= plan.max_retries)
         while True:
             try:
                 ending = await self._turn(payload, plan, run)
@@ -65,7 +65,8 @@ class AgentExecutionWorkflow:
             if ending.kind == "over":
                 return _closed(ending, ending.value)
             crashed = ending.kind == "lost"
-            run = Run(run.queue, run.number + 1, crashed=crashed, checkpoint=ending.checkpoint)
+            last = self._retries >= plan.max_retries
+            run = Run(run.queue, run.number + 1, crashed=crashed, checkpoint=ending.checkpoint, last=last)
 
     async def _turn(self, payload: str, plan: Plan, run: Run) -> Ending:
         """Run the task once, and record it where that was not the last time."""

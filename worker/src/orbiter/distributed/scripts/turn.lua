@@ -1,0 +1,71 @@
+#!lua flags=allow-oom
+-- A worker's turn: records how runs ended, announces that and acknowledges their entries; then promotes delayed tasks that are
+-- due, claims up to `count` waiting entries without blocking, and starts those that are tasks which our own submit put there.
+-- Recording an outcome twice is harmless; what a lost answer claimed is pending on the consumer.
+-- KEYS  queue, {queue}:delayed, {queue}:parked, {queue}:dead
+-- ARGV  group, consumer, prefixes of task hash, event stream, event channel, count (0: claim nothing), max_crashes, largest payload
+--       (bytes), then for each outcome: entry id, deliveries, task id, status, value (the result as JSON, or the error's text),
+--       error type, place of the final event (attempt-seq!), its JSON
+-- Returns { for each outcome, for each claim }: of an outcome the recorded status, or 'lost' where the claim is another's and
+-- nothing was written; of a claim what begin() returns.
+local queue, delayed, parked, dead = unpack(KEYS)
+local group, consumer, tasks, streams, channels, count, max_crashes, largest = unpack(ARGV, 1, 8)
+local recorded, settled, begun = {}, {}, {}
+
+-- What is pending on this consumer, with delivery counts; asked for once where there are several outcomes.
+local held = {}
+if #ARGV > 16 then
+  local rows = redis.pcall('XPENDING', queue, group, '-', '+', '1000', consumer)
+  for _, row in ipairs(rows.err and {} or rows) do held[row[1]] = row[4] end
+end
+
+for n = 9, #ARGV, 8 do
+  local entry, deliveries, id, status, value, error_type, place, event = unpack(ARGV, n, n + 7)
+  local task, events, channel = tasks .. id, streams .. id, channels .. id
+  local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
+  local pending = (held[entry] or owned(queue, group, consumer, entry)) == tonumber(deliveries)
+  if is_terminal(known[1]) and known[3] then
+    -- By this very call, sent again; or by the run of another entry of this task, whose end stands.
+    status = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer and known[1] or 'lost'
+  elseif not pending then
+    status = 'lost'
+  elseif known[1] == 'cancelled' then
+    -- A 0.1 client has written the end already; it stands.
+    cancel_task(task, events, channel, id)
+    status = 'cancelled'
+  else
+    if status == 'completed' then
+      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), 'result', value)
+    elseif status == 'failed' then
+      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), 'error', value, 'error_type', error_type)
+      bury(dead, payload_of(queue, entry), id, value, error_type)
+    else
+      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds())
+    end
+    redis.call('EXPIRE', task, ENDED_TTL)
+    add_final_event(events, channel, place, event)
+  end
+  recorded[#recorded + 1] = status
+  if pending then settled[#settled + 1] = entry end
+end
+if #settled > 0 then
+  redis.call('XACK', queue, group, unpack(settled))
+  redis.call('XDEL', queue, unpack(settled))
+end
+if count == '0' then return { recorded, begun } end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now_ms(), 'LIMIT', '0', '100')) do
+  local payload = redis.call('HGET', parked, id)
+  if payload then redis.call('XADD', queue, '*', 'payload', payload) end
+  redis.call('HDEL', tasks .. id, 'next_attempt_at')
+  redis.call('HDEL', parked, id)
+  redis.call('ZREM', delayed, id)
+end
+
+local at = {
+  queue = queue, group = group, consumer = consumer, dead = dead, deliveries = 1, max_crashes = tonumber(max_crashes),
+  largest = tonumber(largest), tasks = tasks, streams = streams, channels = channels,
+}
+local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', queue, '>')
+for n, row in ipairs(reply and reply[1][2] or {}) do begun[n] = begin(at, row[1], row[2]) end
+return { recorded, begun }
