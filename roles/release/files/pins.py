@@ -32,7 +32,7 @@ class Target:
     @classmethod
     def parse(cls, text: str) -> Target:
         """Read a target as the role names it: 3.11-x86_64."""
-        python, dummy, machine = text.partition("-")
+        python, machine = text.split("-", 1)
         return cls(python, machine)
 
     def __str__(self) -> str:
