@@ -12,6 +12,7 @@ MOST = 12
 @pytest.fixture(scope="module")
 def again(play, tmp_path_factory, monkeypatch_module):
     """Deploy once more; return the tasks that ran on each host, and what Ansible said."""
+    assert play("site.yml").returncode == 0  # whatever other tests have left
     file = tmp_path_factory.mktemp("count") / "tasks.json"
     monkeypatch_module.setenv("ANSIBLE_CALLBACK_PLUGINS", "molecule/plugins/callback")
     monkeypatch_module.setenv("ANSIBLE_CALLBACKS_ENABLED", "remote_tasks")
