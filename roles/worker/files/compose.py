@@ -101,7 +101,8 @@ class Replica:
         # Asked from inside: with the replica's own settings.
         done = attempt("docker", "exec", self.id, "orbiter", "worker", "list", "--json")
         if done.returncode:
-            return f"cannot ask Redis: {said(done)}"
+            # One that crashes takes the question with it.
+            return f"cannot ask Redis: {said(done)}" if done.stderr or done.stdout else "stopped: it does not run"
         beat = self.beat(json.loads(done.stdout))
         if not beat:
             return "has no heartbeat in Redis"
