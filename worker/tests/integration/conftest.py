@@ -76,10 +76,10 @@ async def fleet(redis_url: str, redis_client: redis.asyncio.Redis) -> Fleet:
     return fleet
 
 
-@pytest.fixture(scope="session")
-def temporal_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
-    """A Temporal server that lives as long as the test session."""
-    with temporal_server(tmp_path_factory.mktemp("temporal")) as server:
+@pytest.fixture
+def temporal_alone(tmp_path: Path) -> Iterator[TemporalServer]:
+    """A Temporal server of the test's own: what another test left running would be taken up by this one's workers."""
+    with temporal_server(tmp_path) as server:
         yield server
 
 
@@ -88,12 +88,12 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     """What a worker's environment says of the executor: the test runs once with each."""
     if request.param == "local":
         return {"ORBITER_EXECUTOR": "local"}
-    server: TemporalServer = request.getfixturevalue("temporal_session")
+    server: TemporalServer = request.getfixturevalue("temporal_alone")
     return {"ORBITER_EXECUTOR": "temporal", "TEMPORAL_HOST": server.host}
 
 
 @pytest.fixture
-def temporal(temporal_session: TemporalServer, monkeypatch: pytest.MonkeyPatch) -> TemporalServer:
+def temporal(temporal_alone: TemporalServer, monkeypatch: pytest.MonkeyPatch) -> TemporalServer:
     """A Temporal server, known to workers of this process."""
-    monkeypatch.setenv("TEMPORAL_HOST", temporal_session.host)
-    return temporal_session
+    monkeypatch.setenv("TEMPORAL_HOST", temporal_alone.host)
+    return temporal_alone
