@@ -87,7 +87,7 @@ def test_scale_up_and_down_under_load_loses_nothing(play, fleet, workers, replic
     with Load(fleet) as load:
         assert play("site.yml", worker_instances=4).returncode == 0
         assert counted(host for _, host in fleet.instances()) == {"worker1": 4, "worker2": 4}
-        assert play("site.yml", worker_instances=1).returncode == 0
+        assert play("playbooks/scale.yml", instances=1).returncode == 0
         assert counted(host for _, host in fleet.instances()) == {"worker1": 1, "worker2": 1}
     # The ones that stay were not touched.
     assert {name: [row["Id"] for row in replicas(host)] for name, host in workers.items()} == {
