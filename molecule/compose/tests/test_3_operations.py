@@ -81,7 +81,7 @@ def test_drained_host_stays_out_until_it_comes_back(play, fleet, workers, replic
     with Load(fleet) as load:
         assert play("playbooks/drain.yml", "--limit=worker1", worker_drain_reason="more memory").returncode == 0
         assert {host for _, host in fleet.instances()} == {"worker2"}
-        deployed = play("site.yml")
+        deployed = play("site.yml", "--tags=worker_service")
         assert deployed.returncode == 0
         assert "worker1 is drained since" in one_line(deployed)
         assert {host for _, host in fleet.instances()} == {"worker2"}
