@@ -115,18 +115,18 @@ MISTAKES = {
         {"image_base": "no-such-base:1"},
         ["worker1 has no image no-such-base:1 to build on", "docker load"],
     ),
-    # One on each host.
+    # One on each host; the first has the image.
     "images": (
         "site.yml",
         {
-            "worker_image": "{{ {'worker1': '127.0.0.1:9/fleet/orbiter-worker:1'}[inventory_hostname]"
-            " | default('orbiter-testbase:trixie') }}",
+            "worker_image": "{{ {'worker1': 'orbiter-testbase:trixie'}[inventory_hostname]"
+            " | default('127.0.0.1:9/fleet/orbiter-worker:1') }}",
             "worker_registry_username": "",
             "worker_registry_password": "",
         },
         [
-            "worker1 could not pull 127.0.0.1:9/fleet/orbiter-worker:1",
-            "worker2: the image orbiter-testbase:trixie does not start",
+            "worker2 could not pull 127.0.0.1:9/fleet/orbiter-worker:1",
+            "worker1: the image orbiter-testbase:trixie does not start",
             "Nothing has changed here",
         ],
     ),
