@@ -40,6 +40,7 @@ PROJECT = "orbiter"
 SERVICES = ("worker", "temporal-worker")
 SERVICE = "com.docker.compose.service"
 LABEL = "orbiter.fleet.settings"
+KILLED = 128 + 9
 
 
 def attempt(*words: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +116,8 @@ class Replica:
         """Return why a question got no answer: a replica that crashes takes the question with it."""
         state = attempt("docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", self.id)
         status, restarts = state.stdout.split() or ("gone", self.restarts)
-        if (status, int(restarts)) != ("running", self.restarts):
+        killed = done.returncode == KILLED  # with its container, which Docker may still have for running
+        if killed or (status, int(restarts)) != ("running", self.restarts):
             return f"(docker: {status} after {restarts} restarts) does not run for long"
         return f"cannot ask Redis: {said(done)}"
 
