@@ -40,6 +40,7 @@ PROJECT = "orbiter"
 SERVICES = ("worker", "temporal-worker")
 SERVICE = "com.docker.compose.service"
 LABEL = "orbiter.fleet.settings"
+KILLED = 128 + 9
 
 
 def attempt(*words: str) -> subprocess.CompletedProcess[str]:
@@ -101,8 +102,7 @@ class Replica:
         # Asked from inside: with the replica's own settings.
         done = attempt("docker", "exec", self.id, "orbiter", "worker", "list", "--json")
         if done.returncode:
-            # One that crashes takes the question with it.
-            return f"cannot ask Redis: {said(done)}" if done.stderr or done.stdout else "stopped: it does not run"
+            return self.silent(done)
         beat = self.beat(json.loads(done.stdout))
         if not beat:
             return "has no heartbeat in Redis"
@@ -111,6 +111,15 @@ class Replica:
         if self.version and beat["version"] != self.version:
             return f"runs version {beat['version']}, not {self.version}"
         return ""
+
+    def silent(self, done: subprocess.CompletedProcess[str]) -> str:
+        """Return why a question got no answer: a replica that crashes takes the question with it."""
+        state = attempt("docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", self.id)
+        status, restarts = state.stdout.split() or ("gone", self.restarts)
+        killed = done.returncode == KILLED  # with its container, which Docker may still have for running
+        if killed or (status, int(restarts)) != ("running", self.restarts):
+            return f"(docker: {status} after {restarts} restarts) does not run for long"
+        return f"cannot ask Redis: {said(done)}"
 
     def beat(self, rows: list[dict]) -> dict:
         """Return its heartbeat among those of the fleet, if it is from the process that runs now."""
