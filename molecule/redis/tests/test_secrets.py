@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from conftest import CHECKOUT, FLEETS, changed
+from conftest import FLEETS, changed
 
 from fleet import Fleet, Load, counted
 
+CHECKOUT = Path(__file__).parents[3]
 NASTY = '\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
 NEW = {
     "orbiter_redis_password": f"operator{NASTY}",
