@@ -77,9 +77,13 @@ def test_settings_arrive_as_they_are_in_the_inventory(workers, replicas, runner)
 
 def test_operator_asks_the_fleet_on_any_worker_host(workers):
     for host in workers.values():
-        listed = json.loads(host.check_output("orbiter worker list --json"))
-        # The one that was killed before is remembered as dead.
-        assert counted(row["instance"] for row in listed if row["alive"]) == {"worker1": 2, "worker2": 2}
+
+        def alive(host=host):
+            listed = json.loads(host.check_output("orbiter worker list --json"))
+            return counted(row["instance"] for row in listed if row["alive"])
+
+        # The one that was killed before is remembered as dead, once its last heartbeat is old enough.
+        wait_until(lambda: alive() == {"worker1": 2, "worker2": 2}, within=60, what=lambda: str(alive()))
 
 
 def test_scale_up_and_down_under_load_loses_nothing(play, fleet, workers, replicas, nothing_lost):
