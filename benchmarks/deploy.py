@@ -38,7 +38,7 @@ def inventory(folder: Path, workers: int) -> Path:
         "testhost_subnet": f"{net}.0/24",
         "testhost_directory": directory,
         "testhost_suite": "bookworm",
-        "orbiter_redis_password": "benchmark",
+        "orbiter_redis_password": "of a benchmark only",
         "worker_instances": 1,
     }
     hosts = {f"worker{number}": {"ansible_host": f"{net}.{10 + number}"} for number in range(1, workers + 1)}
