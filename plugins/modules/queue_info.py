@@ -14,15 +14,9 @@ version_added: 0.1.0
 description:
   - Tells what waits, runs, is delayed or dead in a queue, who works on it, and the memory that Redis has.
   - A queue that does not exist is an empty one.
-attributes:
-  check_mode:
-    description: Can run in check mode and says the same.
-    support: full
-  diff_mode:
-    description: Has nothing to show, as it changes nothing.
-    support: none
 extends_documentation_fragment:
   - orbiter.fleet.redis
+  - orbiter.fleet.info
 seealso:
   - module: orbiter.fleet.worker_info
 """

@@ -19,15 +19,9 @@ options:
     description: List the workers of these hosts only. A domain at the end of a name does not count.
     type: list
     elements: str
-attributes:
-  check_mode:
-    description: Can run in check mode and says the same.
-    support: full
-  diff_mode:
-    description: Has nothing to show, as it changes nothing.
-    support: none
 extends_documentation_fragment:
   - orbiter.fleet.redis
+  - orbiter.fleet.info
 seealso:
   - module: orbiter.fleet.queue_info
   - module: orbiter.fleet.drain

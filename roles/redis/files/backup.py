@@ -92,9 +92,9 @@ def no_rewrite(redis: Redis) -> Iterator[None]:
         redis.ask("CONFIG", "SET", "auto-aof-rewrite-percentage", percentage)
 
 
-def checked(*command: str | Path, answer: str = "") -> str:
+def checked(*command: str | Path) -> str:
     """Run one of Redis' checkers; end the program with what it found."""
-    done = subprocess.run(command, input=answer, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
         sys.exit(f"This is no good backup; {Path(command[0]).name} says: {tail}")
@@ -110,11 +110,22 @@ def copy_of(redis: Redis, folder: Path) -> int:
     if redis.setting("appendonly") == "yes":
         name = redis.setting("appendfilename")
         with no_rewrite(redis):
+            written = int(redis.persistence()["aof_current_size"])
             shutil.copytree(data / redis.setting("appenddirname"), folder / "appendonlydir")
-        # Redis went on writing: the copy may end in the middle of a command, which is cut off.
-        checked("redis-check-aof", "--fix", folder / "appendonlydir" / f"{name}.manifest", answer="y\n")
+        cut(folder / "appendonlydir", name, written)
         checked("redis-check-aof", folder / "appendonlydir" / f"{name}.manifest")
     return int(found[1]) if found else 0
+
+
+def cut(folder: Path, name: str, written: int) -> None:
+    """Cut off what Redis wrote while the AOF was copied, which may end in the middle of a command.
+
+    Up to ``written``, Redis' own count of all parts together, there are whole commands only. So no checker needs to
+    mend anything, which would take damage in the middle for such an end, and drop all that is behind it.
+    """
+    parts = re.findall(r"^file (\S+) seq \d+ type [bi]", (folder / f"{name}.manifest").read_text(), re.MULTILINE)
+    before = sum((folder / part).stat().st_size for part in parts[:-1])
+    os.truncate(folder / parts[-1], written - before)
 
 
 def connection(files: list[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Tell what on this host would keep Redis from being installed: who has its port, and how full its disk is.
 
 Usage: look.py PORT
-Prints {"taken_by": "NAME (process N)" or "", "free_mb": N, "disk": PATH}. Redis itself, as systemd started it, takes
-nothing from nobody.
+Prints {"taken_by": "NAME (process N)" or "", "free_mb": N, "disk": PATH, "members": [ADDRESS]}: the last are those of
+the group of Redis hosts that it is in now. Redis itself, as systemd started it, takes nothing from nobody.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def main() -> None:
     disk = next(path for path in (Path("/var/lib/redis"), Path("/var/lib"), Path("/")) if path.exists())
     state = os.statvfs(disk)
     free = state.f_bavail * state.f_frsize // 2**20
-    print(json.dumps({"taken_by": taken_by(int(sys.argv[1])), "free_mb": free, "disk": str(disk)}))
+    group = Path("/etc/redis/fleet.json")
+    members = json.loads(group.read_text())["members"] if group.exists() else []
+    print(json.dumps({"taken_by": taken_by(int(sys.argv[1])), "free_mb": free, "disk": str(disk), "members": members}))
 
 
 main()

@@ -1,6 +1,6 @@
 """This host's part in a group of Redis servers that replicate, watched by Sentinel. It never decides who the master is.
 
-Usage: replication.py join | restart replica | restart master | settle | watch | agree | who
+Usage: replication.py join | restart replica | restart master | settle | watch | agree | who | left
 What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and servers are asked each time,
 and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with a message where it can do no good.
 
@@ -10,6 +10,7 @@ and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with
   watch    let a sentinel that is new in the group begin with the master of now
   agree    wait until this host's sentinel has found the others and could fail over; forget who has left the group
   who      say who is master, and whether this host is
+  left ADDRESS...   say who is master, and which of these addresses still has a Redis or a sentinel that answers
 """
 
 from __future__ import annotations
@@ -321,6 +322,12 @@ def who() -> dict[str, object]:
     return {"changed": False, "master": master, "me": master == ME}
 
 
+def left(*addresses: str) -> dict[str, object]:
+    """Say who is master, and whether those who are to leave have: a sentinel that stays behind would count, and act."""
+    there = [address for address in addresses if redis(address, "PING") or sentinel(address, "MYID")]
+    return {"changed": False, "master": find_master(), "there": there}
+
+
 def known_addresses() -> list[str]:
     """Return the addresses of the other sentinels and of the replicas that this host's sentinel knows."""
     lines = (sentinel(ME, "SENTINELS", SERVICE) or []) + (sentinel(ME, "REPLICAS", SERVICE) or [])
@@ -339,5 +346,6 @@ ACTIONS: dict[str, Callable[..., dict[str, object]]] = {
     "watch": watch,
     "agree": agree,
     "who": who,
+    "left": left,
 }
 print(json.dumps(ACTIONS[sys.argv[1]](*sys.argv[2:])))

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def unpacked(archive: str, source: str, folder: Path) -> None:
                     )
             wanted = [one for one in tar.getmembers() if one.name.startswith("dump" if source == "rdb" else "append")]
             tar.extractall(folder, wanted)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         sys.exit(f"Nothing was changed: the archive cannot be read: {error}")
     if source == "rdb" and (folder / "dump.rdb").exists():
         checked("redis-check-rdb", folder / "dump.rdb")

@@ -1,0 +1,153 @@
+"""The group of the scenario, what its servers say, and a load whose clients do not give up."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from redis.exceptions import RedisError
+
+from fleet import Fleet, Load, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from subprocess import CompletedProcess
+
+TLS = "--tls --cacert /etc/redis/tls/ca.pem"
+SENTINEL_PASSWORD = "python3 -c \"import json; print(json.load(open('/etc/redis/fleet.json'))['sentinel_password'])\""
+NASTY = '\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
+# What the group's passwords become in the middle of the tests.
+NEW = {
+    "orbiter_redis_password": f"operator{NASTY}",
+    "orbiter_redis_users": {name: {"password": f"{name}{NASTY}"} for name in ("worker", "client", "monitor")},
+}
+
+
+class StubbornLoad(Load):
+    """A load whose client tries again while Redis refuses, by each of its fleets in turn; what was accepted counts."""
+
+    def __init__(self, *fleets: Fleet) -> None:
+        super().__init__(fleets[0])
+        self._fleets = list(fleets)
+        self.refused: list[str] = []
+
+    def _run(self) -> None:
+        while not self._end.wait(self._interval):
+            try:
+                self.ids += self._fleets[0].submit([random.uniform(0.5, 1.5)])
+            except (RedisError, OSError) as error:
+                self.refused.append(str(error))
+                self._fleets.append(self._fleets.pop(0))
+
+
+def redis(host: Any, command: str) -> str:
+    """Return what a host's Redis answers to its operator."""
+    return str(host.check_output(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} {command}"))
+
+
+def asked_sentinel(host: Any, command: str) -> str:
+    """Return what a host's sentinel answers to its operator."""
+    return str(host.check_output(f"REDISCLI_AUTH=$({SENTINEL_PASSWORD}) redis-cli {TLS} -p 26379 sentinel {command}"))
+
+
+def role(host: Any) -> str:
+    """Return what a host's Redis says that it is: master, slave, or nothing."""
+    said = host.run(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} role | head -1")
+    return str(said.stdout.strip())
+
+
+def in_step(host: Any) -> bool:
+    """Return whether a host's Redis is a replica with a living link to its master."""
+    said = host.run(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} info replication").stdout
+    return "role:slave" in said and "master_link_status:up" in said
+
+
+def sizes(servers: dict[str, Any]) -> set[str]:
+    """Return how many keys the servers hold: one number if all hold the same."""
+    return {redis(host, "dbsize") for host in servers.values()}
+
+
+def processes(hosts: dict[str, Any], unit: str) -> dict[str, str]:
+    """Return the main process of a unit on each host."""
+    shown = f"systemctl show --property=MainPID --value {unit}"
+    return {name: host.check_output(shown) for name, host in hosts.items()}
+
+
+def assert_unchanged(done: CompletedProcess[str]) -> None:
+    """Check that a play did well, and nothing at all."""
+    assert done.returncode == 0
+    assert_no_host_changed(done)
+
+
+def assert_no_host_changed(done: CompletedProcess[str]) -> None:
+    """Check that a play, whatever became of it, changed nothing."""
+    recap = [line for line in done.stdout.partition("PLAY RECAP")[2].splitlines() if " ok=" in line]
+    assert recap
+    assert [line for line in recap if " changed=0 " not in line] == []
+
+
+def lose_the_master(load: StubbornLoad, fleet: Fleet, servers: dict[str, Any], first: str) -> None:
+    """Kill the master and its sentinel while tasks run; wait until there is another one, which accepts tasks."""
+    others = {name: host for name, host in servers.items() if name != first}
+    wait_until(
+        lambda: "running" in fleet.statuses(list(load.ids)), within=60, what=lambda: str(fleet.statuses(load.ids))
+    )
+    servers[first].check_output(
+        "systemctl kill --signal=KILL redis-server redis-sentinel; systemctl stop redis-server redis-sentinel"
+    )
+    wait_until(
+        lambda: "master" in [role(host) for host in others.values()],
+        within=90,
+        what=lambda: str({name: role(host) for name, host in others.items()}),
+    )
+    already = len(load.ids)
+    wait_until(lambda: len(load.ids) > already + 10, within=90, what=lambda: f"refused: {load.refused[-3:]}")
+
+
+@pytest.fixture(scope="session")
+def servers(runner: Any) -> dict[str, Any]:
+    """Return the Redis hosts by name."""
+    return {name: runner.get_host(name) for name in sorted(runner.get_hosts("redis"))}
+
+
+@pytest.fixture(scope="session")
+def addresses(runner: Any, servers: dict[str, Any]) -> dict[str, str]:
+    """Return the Redis hosts' addresses in the fleet's network."""
+    return {name: runner.get_variables(name)["redis_bind"] for name in servers}
+
+
+@pytest.fixture(scope="session")
+def authority(inventory: str) -> Path:
+    """Return the certificate of the fleet's own authority, on the controller."""
+    return Path(inventory) / ".redis-tls/ca.pem"
+
+
+@pytest.fixture(scope="session")
+def as_workers(workers: dict[str, Any], authority: Path) -> Callable[[], Fleet]:
+    """Return a function that gives the fleet by the very URL that its workers have now."""
+
+    def connect() -> Fleet:
+        url = workers["worker1"].check_output('. /etc/orbiter/worker.env; printf %s "$ORBITER_REDIS_URL"')
+        return Fleet(url.replace("/etc/orbiter/redis-ca.pem", quote(str(authority))))
+
+    return connect
+
+
+@pytest.fixture(scope="module")
+def fleet(as_workers: Callable[[], Fleet]) -> Iterator[Fleet]:
+    """Return the fleet as its workers reach it."""
+    return as_workers()
+
+
+@pytest.fixture(scope="session")
+def master(servers: dict[str, Any]) -> Callable[[], str]:
+    """Return a function that names the only master of now."""
+
+    def only() -> str:
+        (name,) = [name for name, host in servers.items() if role(host) == "master"]
+        return name
+
+    return only
