@@ -60,7 +60,7 @@ def stopped(request, fleet, workers, runner):
     runs = [host.check_output(invocation.format(number)) for number in (1, 2)]
     way = request.param(f"{runner.get_variables('worker1')['testhost_network']}-worker1")
     with Load(fleet) as load:
-        long = fleet.submit([LONG] * 4)
+        long = fleet.submit([LONG] * 9)  # one more than the other host has slots
         wait_until(
             lambda: "worker1" in {host for host, _ in fleet.running(long)}, within=60, what=lambda: str(fleet.workers())
         )
