@@ -59,9 +59,3 @@ def test_waiting_tasks_run(saved, fleet, workers):
         host.check_output("systemctl start orbiter-workers.target")
     fleet.wait_until_done(saved["ids"], within=90)
     assert set(fleet.statuses(saved["waiting"])) == {"completed"}
-
-
-def test_the_aof_of_an_archive_does_as_well(saved, play, fleet):
-    variables = {"redis_restore_file": str(saved["archive"]), "redis_restore_from": "aof"}
-    assert play("playbooks/restore.yml", orbiter_restore=True, **variables).returncode == 0
-    fleet.wait_until_done(saved["ids"], within=90)
