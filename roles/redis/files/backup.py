@@ -110,22 +110,40 @@ def copy_of(redis: Redis, folder: Path) -> int:
     if redis.setting("appendonly") == "yes":
         name = redis.setting("appendfilename")
         with no_rewrite(redis):
-            written = int(redis.persistence()["aof_current_size"])
-            shutil.copytree(data / redis.setting("appenddirname"), folder / "appendonlydir")
-        cut(folder / "appendonlydir", name, written)
+            own = data / redis.setting("appenddirname")
+            shutil.copytree(own, folder / "appendonlydir")
+            parts = re.findall(
+                r"^file (\S+) ", (folder / "appendonlydir" / f"{name}.manifest").read_text(), re.MULTILINE
+            )
+            cut_open_end(own / parts[-1], folder / "appendonlydir" / parts[-1])
         checked("redis-check-aof", folder / "appendonlydir" / f"{name}.manifest")
     return int(found[1]) if found else 0
 
 
-def cut(folder: Path, name: str, written: int) -> None:
-    """Cut off what Redis wrote while the AOF was copied, which may end in the middle of a command.
+def cut_open_end(own: Path, copy: Path) -> None:
+    """Cut off the copy's last command if it is not whole, as Redis was just writing it.
 
-    Up to ``written``, Redis' own count of all parts together, there are whole commands only. So no checker needs to
-    mend anything, which would take damage in the middle for such an end, and drop all that is behind it.
+    Damage looks the same, but does not go by itself: what Redis was writing is whole in its own file soon. So no
+    checker is told to mend the copy, which would drop all that is behind any damage.
     """
-    parts = re.findall(r"^file (\S+) seq \d+ type [bi]", (folder / f"{name}.manifest").read_text(), re.MULTILINE)
-    before = sum((folder / part).stat().st_size for part in parts[:-1])
-    os.truncate(folder / parts[-1], written - before)
+    size, good = sound(copy)
+    if good == size:
+        return
+    deadline = time.monotonic() + 10
+    further = good
+    while further == good and time.monotonic() < deadline:
+        shutil.copy(own, copy)
+        size, further = sound(copy)
+        time.sleep(0.1)
+    if further > good:
+        os.truncate(copy, further)
+
+
+def sound(part: Path) -> tuple[int, int]:
+    """Return the size of a part of an AOF, and up to where it is good."""
+    done = subprocess.run(["redis-check-aof", part], capture_output=True, text=True, check=False)
+    found = re.search(r"size=(\d+), ok_up_to=(\d+)", done.stdout)
+    return (int(found[1]), int(found[2])) if found else (part.stat().st_size,) * 2
 
 
 def connection(files: list[str]) -> dict[str, str]:
