@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE = 3600.0  # for gigabytes on a slow disk
+OPEN_END = 10.0  # for one command
 
 
 class Redis:
@@ -129,7 +130,7 @@ def cut_open_end(own: Path, copy: Path) -> None:
     size, good = sound(copy)
     if good == size:
         return
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + OPEN_END
     further = good
     while further == good and time.monotonic() < deadline:
         shutil.copy(own, copy)
@@ -183,4 +184,5 @@ def main() -> None:
     print(json.dumps({"archive": str(archive), "time": moment, "keys": keys, "bytes": archive.stat().st_size}))
 
 
-main()
+if __name__ == "__main__":
+    main()
