@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 TLS = "--tls --cacert /etc/redis/tls/ca.pem"
 SENTINEL_PASSWORD = "python3 -c \"import json; print(json.load(open('/etc/redis/fleet.json'))['sentinel_password'])\""
-NASTY = '\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
-# What the group's passwords become in the middle of the tests.
+# What the passwords become in the middle of the tests. Others than in the scenario `redis`, which may run at the
+# same time, and watches all command lines of this machine for its own.
+NASTY = '\'s l4ter \\ "p@ss"/w:rd #% $HOME ü'
 NEW = {
     "orbiter_redis_password": f"operator{NASTY}",
     "orbiter_redis_users": {name: {"password": f"{name}{NASTY}"} for name in ("worker", "client", "monitor")},
