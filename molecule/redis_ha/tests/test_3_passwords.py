@@ -21,6 +21,8 @@ def rotated(play, fleet, as_workers, servers, master):
     before = {"master": master(), "redis": processes(servers, "redis-server"), "url": fleet.redis_url}
     with StubbornLoad(fleet) as first:
         beside = play("playbooks/rotate_secrets.yml", orbiter_rotate_keep_old=True, **NEW)
+    # By the old password at the sentinels, and at the master.
+    first.ids += fleet.submit([0.1])
     later = as_workers()
     with StubbornLoad(later) as second:
         for_good = play("playbooks/rotate_secrets.yml", **NEW)
