@@ -181,7 +181,8 @@ async def test_cancel_ends_an_agent_within_two_seconds(trial: Trial, inside: str
     tool = inside == "tool"
     trial.model.replies = [call("slow", 8), text("done")] if tool else [slowly("never", "said")]
     task_id = await trial.submit(agent("slow"))
-    with trial.worker("w"):
+    # The usual lease: with a short one the run would soon see for itself that it is not wanted.
+    with trial.worker("w", "--heartbeat-ttl", "30"):
         await wait_until(lambda: trial.notes == ["slow"] if tool else len(trial.model.requests) == 1, 20)
         waiting = await trial.submit(agent("slow"))
         assert await trial.fleet.broker.cancel(waiting) == "cancelled"
