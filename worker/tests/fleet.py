@@ -19,7 +19,7 @@ from tests.support import wait_until
 
 QUEUE = "orbiter:tasks"
 # What may be there for ever; everything else expires.
-WITHOUT_TTL = {QUEUE, f"{{{QUEUE}}}:dead", keys.INDEX, keys.BY_TIME}
+WITHOUT_TTL = {QUEUE, f"{{{QUEUE}}}:dead", f"{{{QUEUE}}}:id", keys.INDEX, keys.BY_TIME}
 
 
 def job_payload(job: str, text: str = "", **fields: Any) -> TaskPayload:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
 
 from orbiter.distributed.temporal.wire import workflow_id
 from orbiter.distributed.worker import Worker
@@ -91,9 +91,11 @@ class TemporalServer:
         """Return a client of its."""
         return await Client.connect(self.host, namespace=namespace)
 
-    async def workflow(self, task_id: str) -> WorkflowHandle[Any, Any]:
-        """Return a task's workflow."""
-        return (await self.client()).get_workflow_handle(workflow_id(task_id))
+    async def workflow(self, task_id: str, namespace: str = "default") -> WorkflowHandle[Any, Any]:
+        """Return a task's workflow, as soon as there is one."""
+        client = await self.client(namespace)
+        (found, *_) = await wait_until(lambda: self._workflows(client, task_id))
+        return client.get_workflow_handle(found.id)
 
     async def ends_of(self, task_id: str) -> list[WorkflowExecutionStatus | None]:
         """Return how every workflow that the task has had has closed, once all have; the newest first."""
@@ -101,14 +103,19 @@ class TemporalServer:
 
         async def closed() -> list[WorkflowExecutionStatus | None]:
             # The listing lags behind.
-            query = f"WorkflowId = '{workflow_id(task_id)}'"
-            ends = [found.status async for found in client.list_workflows(query)]
+            ends = [found.status for found in await self._workflows(client, task_id)]
             return [] if WorkflowExecutionStatus.RUNNING in ends else ends
 
         ends = await wait_until(closed)
         if folder := os.environ.get("RECORD_HISTORIES"):
             await self._record(Path(folder), task_id)
         return ends
+
+    @staticmethod
+    async def _workflows(client: Client, task_id: str) -> list[WorkflowExecution]:
+        # The queue's id, with which the name ends, is in the fleet's Redis.
+        query = f"WorkflowId STARTS_WITH '{workflow_id(task_id, '')}'"
+        return [found async for found in client.list_workflows(query)]
 
     async def _record(self, folder: Path, task_id: str) -> None:
         """Write a history for the replay tests, named after the test that is running."""

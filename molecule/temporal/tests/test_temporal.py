@@ -64,7 +64,9 @@ def test_tasks_run_as_workflows_of_temporal(fleet, temporal, address):
     ids = fleet.submit([0.2] * 12)
     fleet.wait_until_done(ids, within=60)
     assert_completed_once(fleet, ids)
-    show = f"workflow describe --output json --address {address} --workflow-id orbiter-task-{ids[0]}"
+    (task,) = fleet.tasks(ids[:1])
+    assert task["workflow_id"].startswith(f"orbiter-task-{ids[0]}-")
+    show = f"workflow describe --output json --address {address} --workflow-id {task['workflow_id']}"
     shown = temporal.check_output(f"/opt/orbiter-temporal/current/temporal {show}")
     assert json.loads(shown)["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_COMPLETED"
 

@@ -134,8 +134,9 @@ async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_clien
     assert (alive["worker_id"], alive["state"], alive["instance"]) == ("web01", "running", "7")
     assert (dead["worker_id"], dead["status"], dead["alive"]) == (long_name, "dead", False)
     assert set(alive) == {
-        *("worker_id", "status", "alive", "hostname", "instance", "version", "queue", "state", "concurrency", "active"),
-        *("tasks_processed", "tasks_failed", "current_task_id", "pid", "started_at", "last_heartbeat"),
+        *("worker_id", "status", "alive", "hostname", "instance", "version", "queue", "executor", "state"),
+        *("concurrency", "active", "tasks_processed", "tasks_failed", "current_task_id", "pid", "started_at"),
+        "last_heartbeat",
     }
 
 

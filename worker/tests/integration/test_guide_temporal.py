@@ -94,8 +94,7 @@ async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Flee
     with started(["bash", "-c", command], fleet, temporal):
         task_id = await fleet.broker.submit(TaskPayload(agent_config=AGENT, input="go"))
         assert (await fleet.ends(task_id, 60)).status == TaskStatus.COMPLETED
-    client = await temporal.client(namespace="elsewhere")
-    handle = client.get_workflow_handle((await temporal.workflow(task_id)).id)
+    handle = await temporal.workflow(task_id, namespace="elsewhere")
     assert (await handle.describe()).workflow_type == "AgentExecutionWorkflow"
 
 

@@ -90,12 +90,13 @@ def _value(found: dict[str, Any], name: str, **labels: str) -> float:
     return float(found.get(name, {}).get(frozenset({Q: QUEUE, **labels}.items()), 0))
 
 
-async def _some_of_everything(fleet: Fleet) -> list[str]:
+async def _some_of_everything(fleet: Fleet, log: Path) -> list[str]:
     """Let tasks complete, fail, be retried and be cancelled."""
     tasks = [await fleet.submit("echo", "hello") for _ in range(3)]
     tasks += [await fleet.submit("fail", max_retries=1)]
-    cancelled = await fleet.submit("sleep", metadata={"seconds": 30})
-    await fleet.runs(cancelled)
+    cancelled = await fleet.submit("sleep", metadata={"seconds": 30, "log": str(log)})
+    # Its record says so a moment before it runs: what is cancelled in between has taken no time.
+    await wait_until(log.exists)
     await fleet.broker.cancel(cancelled)
     tasks.append(cancelled)
     for task_id in tasks:
@@ -111,7 +112,7 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(
     fleet: Fleet, tmp_path: Path, executor: dict[str, str]
 ) -> None:
     with _told(fleet, tmp_path / "log", "--concurrency", "4", **executor) as url:
-        tasks = await _some_of_everything(fleet)
+        tasks = await _some_of_everything(fleet, tmp_path / "runs")
         duration = "orbiter_distributed_task_duration_seconds"
 
         def counted() -> dict[str, Any]:
@@ -173,7 +174,7 @@ async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(
         env |= {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test", "OTEL_TRACES_EXPORTER": "none"}
         with worker_process(fleet.url, "w1", tmp_path / "log", "--heartbeat-ttl", "1", "--retry-backoff", "0", **env):
             await fleet.broker.submit(job_payload("submits", fleet.url))
-            tasks = await _some_of_everything(fleet)
+            tasks = await _some_of_everything(fleet, tmp_path / "runs")
             await wait_until(lambda: receiver.points("orbiter.distributed.tasks.submitted"))
             await wait_until(lambda: receiver.metrics.keys() >= METRICS.keys())
             await wait_until(lambda: sum(point.as_int for _, point in receiver.points(f"{TASKS}.cancelled")) == 1)

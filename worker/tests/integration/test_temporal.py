@@ -11,7 +11,7 @@ from temporalio.client import WorkflowExecutionStatus
 from orbiter.distributed.claims import Claim
 from orbiter.distributed.dead_letters import DeadLetters
 from orbiter.distributed.models import TaskPayload, TaskStatus
-from orbiter.distributed.temporal.wire import Plan, workflow_id
+from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, task_queue, workflow_id
 from tests.fleet import Fleet, job_payload, working
 from tests.support import slowness, wait_until
 from tests.temporal import TemporalServer, runs
@@ -103,7 +103,7 @@ async def test_the_workflow_is_told_what_the_guide_says(fleet: Fleet, temporal: 
     ]
     assert [activity.activity_type.name for activity in scheduled] == ["execute_agent_activity"]
     assert scheduled[0].start_to_close_timeout.seconds == 77
-    assert scheduled[0].task_queue.name == "orbiter-tasks"
+    assert scheduled[0].task_queue.name == f"orbiter-tasks-{await fleet.client.get('{orbiter:tasks}:id')}"
 
 
 async def test_a_task_that_failed_can_be_retried_under_its_id(fleet: Fleet, temporal: TemporalServer) -> None:
@@ -165,9 +165,10 @@ async def test_a_task_that_waits_in_temporal_is_cancelled_by_whoever_hears_it(
         (claimed,) = await fleet.broker.fetch("gone", 1)
         entry, started = claimed
         claim = Claim(entry.entry_id, payload, started.deliveries, started.attempt, started.retries)
-        name = workflow_id(payload.task_id)
+        queue_id = await fleet.client.get("{orbiter:tasks}:id")
+        name, polled = workflow_id(payload.task_id, queue_id), task_queue(TASK_QUEUE, queue_id)
         await client.start_workflow(
-            "AgentExecutionWorkflow", args=[payload.to_json(), Plan()], id=name, task_queue="orbiter-tasks"
+            "AgentExecutionWorkflow", args=[payload.to_json(), Plan()], id=name, task_queue=polled
         )
         assert await fleet.broker.transfer("gone", claim, name) == "transferred"
         asked = time.monotonic()

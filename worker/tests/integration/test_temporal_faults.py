@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from orbiter.distributed.models import TaskPayload, TaskStatus
 from tests.fleet import Fleet
 from tests.integration.openai_server import OpenAIServer, Reply, openai_server, text, tool_calls
 from tests.integration.test_faults import died, worker
-from tests.support import wait_until
+from tests.support import slowness, wait_until
 from tests.temporal import TemporalServer
 
 JOBS = "tests.integration.durable_jobs"
@@ -122,6 +123,8 @@ async def test_kill_9_at(trial: Trial, point: str) -> None:
         await died(victim)
     with trial.worker("heir"):
         task = await trial.fleet.ends(task_id, LEASE + 24)
+        # What was not acknowledged is dropped by a sweep, which may come after the end.
+        await wait_until(trial.fleet.is_empty)
     assert task.status == TaskStatus.COMPLETED
     assert trial.notes == ["quick"]
     assert len(trial.model.requests) == 2
@@ -170,3 +173,26 @@ async def test_sigterm_lets_a_short_run_end_and_be_recorded(trial: Trial) -> Non
     assert task is not None
     assert (task.status, task.result, task.attempt) == (TaskStatus.COMPLETED, {"output": "waited"}, 1)
     await trial.check(task_id)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("inside", ["model call", "tool"])
+async def test_cancel_ends_an_agent_within_two_seconds(trial: Trial, inside: str) -> None:
+    tool = inside == "tool"
+    trial.model.replies = [call("slow", 8), text("done")] if tool else [slowly("never", "said")]
+    task_id = await trial.submit(agent("slow"))
+    # The usual lease: with a short one the run would soon see for itself that it is not wanted.
+    with trial.worker("w", "--heartbeat-ttl", "30"):
+        await wait_until(lambda: trial.notes == ["slow"] if tool else len(trial.model.requests) == 1, 20)
+        waiting = await trial.submit(agent("slow"))
+        assert await trial.fleet.broker.cancel(waiting) == "cancelled"
+        asked = time.monotonic()
+        assert await trial.fleet.broker.cancel(task_id) == "requested"
+        task = await trial.fleet.ends(task_id)
+        assert (time.monotonic() - asked) / slowness() < 2
+        await wait_until(lambda: tool or trial.model.hung_up == 1)
+        assert await trial.temporal.ends_of(task_id) == [WorkflowExecutionStatus.FAILED]
+        await wait_until(trial.fleet.is_empty)
+    assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 1)
+    assert (trial.notes, len(trial.model.requests)) == (["slow"] if tool else [], 1)
+    await trial.fleet.check_invariants([task_id, waiting])

@@ -12,7 +12,7 @@ from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.temporal import HAS_TEMPORAL
 from orbiter.distributed.temporal.connection import connect_options
 from orbiter.distributed.temporal.executor import TemporalExecutor
-from orbiter.distributed.temporal.wire import workflow_id
+from orbiter.distributed.temporal.wire import TASK_QUEUE, task_queue, workflow_id
 from tests.support import environment
 
 MISSING = (
@@ -58,7 +58,8 @@ def test_the_public_names_are_there() -> None:
         "TemporalExecutor",
         "execute_agent_activity",
     ]
-    assert workflow_id("x") == "orbiter-task-x"
+    assert workflow_id("x", "abc") == "orbiter-task-x-abc"
+    assert task_queue(TASK_QUEUE, "abc") == "orbiter-tasks-abc"
 
 
 @pytest.fixture(autouse=True)

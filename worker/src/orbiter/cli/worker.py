@@ -27,6 +27,7 @@ _JSON_FIELDS = (
     "instance",
     "version",
     "queue",
+    "executor",
     "state",
     "concurrency",
     "active",

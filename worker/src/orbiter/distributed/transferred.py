@@ -66,6 +66,10 @@ class TransferredTasks:
         self._queue = queue
         self._recorded = recorded
 
+    async def queue_id(self, proposed: str) -> str:
+        """Return the queue's own id: the one that Redis knows, or else the proposed one, which it knows from now on."""
+        return str(await self._broker.call("temporal_queue_id", [keys.tagged(self._queue, "id")], [proposed]))
+
     async def begin(self, turn: Turn, task: TaskPayload, worker_id: str, *, crashed: bool) -> Begun:
         """Begin a run, unless the task has ended or was cancelled."""
         said = await self._broker.call(

@@ -21,8 +21,9 @@ from orbiter.distributed import faults
 from orbiter.distributed.errors import ConfigurationError, HandedBackError, TransferredError
 from orbiter.distributed.temporal.activities import RUNS, execute_agent_activity, record_activity
 from orbiter.distributed.temporal.connection import connect, connect_options
+from orbiter.distributed.temporal.queue_id import QueueId
 from orbiter.distributed.temporal.runs import Runs, Surroundings
-from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, workflow_id
+from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, task_queue, workflow_id
 from orbiter.distributed.temporal.workflow import AgentExecutionWorkflow
 from orbiter.distributed.tracing import passes_on
 from orbiter.distributed.transferred import TERMINAL, TransferredTasks
@@ -60,10 +61,13 @@ class TemporalExecutor:
     A worker gives Temporal no more tasks than it has slots: a slot is taken until the workflow that was started from it
     has closed, wherever that runs. So tasks wait in Redis, where they can be seen, counted and cancelled at once.
 
+    Several fleets may share a namespace. What tells them apart is an id of each queue, which its Redis keeps: the names
+    of task queue and workflows end with it.
+
     Args:
         host: Temporal's address; ``TEMPORAL_HOST`` or ``localhost:7233`` by default.
         namespace: ``TEMPORAL_NAMESPACE`` or ``default`` by default.
-        task_queue: Where workers poll.
+        task_queue: Where workers poll, but for the queue's id behind it.
 
     Raises:
         ConfigurationError: Temporal's environment configuration cannot be read.
@@ -80,10 +84,15 @@ class TemporalExecutor:
         self._answered = 0.0
         self._connected = False
         self._away_since: float | None = None
+        self._queue_id = QueueId()
         self._open: dict[asyncio.Task[None], str] = {}
         self._asides: set[asyncio.Task[None]] = set()
         self._workers: list[Worker] = []
         self._stopped = False
+
+    @property
+    def _polled(self) -> str:
+        return task_queue(self.task_queue, self._queue_id.value)
 
     async def connect(self) -> None:
         """Connect, if that has not happened yet.
@@ -128,12 +137,13 @@ class TemporalExecutor:
 
         Raises:
             TransferredError: Temporal has accepted it.
-            HandedBackError: Temporal is away.
+            HandedBackError: Temporal is away, or another fleet's workers would run the task.
             ConfigurationError: Temporal refuses it for good.
         """
         if self._client is None or self._around is None:
             raise HandedBackError("Temporal has not been reached yet")
         settings, task = self._around.settings, claim.task
+        await self._queue_id.make_sure(self._around.tasks(settings.queue))
         plan = Plan(
             queue=settings.queue,
             timeout=task.timeout_seconds,
@@ -143,7 +153,7 @@ class TemporalExecutor:
             backoff=settings.retry_backoff,
             heartbeat=settings.heartbeat_ttl,
         )
-        name = workflow_id(task.task_id)
+        name = workflow_id(task.task_id, self._queue_id.value)
         try:
             handle = await self._start(name, task, plan)
         except WorkflowAlreadyStartedError:
@@ -154,8 +164,16 @@ class TemporalExecutor:
             self._lost_sight(error)
             raise HandedBackError(f"Temporal is away: {error}") from error
         faults.reach("after workflow start")
-        self._open[asyncio.create_task(self._watch(handle, task, plan))] = name
+        watching = asyncio.create_task(self._watch(handle, task, plan))
+        self._open[watching] = name
+        watching.add_done_callback(self._closed)
         raise TransferredError(name)
+
+    def _closed(self, watching: asyncio.Task[None]) -> None:
+        """Free the slot of a workflow that is no longer watched."""
+        del self._open[watching]
+        if self._around is not None:
+            self._around.changed()
 
     async def _start(self, name: str, task: TaskPayload, plan: Plan) -> WorkflowHandle[Any, Any]:
         if self._client is None:
@@ -164,7 +182,7 @@ class TemporalExecutor:
             AgentExecutionWorkflow.run,
             args=[task.to_json(), plan],
             id=name,
-            task_queue=self.task_queue,
+            task_queue=self._polled,
             # After this long others decide in place of a worker that was killed over it.
             task_timeout=timedelta(seconds=min(DECIDE_WITHIN, max(2, plan.heartbeat))),
             # A task that has ended well never runs again; one that failed may be retried by hand, under its id.
@@ -181,7 +199,8 @@ class TemporalExecutor:
 
     def room(self, free: int) -> int:
         """Return how many more tasks can be claimed, where that many slots hold no claim."""
-        return free - len(self._open) if self._connected and not self._stopped else 0
+        at_work = self._connected and not self._stopped and not self._queue_id.changed.is_set()
+        return free - len(self._open) if at_work else 0
 
     async def _watch(self, handle: WorkflowHandle[Any, Any], task: TaskPayload, plan: Plan) -> None:
         """Wait until a workflow has closed; nothing but the slot waits with it.
@@ -190,29 +209,23 @@ class TemporalExecutor:
         workflow of its failure closed, or somebody terminated the workflow.
         """
         name = handle.id
-        try:
-            while True:
-                try:
-                    with contextlib.suppress(WorkflowFailureError):
-                        await handle.result(follow_runs=False)
-                    if self._around is None or await self._around.tasks(plan.queue).status(task.task_id) != "running":
-                        break
-                    handle = await self._start(name, task, plan)
-                except WorkflowAlreadyStartedError:
-                    break
-                except (RPCError, RedisError, OSError, HandedBackError) as error:
-                    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                        break
-                    await asyncio.sleep(WATCH_AGAIN)
-        finally:
-            if me := asyncio.current_task():
-                del self._open[me]
-            if self._around is not None:
-                self._around.changed()
+        while True:
+            try:
+                with contextlib.suppress(WorkflowFailureError):
+                    await handle.result(follow_runs=False)
+                if self._around is None or await self._around.tasks(plan.queue).status(task.task_id) != "running":
+                    return
+                handle = await self._start(name, task, plan)
+            except WorkflowAlreadyStartedError:
+                return
+            except (RPCError, RedisError, OSError, HandedBackError) as error:
+                if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                    return
+                await asyncio.sleep(WATCH_AGAIN)
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task's workflow, wherever it runs: at once where it is ours, else unless others have done so."""
-        name = workflow_id(task_id)
+        name = workflow_id(task_id, self._queue_id.value)
         held = self.runs.held.values() if self.runs else ()
         here = any(slot.claim.task.task_id == task_id for slot in held)
         if self.runs is not None and here:
@@ -271,13 +284,14 @@ class TemporalExecutor:
         if around is None or client is None:
             raise RuntimeError("TemporalExecutor: serve() has not been called")
         settings = around.settings
+        await self._queue_id.learn(around.tasks(settings.queue))
         if self.runs is None or self.runs.client is not client:
             before, self.runs = self.runs, Runs(around, client)
             self.runs.processed, self.runs.failed = (before.processed, before.failed) if before else (0, 0)
         RUNS.set(self.runs)
         running = Worker(
             client,
-            task_queue=self.task_queue,
+            task_queue=self._polled,
             activities=[execute_agent_activity],
             max_concurrent_activities=settings.concurrency,
             graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout),
@@ -286,7 +300,7 @@ class TemporalExecutor:
         )
         deciding = Worker(
             client,
-            task_queue=self.task_queue,
+            task_queue=self._polled,
             workflows=[AgentExecutionWorkflow],
             activities=[record_activity],
             no_remote_activities=True,
@@ -298,13 +312,21 @@ class TemporalExecutor:
         try:
             async with asyncio.TaskGroup() as group:
                 polls = [group.create_task(worker.run()) for worker in self._workers]
-                watching = group.create_task(self._keep_sight())
+                watching = [group.create_task(work) for work in (self._keep_sight(), self._move())]
                 await asyncio.wait(polls)
-                watching.cancel()
+                for work in watching:
+                    work.cancel()
         except* (RuntimeError, RPCError) as errors:
             raise RuntimeError(str(errors.exceptions[0])) from errors
         finally:
             self._workers = []
+
+    async def _move(self) -> None:
+        """Stop polling once the queue has another id. What was given away under the old one is another fleet's now."""
+        await self._queue_id.changed.wait()
+        for watching in self._open:
+            watching.cancel()
+        await asyncio.gather(*(worker.shutdown() for worker in self._workers))
 
     async def _keep_sight(self) -> None:
         """Ask Temporal from time to time whether it is there."""
@@ -320,7 +342,7 @@ class TemporalExecutor:
                 self._answered = time.monotonic()
                 if not self._connected:
                     self._connected, self._away_since = True, None
-                    logger.info("Temporal at %s: namespace %s, %s", self.host, self.namespace, self.task_queue)
+                    logger.info("Temporal at %s: namespace %s, %s", self.host, self.namespace, self._polled)
                     self._around.changed()
             await asyncio.sleep(every)
 

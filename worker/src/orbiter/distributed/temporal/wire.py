@@ -15,9 +15,14 @@ RECORD = "record_activity"
 STEP = "step"
 
 
-def workflow_id(task_id: str) -> str:
-    """Return the id of a task's workflow."""
-    return f"orbiter-task-{task_id}"
+def workflow_id(task_id: str, queue_id: str) -> str:
+    """Return the id of a task's workflow. Two fleets in one namespace may have tasks of the same id."""
+    return f"orbiter-task-{task_id}-{queue_id}"
+
+
+def task_queue(name: str, queue_id: str) -> str:
+    """Return the task queue of a queue's workers: who has another Redis, or another queue, polls another one."""
+    return f"{name}-{queue_id}"
 
 
 @dataclass
