@@ -160,6 +160,9 @@ def open_machine() -> Iterator[Machine]:
             "",
             "--appendonly",
             "no",
+            # As the role redis sets it, for the floors as well.
+            "--stream-node-max-bytes",
+            "1024",
             "--dir",
             name,
         ]

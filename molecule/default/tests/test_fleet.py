@@ -16,6 +16,7 @@ GUIDE = {
     "timeout": "0",
     "tcp-keepalive": "300",
     "protected-mode": "yes",
+    "stream-node-max-bytes": "1024",
 }
 
 

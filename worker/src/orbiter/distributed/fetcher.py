@@ -280,6 +280,8 @@ class Fetcher:
             begun = await self._read(room)
         if unread := self._take(begun, asked):
             await self._start(unread)
+        # Let them begin before the next claim is prepared: who was idle has tasks that wait for nothing else.
+        await asyncio.sleep(0)
 
     async def _read(self, room: int) -> list[Begun]:
         """Wait for entries."""

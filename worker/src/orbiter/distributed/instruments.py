@@ -114,6 +114,10 @@ class Gauge(Counter):
             cell.valid_until = time.monotonic() + valid
 
 
+# What is counted here is nobody's.
+_NOWHERE = Cell()
+
+
 @dataclass(slots=True)
 class Distribution:
     """Values by size: how many lie between the bounds, and above the last; their sum and their number."""
@@ -123,12 +127,14 @@ class Distribution:
     count: int = 0
     also: Callable[[float], None] | None = None
 
-    def record(self, value: float) -> None:
-        """Count one value."""
+    def record(self, value: float, gauge: Cell = _NOWHERE, step: float = 0, counter: Cell = _NOWHERE) -> None:
+        """Count one value; step a gauge and count up a counter with it, as each call and each lock is felt."""
         with _lock:
             self.buckets[bisect_left(SECONDS_BOUNDS, value)] += 1
             self.total += value
             self.count += 1
+            gauge.value += step
+            counter.value += 1
         if self.also is not None:
             self.also(value)
 

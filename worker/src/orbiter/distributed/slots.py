@@ -126,8 +126,9 @@ class Slots:
             self.processed += 1
         elif recorded in {"failed", "retrying"}:
             self.failed += 1
-        extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt}
-        logger.info("%s after %.1f s", recorded, time.monotonic() - slot.started, extra=extra)
+        if logger.isEnabledFor(logging.INFO):
+            extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt}
+            logger.info("%s after %.1f s", recorded, time.monotonic() - slot.started, extra=extra)
         self._changed()
 
     async def drain(self, deadline: float, hurry: asyncio.Event) -> int:

@@ -58,29 +58,32 @@ class TaskMeter:
 
     def started(self, slot: Slot) -> None:
         """Count a start; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
-        self._running.add(1)
-        claim, agent = slot.claim, self._agent(slot.agent_name)
-        # A task of a worker that died has not waited: it ran, elsewhere.
-        if claim.deliveries == 1:
-            waited = max(0.0, time.time() - int(claim.entry_id.partition("-")[0]) / 1000)
-            agent.waited.record(waited)
-            self._starts += 1
-            self._waited += waited
+        claim = slot.claim
+        if claim.deliveries > 1:
+            # A task of a worker that died has not waited: it ran, elsewhere.
+            self._running.add(1)
+            return
+        waited = time.time() - int(claim.entry_id.partition("-")[0]) / 1000
+        if waited < 0:  # the clocks differ
+            waited = 0.0
+        self._agent(slot.agent_name).waited.record(waited, self._running, 1)
+        self._starts += 1
+        self._waited += waited
 
     def ended(self, slot: Slot, recorded: str) -> None:
         """Count an end: ``completed``, ``failed``, ``cancelled``, ``retrying``, ``pending`` or ``lost``."""
         name, duration = slot.agent_name, time.monotonic() - slot.started
-        agent = self._agent(name)
+        if recorded == "completed":
+            self._completed += 1
+            agent = self._agent(name)
+            agent.duration.record(duration, self._running, -1, agent.completed)
+            return
         self._running.add(-1)
         if recorded == "transferred":
             return  # to Temporal, whose runs are counted where they are: run_began, run_ended, recorded
-        if recorded == "completed":
-            self._completed += 1
-            agent.completed.add(1)
-            agent.duration.record(duration)
-        elif recorded == "failed":
+        if recorded == "failed":
             self._failed += 1
-            agent.failed.add(1)
+            self._agent(name).failed.add(1)
             metrics.DURATION.record(duration, self.queue, name, recorded, _error_of(slot))
             metrics.DEAD_LETTERED.add(1, self.queue)
         elif recorded == "cancelled":

@@ -22,14 +22,15 @@ end
 for n = 9, #ARGV, 8 do
   local entry, deliveries, id, status, value, error_type, place, event = unpack(ARGV, n, n + 7)
   local task, events, channel = tasks .. id, streams .. id, channels .. id
-  local known = redis.call('HMGET', task, 'status', 'fence', 'completed_at')
+  local known = redis.call('HGET', task, 'status')
+  local ended = is_terminal(known) and redis.call('HMGET', task, 'fence', 'completed_at')
   local pending = (held[entry] or owned(queue, group, consumer, entry)) == tonumber(deliveries)
-  if is_terminal(known[1]) and known[3] then
+  if ended and ended[2] then
     -- By this very call, sent again; or by the run of another entry of this task, whose end stands.
-    status = known[2] == entry .. ' ' .. deliveries .. ' ' .. consumer and known[1] or 'lost'
+    status = ended[1] == entry .. ' ' .. deliveries .. ' ' .. consumer and known or 'lost'
   elseif not pending then
     status = 'lost'
-  elseif known[1] == 'cancelled' then
+  elseif known == 'cancelled' then
     -- A 0.1 client has written the end already; it stands.
     cancel_task(task, events, channel, id)
     status = 'cancelled'
