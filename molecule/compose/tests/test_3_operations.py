@@ -161,12 +161,14 @@ def test_host_without_docker_is_told_what_to_install_and_may_have_it_installed(p
     before = ids()
     # The engine and what it runs stay.
     workers["worker2"].check_output("dpkg --remove --force-depends docker-cli docker-compose")
-    only = "--limit=localhost,redis1,worker2"
-    told = play("playbooks/rolling_update.yml", only)
-    installed = play("playbooks/rolling_update.yml", only, worker_install_docker=True)
+    told = play("site.yml")
+    installed = play("playbooks/rolling_update.yml", "--limit=localhost,redis1,worker2", worker_install_docker=True)
     assert told.returncode == 2
     shown = one_line(told)
     assert "worker2 has Docker engine - and Compose plugin - (the command docker is not installed)" in shown
+    # Before anything else begins, on any host.
+    assert "PLAY [Lock]" in installed.stdout
+    assert "PLAY [Lock]" not in told.stdout
     assert "worker_install_docker: true" in shown
     assert installed.returncode == 0
     assert ids() == before
