@@ -213,9 +213,9 @@ async def test_a_dead_letter_runs_again(broker: ClusterBroker, store: TaskStore)
     await assert_queue_empty(broker)
 
 
-async def test_start_worker_works_with_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+async def test_start_worker_works_with_a_cluster(cluster: Cluster, tmp_path: Path, executor: dict[str, str]) -> None:
     log = tmp_path / "worker.log"
-    with worker_process(cluster.url, "w1", log) as process:
+    with worker_process(cluster.url, "w1", log, **executor) as process:
         async with await distributed(ECHO, "hello", redis_url=cluster.url) as task, asyncio.timeout(15):
             assert await task.result() == {"output": "hello"}
         assert [worker.worker_id for worker in await get_worker_fleet_status(cluster.url)] == ["w1"]
