@@ -204,6 +204,24 @@ def test_same_pins_are_downloaded_once(build, worker, tmp_path, monkeypatch):
     assert first["version"] != second["version"]
 
 
+def test_cache_keeps_what_is_in_use_and_the_newest_five(build, worker, tmp_path):
+    own = tmp_path / "cache"
+
+    def release(number):
+        (worker / "news.txt").write_text(f"change {number}")
+        return built(build("--cache", own))["version"]
+
+    made = [release(number) for number in range(7)]
+    assert all((own / version).is_dir() for version in made)
+    for version in made:
+        os.utime(own / version, (0, 0))
+    assert release(0) == made[0]  # which is a use of it
+    made.append(release(7))
+    left = [version for version in made if (own / version).is_dir()]
+    assert len(left) == 5
+    assert {made[0], made[7]} <= set(left)
+
+
 def test_every_wheel_is_listed_with_its_hash(build, tmp_path):
     wheel = make_wheel(tmp_path / "given")
     with tarfile.open(built(build("--app", wheel))["archives"]["3.11-x86_64"]) as tar:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ PREBUILT = HERE / "dist"  # what `make build` puts into the collection
 INSTALLER = HERE / "installer.txt"
 SCRIPTS = sorted(HERE.glob("*.py"))
 KEPT = 5
+IN_USE = 3600.0  # seconds: another play on this controller may be about to install what it was told is there
 NOT_SOURCE = re.compile(r"(\..*|__pycache__|build|dist|tests|benchmarks|.*\.egg-info|.*\.pyc)")
 
 
@@ -108,7 +110,9 @@ def main() -> None:
             apps.fitting(parts.wheels, target)
         if missing and not args.dry_run:
             build(parts, missing, cache, version)
-            prune(cache, keep=version)
+            prune(cache)
+        elif not missing:
+            os.utime(cache / version)
     except BuildError as error:
         sys.exit(str(error))
     answer = {"version": version, "archives": {str(target): str(path) for target, path in archives.items()}}
@@ -280,17 +284,17 @@ def pip(*words: str) -> None:
         raise BuildError(f"pip {words[0]} failed for the release:\n{done.stdout.strip()}")
 
 
-def prune(cache: Path, *, keep: str) -> None:
-    """Remove all but the newest few releases and downloads, so that the cache does not grow without bound."""
+def prune(cache: Path) -> None:
+    """Remove what was not used of late, all but the newest few, so that the cache does not grow without bound."""
     # A fleet may have several kinds of hosts; a source changes more often than what it needs.
-    for folder, kept in ((cache, KEPT - 1), (cache / ".downloads", KEPT * 2)):
-        entries = sorted(
-            (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != keep),
-            key=lambda path: path.stat().st_mtime,
-            reverse=True,
-        )
-        for old in entries[kept:]:
-            shutil.rmtree(old, ignore_errors=True)
+    for folder, kept in ((cache, KEPT), (cache / ".downloads", KEPT * 2)):
+        used = {}
+        for path in folder.glob("[!.]*"):
+            with contextlib.suppress(FileNotFoundError):  # another build prunes, too
+                used[path] = path.stat().st_mtime
+        for old in sorted(used, key=used.__getitem__, reverse=True)[kept:]:
+            if used[old] < time.time() - IN_USE:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":
