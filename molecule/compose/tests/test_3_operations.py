@@ -70,12 +70,12 @@ def test_login_that_one_host_is_refused_stops_the_update_before_the_first_host_c
     registry = runner.get_variables("worker1")["test_registry"]
     shown = one_line(refused["done"])
     assert refused["done"].returncode == 2
+    assert refused["after"] == refused["before"]
     assert f"worker2 could not log in to {registry} as pusher" in shown
     assert (
         "Nothing has changed here. Check image_registry_username and image_registry_password (worker_registry_" in shown
     )
     assert "No host's workers were touched" in shown
-    assert refused["after"] == refused["before"]
     assert refused["lock"] is None
 
 
