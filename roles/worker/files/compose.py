@@ -264,9 +264,9 @@ def keep(goal: dict, releases: int) -> None:
 
 def digest_of(image: str) -> str:
     """Return an image's name without its tag, as Docker lists what was pulled by digest."""
-    name, _, digest = image.partition("@")
+    name, mark, digest = image.partition("@")
     folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{last.partition(':')[0]}@{digest}"
+    return f"{folder}{slash}{last.partition(':')[0]}{mark}{digest}"
 
 
 def pulled(image: str) -> set[str]:
