@@ -106,6 +106,13 @@ class Dev:
         return self.process.wait(15)
 
 
+def pending_signals(pid: int) -> set[int]:
+    """Return the signals that wait for a process."""
+    told = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    mask = int(told[1], 16) if told else 0
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[object]:
     """Give a function that starts ``orbiter dev``; whatever of it still runs at the end is killed."""
@@ -296,6 +303,21 @@ async def test_a_second_ctrl_c_does_not_wait_for_running_tasks(start, app: Path)
     dev.press_ctrl_c()
     await dev.said("stopping")
     assert dev.end(signal.SIGINT) == 0
+
+
+async def test_a_second_ctrl_c_is_heard_by_a_worker_that_has_not_come_to_the_first(start, app: Path) -> None:
+    dev = start(app, "--app", "loud", "--drain-timeout", "60")
+    await dev.ready()
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=60")
+    await wait_until(lambda: status(dev, "t1") == "running")
+    worker = dev.child("worker")
+    worker.suspend()
+    dev.press_ctrl_c()
+    await dev.said("stopping")
+    dev.press_ctrl_c()
+    await wait_until(lambda: pending_signals(worker.pid) >= {signal.SIGINT, signal.SIGTERM})
+    worker.resume()
+    assert dev.process.wait(15) == 0
 
 
 async def test_nothing_survives_a_killed_orbiter_dev(start, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
 from orbiter.distributed import keys
 from orbiter.distributed.models import TaskStatus
@@ -82,12 +83,25 @@ async def test_what_a_killed_worker_had_waits_for_a_worker_of_its_own_fleet(
         options = ("--executor", "temporal", "--heartbeat-ttl", "3")
         with worker(fleet, "victim", *options, TEMPORAL_HOST=temporal.host) as victim:
             task_id = await fleet.submit("sleep", metadata={"seconds": 2})
-            await fleet.runs(task_id)
-            await wait_until(fleet.is_empty)
+            handle = await temporal.workflow(task_id)
+
+            async def described() -> DescribeWorkflowExecutionResponse:
+                return (await handle.describe()).raw_description
+
+            async def runs_here() -> bool:
+                states = [run.state for run in (await described()).pending_activities]
+                return states == [PendingActivityState.PENDING_ACTIVITY_STATE_STARTED]
+
+            await wait_until(runs_here)
             victim.kill()
             await died(victim)
-        # Temporal has given the run up by then: the other fleet's worker would have taken it.
-        await asyncio.sleep(6)
+
+        async def given_up() -> bool:
+            found = await described()
+            return not found.pending_activities and found.HasField("pending_workflow_task")
+
+        # Temporal offers the workflow: the other fleet's worker would take it, as it waits for nothing else.
+        await wait_until(given_up)
         assert (theirs.tasks_processed, runs(theirs), await tasks_known(other)) == (0, 0, set())
         async with working(fleet, worker_id="heir", **DURABLE):
             task = await fleet.ends(task_id, 40)

@@ -75,7 +75,8 @@ class WorkerProcess:
     def hurry(self) -> None:
         """Have a worker that drains hand back at once what still runs."""
         if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
+            # Not a second SIGTERM: it would be one with a first that the worker has not come to yet.
+            self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
         """End the worker without a drain; :meth:`run` starts no other once it is cancelled."""

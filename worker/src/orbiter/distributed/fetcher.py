@@ -110,6 +110,11 @@ class Fetcher:
 
     # -- claims that come with outcomes --------------------------------------------------------------------------
 
+    @property
+    def spare(self) -> Redis:
+        """The reader's connection: nobody reads while claims come with outcomes."""
+        return self._reader
+
     def board(self, free: int) -> int:
         """Return how many claims may come with a call that frees so many slots: all of them, or none.
 

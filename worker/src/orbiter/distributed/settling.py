@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,8 @@ from orbiter.distributed.models import ErrorEvent, InvalidPayloadError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
+
+    from redis.asyncio import Redis
 
     from orbiter.distributed.broker import TaskBroker
     from orbiter.distributed.claims import Begun
@@ -105,6 +108,10 @@ class _Answer:
 class Carrier(Protocol):
     """Claims for the slots that outcomes free: the fetcher."""
 
+    @property
+    def spare(self) -> Redis:
+        """A connection that is free while claims come with outcomes."""
+
     def board(self, free: int) -> int:
         """Return how many claims are to come with outcomes that free so many slots."""
 
@@ -133,6 +140,8 @@ class Settler:
         self._batch = min(LARGEST_BATCH, -(-settings.concurrency // 2))
         self._carrier: Carrier | None = None
         self._waiting: list[_Row] = []
+        self._sent: deque[asyncio.Task[_Answer | None]] = deque()
+        self._spare_taken = False
         self._something = asyncio.Event()
         self._apart: set[asyncio.Task[None]] = set()
 
@@ -165,6 +174,9 @@ class Settler:
         else:
             slot.log.close()
             self._waiting.append((slot, ended, done))
+            if len(self._sent) == 1 and len(self._waiting) >= self._batch:
+                # Right behind the one before: the server has work while we take that one in.
+                self._send()
             self._something.set()
 
     def give_up(self) -> None:
@@ -212,25 +224,29 @@ class Settler:
 
     async def run(self) -> None:
         """Record ends, until cancelled: while the server works on a batch, what came with the last is taken in."""
-        sent: asyncio.Task[_Answer | None] | None = None
         try:
             while True:
-                if sent is None and not self._waiting:
+                while not self._sent:
                     self._something.clear()
-                    await self._something.wait()
-                answer = await sent if sent else None
-                sent = self._send()
-                if answer is not None:
-                    if sent is not None:
+                    self._send()
+                    if not self._sent:
+                        await self._something.wait()
+                answer = await self._sent[0]
+                self._sent.popleft()
+                if not self._sent:
+                    self._send()
+                    if self._sent:
                         await asyncio.sleep(0)  # for it to leave
+                if answer is not None:
                     self._take_in(answer)
         finally:
-            if sent is not None:
+            for sent in self._sent:
                 sent.cancel()
 
-    def _send(self) -> asyncio.Task[_Answer | None] | None:
+    def _send(self) -> None:
         batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
-        return asyncio.create_task(self._record(batch)) if batch else None
+        if batch:
+            self._sent.append(asyncio.create_task(self._record(batch)))
 
     async def _record(self, batch: list[_Row]) -> _Answer | None:
         while batch := [row for row in batch if self._still_ours(row)]:
@@ -242,8 +258,7 @@ class Settler:
                 boarded = self._carrier.board(len(ready)) if self._carrier else 0
                 asked = time.monotonic()
                 faults.reach("before settle")
-                outcomes = [outcome for _, outcome in ready]
-                recorded, begun = await self._broker.turn(self._worker_id, outcomes, boarded)
+                recorded, begun = await self._turn([outcome for _, outcome in ready], boarded)
             except (RedisError, OSError) as error:
                 metrics.DISRUPTIONS.add(1, self._broker.queue_name)
                 logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
@@ -254,6 +269,16 @@ class Settler:
                 self._carrier.crash()
             await asyncio.sleep(AGAIN_AFTER)
         return None
+
+    async def _turn(self, outcomes: list[Outcome], boarded: int) -> tuple[list[str], list[Begun]]:
+        spare = None
+        if boarded and self._carrier and len(self._sent) > 1 and not self._spare_taken:
+            spare, self._spare_taken = self._carrier.spare, True
+        try:
+            return await self._broker.turn(self._worker_id, outcomes, boarded, client=spare)
+        finally:
+            if spare:
+                self._spare_taken = False
 
     def _take_in(self, answer: _Answer) -> None:
         # The new ones first: so the slots never look free in between.
