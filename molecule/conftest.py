@@ -37,15 +37,18 @@ def runner(inventory: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def play(inventory: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+def play(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs a playbook of the repository with options and variables, as an operator would."""
+    folder = tmp_path_factory.mktemp("play")
 
     def run(playbook: str, *options: str, **variables: object) -> subprocess.CompletedProcess[str]:
-        command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", json.dumps(variables), playbook]
-        command += options
+        # Among them may be passwords, which no command line shows.
+        file = folder / "variables.json"
+        file.write_text(json.dumps(variables))
+        command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", f"@{file}", playbook, *options]
         environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         done = subprocess.run(command, cwd=CHECKOUT, env=environment, text=True, capture_output=True, check=False)
-        print(done.stdout + done.stderr)  # pytest shows it where the test fails
+        print((done.stdout + done.stderr)[-100_000:])  # pytest shows it where the test fails
         return done
 
     return run

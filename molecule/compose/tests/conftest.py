@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fleet import counted, wait_until
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,14 +33,6 @@ def nothing_lost(fleet: Fleet) -> Callable[[Any], None]:
 
     def check(load: Any) -> None:
         assert len(load.ids) > 5
-        fleet.wait_until_done(load.ids, within=90)
-        assert counted(fleet.statuses(load.ids)) == {"completed": len(load.ids)}
-        for task_id, task in zip(load.ids, fleet.tasks(load.ids), strict=True):
-            assert fleet.final_events(task_id) == ["completed"]
-            assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
-            assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
-        # The answer is stored a moment before the queue forgets the task.
-        nothing = {"waiting": 0, "pending": 0}
-        wait_until(lambda: fleet.left_over() == nothing, within=10, what=lambda: str(fleet.left_over()))
+        fleet.assert_nothing_lost(load.ids, within=90)
 
     return check

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import subprocess
-import threading
-from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import redis
 from conftest import FLEETS, changed
+from password_search import files_with, lines_with, watched_processes, words
 
 from fleet import Fleet, Load, counted
 
-CHECKOUT = Path(__file__).parents[3]
 NASTY = '\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
 NEW = {
     "orbiter_redis_password": f"operator{NASTY}",
@@ -33,58 +26,10 @@ PLACES = {
 }
 
 
-def passwords(variables):
-    """Return all passwords of an inventory."""
-    users = variables["orbiter_redis_users"].values()
-    return [variables["orbiter_redis_password"], *(user["password"] for user in users)]
-
-
-def spellings(password):
-    """Return how a password may be written: as it is, in a URL, in JSON, and in double quotes of a shell."""
-    shell = "".join(f"\\{letter}" if letter in '\\"$`' else letter for letter in password)
-    escaped = {json.dumps(password)[1:-1], json.dumps(password, ensure_ascii=False)[1:-1]}
-    return {password, quote(password, safe=""), quote(password), shell, *escaped}
-
-
-@contextmanager
-def watched_processes(words):
-    """Collect the command lines with one of the words, of all processes of this machine: containers' too."""
-    seen: list[str] = []
-    end = threading.Event()
-
-    def watch():
-        while not end.wait(0.05):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                except OSError:
-                    continue  # it has ended
-                seen.extend(line for word in words if word in line)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        end.set()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
-def rotate(inventory, tmp_path_factory):
-    """Return a function that runs a playbook on the first fleet with the new passwords, which no command line shows."""
-    folder = tmp_path_factory.mktemp("new")
-
-    def run(playbook, *options, **variables):
-        file = folder / "new.json"
-        file.write_text(json.dumps(NEW | ONE_FLEET | variables))
-        command = ["ansible-playbook", "-vvv", "--inventory", inventory, "--extra-vars", f"@{file}", playbook, *options]
-        environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-        done = subprocess.run(command, cwd=CHECKOUT, env=environment, text=True, capture_output=True, check=False)
-        print(done.stdout[-20000:] + done.stderr)
-        return done
-
-    return run
+def rotate(play):
+    """Return a function that runs a playbook on the first fleet with the new passwords."""
+    return lambda playbook, *options, **variables: play(playbook, "-vvv", *options, **(NEW | ONE_FLEET | variables))
 
 
 def accepted(server, password, user="worker"):
@@ -110,7 +55,7 @@ def rotated(servers, on, rotate):
     before = {"run_id": server.run_id(), "processes": processes(worker)}
     login = f"default:{quote(NEW['orbiter_redis_password'], safe='')}"
     later = Fleet(f"redis://{login}@{server.variables['redis_bind']}:6379/0")
-    with watched_processes([word for password in passwords(NEW) for word in spellings(password)]) as seen:
+    with watched_processes(words(NEW)) as seen:
         check = rotate("playbooks/rotate_secrets.yml", "--check")
         after_check = (accepted(server, old), accepted(server, new), processes(worker))
         with Load(server.fleet) as first:
@@ -176,29 +121,21 @@ def test_rotating_again_changes_nothing(rotated):
 
 def test_no_password_is_in_what_ansible_says_nor_on_a_command_line(rotated, servers):
     assert rotated["site"].returncode == 0
-    every = passwords(NEW) + passwords(servers["redis1"].variables)
+    wanted = words(NEW, servers["redis1"].variables)
     for name in ("check", "beside", "for_good", "again", "site"):
         said = rotated[name].stdout + rotated[name].stderr
         assert len(said) > 10_000  # -vvv it was
-        found = [password for password in every if any(word in said for word in spellings(password))]
-        assert found == [], name
+        assert [word for word in wanted if word in said] == [], name
     assert rotated["seen"] == []
 
 
 @pytest.mark.parametrize("name", ["redis1", "worker1"])
 def test_no_password_is_on_a_host_but_in_the_files_for_it(rotated, servers, on, name):
     host = on(name)
-    every = passwords(NEW) + passwords(servers["redis1"].variables)
-    words = {word for password in every for word in spellings(password)}
-    # As a file, and not in clear: no command line may be what is found. It lies beyond what is searched.
-    encoded = base64.b64encode(("\n".join(sorted(words)) + "\n").encode()).decode()
-    host.check_output(f"umask 077; echo {encoded} | base64 --decode >/dev/shm/words")
-    search = "grep --fixed-strings --text --file=/dev/shm/words"
-    folders = "/etc /var /usr/local /opt/orbiter /root /home /run /tmp"
-    files = host.run(f"{search} --recursive --files-with-matches --devices=skip {folders}").stdout.split()
+    wanted = words(NEW, servers["redis1"].variables)
+    files = files_with(host, wanted)
     assert set(files) <= PLACES
     assert len(files) > 0  # the search finds what there is
     for file in files:
         assert host.file(file).mode & 0o137 == 0, file
-    for command in ("journalctl --no-pager", "systemctl show '*'", "cat /proc/[0-9]*/cmdline"):
-        assert host.run(f"{command} 2>/dev/null | {search}").stdout == "", command
+    assert lines_with(host, wanted) == ""

@@ -6,7 +6,8 @@
 Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of
 everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
 
-An archive holds wheels/, requirements.txt (every wheel with its hash) and pip's own wheel as installer/.
+An archive holds wheels/, requirements.txt (every wheel with its hash), own.txt (those of them that are no dependencies)
+and pip's own wheel as installer/.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from pins import BuildError, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
@@ -254,19 +255,20 @@ def pack(own: list[Path], downloaded: Path, tree: Path, archive: Path) -> None:
     shutil.copytree(downloaded, tree)
     for wheel in own:
         shutil.copy(wheel, tree / "wheels")
-    write_requirements(tree / "wheels", tree / "requirements.txt")
+    for name, wheels in (("requirements.txt", (tree / "wheels").glob("*.whl")), ("own.txt", own)):
+        (tree / name).write_text(requirements(wheels))
     with tarfile.open(archive, "w") as tar:
         for part in sorted(tree.iterdir()):
             tar.add(part, arcname=part.name)
 
 
-def write_requirements(wheels: Path, path: Path) -> None:
-    """List every wheel with its hash, so that the host installs exactly these."""
+def requirements(wheels: Iterable[Path]) -> str:
+    """List wheels with their hashes, so that a host installs exactly these."""
     lines = []
-    for wheel in sorted(wheels.glob("*.whl")):
+    for wheel in sorted(wheels, key=lambda wheel: wheel.name):
         name, version = wheel.name.split("-")[:2]
         lines.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
-    path.write_text("".join(lines))
+    return "".join(lines)
 
 
 def pip(*words: str) -> None:
