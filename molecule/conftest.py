@@ -55,6 +55,24 @@ def play(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 @pytest.fixture(scope="session")
+def counted_play(
+    play: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]]:
+    """Return a function that runs a playbook, and returns the names of the tasks that ran on each host besides."""
+    file = tmp_path_factory.mktemp("count") / "tasks.json"
+
+    def run(*words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ANSIBLE_CALLBACK_PLUGINS", "molecule/plugins/callback")
+            patch.setenv("ANSIBLE_CALLBACKS_ENABLED", "remote_tasks")
+            patch.setenv("ORBITER_REMOTE_TASKS", str(file))
+            done = play(*words)
+        return done, json.loads(file.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def on(runner: Any) -> Callable[[str], Any]:
     """Return a function that gives a host by name."""
     return runner.get_host  # type: ignore[no-any-return]

@@ -86,13 +86,25 @@ def test_operator_asks_the_fleet_on_any_worker_host(workers):
         wait_until(lambda: alive() == {"worker1": 2, "worker2": 2}, within=60, what=lambda: str(alive()))
 
 
-def test_scale_up_and_down_under_load_loses_nothing(play, fleet, workers, replicas, nothing_lost):
+@pytest.fixture
+def scale(play, tmp_path, workers):
+    """Return a function that says in the inventory how many replicas each host is to have, and runs a playbook."""
+
+    def run(playbook, count):
+        file = tmp_path / "wanted.json"
+        file.write_text(json.dumps({"workers": {"hosts": {name: {"worker_instances": count} for name in workers}}}))
+        return play(playbook, f"--inventory={file}")
+
+    return run
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/scale.yml"])
+def test_scale_by_inventory_under_load_loses_nothing(scale, fleet, workers, replicas, *, nothing_lost, playbook):
     first = {name: replicas(host)[0]["Id"] for name, host in workers.items()}
     with Load(fleet) as load:
-        assert play("site.yml", worker_instances=4).returncode == 0
-        assert counted(host for _, host in fleet.instances()) == {"worker1": 4, "worker2": 4}
-        assert play("playbooks/scale.yml", instances=1).returncode == 0
-        assert counted(host for _, host in fleet.instances()) == {"worker1": 1, "worker2": 1}
+        for count in (4, 1):
+            assert scale(playbook, count).returncode == 0
+            assert counted(host for _, host in fleet.instances()) == {"worker1": count, "worker2": count}
     # The ones that stay were not touched.
     assert {name: [row["Id"] for row in replicas(host)] for name, host in workers.items()} == {
         name: [replica] for name, replica in first.items()
@@ -139,6 +151,14 @@ def test_deploy_sets_right_what_was_done_by_hand(play, fleet, workers, replicas)
     assert play("site.yml").returncode == 0
     assert counted(host for _, host in fleet.instances()) == {"worker1": 2, "worker2": 2}
     assert {row["State"]["Status"] for host in workers.values() for row in replicas(host)} == {"running"}
+
+
+def test_deploy_that_changes_nothing_runs_few_tasks_on_a_host(counted_play, workers):
+    done, ran = counted_play("site.yml")
+    assert done.returncode == 0
+    for name in workers:
+        print(name, len(ran[name]), *ran[name], sep="\n  ")
+        assert 3 < len(ran[name]) <= 12  # as with systemd
 
 
 def test_stack_to_use_by_hand_is_what_the_role_writes(tmp_path):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fleet import Load, counted
+from fleet import Load, counted, wait_until
 
 
 def one_line(done):
@@ -21,10 +21,38 @@ def ids(workers, replicas):
 
 
 @pytest.fixture(scope="module")
-def upgraded(play, fleet, source):
+def state(ids, workers):
+    """Return a function that tells what a deploy would change."""
+    files = "cat /etc/orbiter/*.* /usr/local/bin/orbiter"
+    return lambda: (ids(), [host.check_output(files) for host in workers.values()])
+
+
+def images(host):
+    """Return the versions of the images that a host has."""
+    show = "docker image inspect --format '{{ index .Config.Labels \"org.opencontainers.image.version\" }}'"
+    return set(host.check_output(f"docker image ls --quiet | xargs {show}").split())
+
+
+@pytest.fixture(scope="module")
+def newer(source):
+    """Return the source of 0.1.1."""
+    return source("0.1.1")
+
+
+@pytest.fixture(scope="module")
+def refused(play, fleet, state, newer):
+    """Try to upgrade while the host of the second batch has a wrong login, and no image of that release yet."""
+    before = state()
+    password = "{{ 'wr0ng' if inventory_hostname == 'worker2' else image_registry_password }}"
+    done = play("playbooks/rolling_update.yml", release_source=newer, worker_registry_password=password)
+    return {"done": done, "before": before, "after": state(), "lock": fleet.redis.get("orbiter:deploy")}
+
+
+@pytest.fixture(scope="module")
+def upgraded(refused, play, fleet, newer):
     """Upgrade to 0.1.1 under load."""
     with Load(fleet) as load:
-        done = play("playbooks/rolling_update.yml", release_source=source("0.1.1"))
+        done = play("playbooks/rolling_update.yml", release_source=newer)
     return {"done": done, "load": load, "versions": {beat["version"] for beat in fleet.workers()}}
 
 
@@ -36,6 +64,19 @@ def failed(play, fleet, ids, upgraded, source):
     with Load(fleet) as load:
         done = play("playbooks/rolling_update.yml", release_source=broken, worker_gate_timeout=8)
     return {"done": done, "load": load, "before": before, "after": ids()}
+
+
+def test_login_that_one_host_is_refused_stops_the_update_before_the_first_host_changes(refused, runner):
+    registry = runner.get_variables("worker1")["test_registry"]
+    shown = one_line(refused["done"])
+    assert refused["done"].returncode == 2
+    assert refused["after"] == refused["before"]
+    assert f"worker2 could not log in to {registry} as pusher" in shown
+    assert (
+        "Nothing has changed here. Check image_registry_username and image_registry_password (worker_registry_" in shown
+    )
+    assert "No host's workers were touched" in shown
+    assert refused["lock"] is None
 
 
 def test_new_release_reaches_every_replica_under_load(upgraded, nothing_lost):
@@ -63,8 +104,11 @@ def test_replicas_that_the_broken_release_had_not_reached_go_on_undisturbed(fail
     assert len(failed["after"]["worker1"] & failed["before"]["worker1"]) == 1
 
 
-def test_rollback_takes_every_replica_to_the_release_before(failed, play, fleet):
+def test_rollback_takes_every_replica_to_the_release_before(failed, play, fleet, workers):
+    # The broken one has come to this host, and never ran there: it goes with the next change.
+    assert images(workers["worker2"]) == {"0.1.0", "0.1.1", "0.1.2"}
     assert play("playbooks/rollback.yml").returncode == 0
+    assert images(workers["worker2"]) == {"0.1.0", "0.1.1"}
     assert {beat["version"] for beat in fleet.workers()} == {"0.1.0"}
     assert len(fleet.instances()) == 4
 
@@ -115,20 +159,27 @@ MISTAKES = {
         {"image_base": "no-such-base:1"},
         ["worker1 has no image no-such-base:1 to build on", "docker load"],
     ),
-    # One on each host; the first has the image.
-    "images": (
+    # On the last host only; the first has another image that it could change to.
+    "pull": (
         "site.yml",
         {
-            "worker_image": "{{ {'worker1': 'orbiter-testbase:trixie'}[inventory_hostname]"
-            " | default('127.0.0.1:9/fleet/orbiter-worker:1') }}",
+            "worker_image": "{{ '127.0.0.1:9/fleet/orbiter-worker:1' if inventory_hostname == 'worker2'"
+            " else image_registry ~ '/orbiter-worker:latest' }}",
             "worker_registry_username": "",
             "worker_registry_password": "",
         },
         [
             "worker2 could not pull 127.0.0.1:9/fleet/orbiter-worker:1",
-            "worker1: the image orbiter-testbase:trixie does not start",
-            "Nothing has changed here",
+            "Nothing has changed here. Can this host reach 127.0.0.1:9",
         ],
+    ),
+    "start": (
+        "playbooks/rolling_update.yml",
+        {
+            "worker_image": "{{ 'does-not-start:1' if inventory_hostname == 'worker2'"
+            " else image_registry ~ '/orbiter-worker:latest' }}",
+        },
+        ["worker2: the image does-not-start:1 does not start", "Nothing has changed here. Was it built by"],
     ),
     "localhost": (
         "playbooks/rolling_update.yml",
@@ -143,13 +194,19 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def empty_image(workers):
+    """Have an image on the last host with nothing in it."""
+    host = workers["worker2"]
+    host.check_output("tar --create --files-from=/dev/null | docker import - does-not-start:1")
+    yield
+    host.check_output("docker image rm does-not-start:1")
+
+
+@pytest.mark.usefixtures("empty_image")
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_costs_a_message_and_changes_nothing(play, ids, workers, mistake):
+def test_mistake_costs_a_message_and_changes_nothing(play, state, mistake):
     playbook, variables, words = MISTAKES[mistake]
-
-    def state():
-        return ids(), [host.check_output("cat /etc/orbiter/*.* /usr/local/bin/orbiter") for host in workers.values()]
-
     before = state()
     done = play(playbook, **variables)
     assert done.returncode == 2
@@ -157,21 +214,68 @@ def test_mistake_costs_a_message_and_changes_nothing(play, ids, workers, mistake
     assert state() == before
 
 
-def test_host_without_docker_is_told_what_to_install_and_may_have_it_installed(play, workers, ids):
+LACKING = {
+    "docker": ("docker-cli docker-compose", "engine - and Compose plugin - (the command docker is not installed)"),
+    "plugin": ("docker-compose", "and Compose plugin - (the command docker has no plugin compose)"),
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_host_without_docker_is_told_what_to_install_and_may_have_it_installed(play, workers, ids, lacking):
+    packages, words = LACKING[lacking]
     before = ids()
     # The engine and what it runs stay.
-    workers["worker2"].check_output("dpkg --remove --force-depends docker-cli docker-compose")
-    told = play("site.yml")
+    workers["worker2"].check_output(f"dpkg --remove --force-depends {packages}")
+    told = play("site.yml", worker_log_level="debug")
     installed = play("playbooks/rolling_update.yml", "--limit=localhost,redis1,worker2", worker_install_docker=True)
-    assert told.returncode == 2
-    shown = one_line(told)
-    assert "worker2 has Docker engine - and Compose plugin - (the command docker is not installed)" in shown
-    # Before anything else begins, on any host.
+    assert "worker2 has Docker" in one_line(told)
+    assert words in one_line(told)
+    assert "worker_install_docker: true" in one_line(told)
+    assert_stopped_early(told)
     assert "PLAY [Lock]" in installed.stdout
-    assert "PLAY [Lock]" not in told.stdout
-    assert "worker_install_docker: true" in shown
     assert installed.returncode == 0
     assert ids() == before
+
+
+def assert_stopped_early(done):
+    """Check that a play was over before anything began on any host, though all of them were to change."""
+    assert done.returncode == 2
+    assert "PLAY [Lock]" not in done.stdout
+    assert set(re.findall(r" changed=(\d+) ", done.stdout)) == {"0"}
+
+
+UNFIT = {
+    "engine": ({"__worker_docker_minimum": "99"}, ["has Docker engine", "(too old)", "needs a running engine 99"]),
+    "plugin": ({"__worker_compose_minimum": "99"}, ["and Compose plugin", "(too old)", "the plugin 99, or newer"]),
+    "Debian 12": (
+        {"orbiter_worker_hosts": "redis1", "worker_deploy": "compose"},
+        ["redis1 runs Debian 12, whose Compose is version 1", "install Docker's own packages"],
+    ),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_what_installing_docker_would_not_help_against_is_said_before_it_is_tried(play, ids, unfit):
+    variables, words = UNFIT[unfit]
+    before = ids()
+    told = play("site.yml", worker_install_docker=True, worker_log_level="debug", **variables)
+    assert [word for word in words if word not in one_line(told)] == []
+    assert_stopped_early(told)
+    assert ids() == before
+
+
+def test_engine_that_is_stopped_is_found_before_the_first_host_changes(play, fleet, workers, ids):
+    host, before = workers["worker2"], ids()
+    host.check_output("systemctl stop docker.socket docker.service")
+    try:
+        told = play("site.yml", worker_install_docker=True, worker_log_level="debug")
+    finally:
+        host.check_output("systemctl start docker.socket docker.service")
+    assert "worker2 has Docker engine - and Compose plugin - (Cannot connect to the Docker daemon" in one_line(told)
+    assert "systemctl enable --now docker" in one_line(told)
+    assert_stopped_early(told)
+    assert ids() == before
+    wait_until(lambda: len(fleet.instances()) == 4, within=60, what=lambda: str(fleet.instances()))
 
 
 def test_teardown_leaves_nothing_on_a_host_and_the_others_at_work(play, fleet, workers):

@@ -258,6 +258,23 @@ def keep(goal: dict, releases: int) -> None:
     for old in recent[releases:]:
         if has_image(old):
             attempt("docker", "image", "rm", old)
+    for old in pulled(goal["image"]) - {digest_of(image) for image in recent[:releases]}:
+        attempt("docker", "image", "rm", old)
+
+
+def digest_of(image: str) -> str:
+    """Return an image's name without its tag, as Docker lists what was pulled by digest."""
+    name, mark, digest = image.partition("@")
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}{mark}{digest}"
+
+
+def pulled(image: str) -> set[str]:
+    """Return what was pulled from an image's repository by digest: also for updates that did not come to this host."""
+    repository = digest_of(image).partition("@")[0]
+    shown = "{{.Repository}}@{{.Digest}} {{.Tag}}"
+    listed = attempt("docker", "image", "ls", "--digests", "--format", shown, repository).stdout
+    return {line.split()[0] for line in listed.splitlines() if line.endswith(" <none>") and "@sha256:" in line}
 
 
 def has_image(image: str) -> bool:
@@ -360,7 +377,7 @@ def remove() -> dict:
     drain(replicas(), together=True)
     compose("--profile", "*", "down", "--remove-orphans")
     images = {line.split()[-1] for line in HISTORY.read_text().splitlines()} if HISTORY.exists() else set()
-    for image in images:
+    for image in images | pulled(wanted()["image"]):
         attempt("docker", "image", "rm", image)
     return {"changed": True}
 
