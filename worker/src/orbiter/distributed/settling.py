@@ -240,8 +240,8 @@ class Settler:
                 if answer is not None:
                     self._take_in(answer)
         finally:
-            for sent in self._sent:
-                sent.cancel()
+            while self._sent:
+                self._sent.pop().cancel()
 
     def _send(self) -> None:
         batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
