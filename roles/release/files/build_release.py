@@ -113,7 +113,8 @@ def main() -> None:
             build(parts, missing, cache, version)
             prune(cache)
         elif not missing:
-            os.utime(cache / version)
+            with contextlib.suppress(PermissionError):  # somebody else's cache may be used all the same
+                os.utime(cache / version)
     except BuildError as error:
         sys.exit(str(error))
     answer = {"version": version, "archives": {str(target): str(path) for target, path in archives.items()}}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import keys
+from orbiter.distributed import TaskBroker, keys
 from orbiter.distributed.events import EventSubscriber
 from orbiter.distributed.models import TaskStatus, is_final
 from orbiter.distributed.worker import Worker
@@ -221,6 +221,31 @@ async def test_has_four_connections_whatever_the_concurrency(fleet: Fleet, concu
             names = [row["name"] for row in await fleet.client.client_list()]
             most = max(most, names.count(worker.worker_id))
     assert most == 4
+
+
+async def test_two_calls_with_outcomes_are_under_way_each_on_a_connection_of_its_own(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, under_way, seen = TaskBroker.turn, [], set()
+
+    async def watched(broker: TaskBroker, consumer: str, outcomes: Any, count: int, *, client: Any = None) -> Any:
+        if not outcomes:
+            return await turn(broker, consumer, outcomes, count, client=client)
+        under_way.append(id(client))
+        seen.add(tuple(under_way))
+        try:
+            return await turn(broker, consumer, outcomes, count, client=client)
+        finally:
+            under_way.remove(id(client))
+
+    monkeypatch.setattr(TaskBroker, "turn", watched)
+    tasks = await fleet.submit_many("echo", 400)
+    async with working(fleet, concurrency=16):
+        ended = await fleet.all_end(tasks, 30)
+    assert {task.status for task in ended} == {TaskStatus.COMPLETED}
+    assert {len(calls) for calls in seen} == {1, 2}
+    assert 2 in {len(set(calls)) for calls in seen}
+    await fleet.check_invariants(tasks)
 
 
 # -- drain -------------------------------------------------------------------------------------------------------------
