@@ -312,6 +312,8 @@ async def test_a_second_ctrl_c_is_heard_by_a_worker_that_has_not_come_to_the_fir
     await wait_until(lambda: status(dev, "t1") == "running")
     worker = dev.child("worker")
     worker.suspend()
+    # Signals are not taken in the order in which they come: it would take a SIGTERM before it stops.
+    await wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)
     dev.press_ctrl_c()
     await dev.said("stopping")
     dev.press_ctrl_c()
