@@ -24,46 +24,37 @@ ANSWER_WITHIN = 10.0
 
 
 def measure(machine: Machine, tasks: int) -> list[Measure]:
-    """Send one task at a time to a blocking reader of bare redis-py, then to an idle worker."""
+    """Send one task at a time, in turn to a blocking reader of bare redis-py and to an idle worker.
+
+    In turn, as how long a machine takes to wake up changes from minute to minute by more than is to be seen here.
+    """
     machine.client.flushall()
     machine.client.xgroup_create(floor.QUEUE, floor.GROUP, id="0", mkstream=True)
-    with machine.floor_process("idle", tasks) as process:
-        raw = asyncio.run(_raw(machine.url, tasks))
-        machine.answer(process)
-    machine.client.flushall()
-    with machine.worker("--concurrency", "16") as process:
-        machine.wait_ready(process)
-        ours = asyncio.run(_ours(machine.url, tasks))
+    with machine.floor_process("idle", tasks) as reader, machine.worker("--concurrency", "16") as worker:
+        machine.wait_ready(worker)
+        machine.wait(reader, "both wait", lambda: machine.client.info("clients")["blocked_clients"] > 1)
+        raw, ours = asyncio.run(_in_turn(machine.url, tasks))
+        machine.answer(reader)
     return [
         Measure("idle: submit to start, p50", "ms", _percentile(ours, 50), _percentile(raw, 50), "≤ 1.3"),
         Measure("idle: submit to start, p99", "ms", _percentile(ours, 99), _percentile(raw, 99)),
     ]
 
 
-async def _raw(url: str, tasks: int) -> list[float]:
+async def _in_turn(url: str, tasks: int) -> tuple[list[float], list[float]]:
+    """Return the ways to the reader and to the worker, milliseconds. The first tenth warms up and does not count."""
     client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    broker, store = TaskBroker(url), TaskStore(url)
+    await broker.connect()
+    await store.connect()
     text = payload("moment", "task").to_json()
 
-    async def submit() -> str:
+    async def submit_raw() -> str:
         return str(await client.xadd(floor.QUEUE, {"payload": text}))
 
     async def received(entry_id: str) -> str | None:
         answer: Any = await client.hget(floor.RECEIVED, entry_id)
         return None if answer is None else str(answer)
-
-    try:
-        return await _one_at_a_time(tasks, submit, received)
-    finally:
-        await client.aclose()
-
-
-async def _ours(url: str, tasks: int) -> list[float]:
-    broker, store = TaskBroker(url), TaskStore(url)
-    await broker.connect()
-    await store.connect()
-
-    async def submit() -> str:
-        return await broker.submit(payload("moment", f"task-{time.monotonic_ns()}"))
 
     async def started(task_id: str) -> str | None:
         task = await store.get_status(task_id)
@@ -74,28 +65,30 @@ async def _ours(url: str, tasks: int) -> list[float]:
         return str(task.result["output"])
 
     try:
-        return await _one_at_a_time(tasks, submit, started)
+        raw, ours = [], []
+        for number in range(tasks):
+            raw.append(await _way(submit_raw, received))
+            # Both are ready to be sent when the clock starts.
+            task = payload("moment", f"task-{number}")
+            ours.append(await _way(lambda task=task: broker.submit(task), started))  # type: ignore[misc]
     finally:
         await store.disconnect()
         await broker.disconnect()
+        await client.aclose()
+    return raw[tasks // 10 :], ours[tasks // 10 :]
 
 
-async def _one_at_a_time(
-    tasks: int, submit: Callable[[], Awaitable[str]], started: Callable[[str], Awaitable[str | None]]
-) -> list[float]:
-    """Return each task's way in milliseconds. The first tenth warms up and does not count."""
-    waits = []
-    for _ in range(tasks):
-        # Long enough for the other side to wait again, and in step with no timer of its own.
-        await asyncio.sleep(random.uniform(0.005, 0.01))  # noqa: S311
-        asked = time.monotonic()
-        name = await submit()
-        async with asyncio.timeout(ANSWER_WITHIN):
-            await asyncio.sleep(0.005)
-            while (moment := await started(name)) is None:  # noqa: ASYNC110 - both sides are asked in the same way
-                await asyncio.sleep(0.002)
-        waits.append((float(moment) - asked) * 1000)
-    return waits[tasks // 10 :]
+async def _way(submit: Callable[[], Awaitable[str]], started: Callable[[str], Awaitable[str | None]]) -> float:
+    """Submit one, and return the milliseconds until it started."""
+    # Long enough for the other side to wait again, and in step with no timer of its own.
+    await asyncio.sleep(random.uniform(0.005, 0.01))  # noqa: S311
+    asked = time.monotonic()
+    name = await submit()
+    async with asyncio.timeout(ANSWER_WITHIN):
+        await asyncio.sleep(0.005)
+        while (moment := await started(name)) is None:  # noqa: ASYNC110 - both sides are asked in the same way
+            await asyncio.sleep(0.002)
+    return (float(moment) - asked) * 1000
 
 
 def _percentile(values: list[float], percent: int) -> float:

@@ -65,21 +65,21 @@ class Machine:
     def floor_process(self, name: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
         """Run a floor while the caller does its part."""
         command = [sys.executable, "-m", "benchmarks.floor", name, self.url, self.loop, *map(str, arguments)]
-        with self._measured(command) as process:
+        with self._measured(command, self._answer) as process:
             yield process
 
     def answer(self, process: subprocess.Popen[bytes]) -> Any:
         """Wait for a floor's end and return what it measured."""
         if _exit_status(process) != 0:
             raise BenchmarkError(f"the floor failed:\n{self._log_end()}")
-        return json.loads((self.directory / "output").read_bytes())
+        return json.loads(self._answer.read_bytes())
 
     @contextmanager
     def worker(self, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``orbiter start worker`` on the measured core; at the end it has left."""
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", self.url]
         command += ["--worker-id", WORKER_ID, "--allow-import", "benchmarks", "--log-level", "warning", *options]
-        with self._measured(command, environment) as process:
+        with self._measured(command, self.directory / "output", environment) as process:
             yield process
 
     @contextmanager
@@ -121,18 +121,22 @@ class Machine:
 
     @contextmanager
     def _measured(
-        self, command: list[str], added: Mapping[str, str] | None = None
+        self, command: list[str], output: Path, added: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
         ours = ("ORBITER_", "OTEL_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= added or {}
-        with (self.directory / "output").open("wb") as output, (self.directory / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=output, stderr=log, env=environment, cwd=HERE)  # noqa: S603
+        with output.open("wb") as out, (self.directory / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=out, stderr=log, env=environment, cwd=HERE)  # noqa: S603
         try:
             pin(process.pid, self.measured_core)
             yield process
         finally:
             end(process)
+
+    @property
+    def _answer(self) -> Path:
+        return self.directory / "answer"
 
     def _log_end(self) -> str:
         return (self.directory / "log").read_text(errors="replace")[-2000:]
