@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from orbiter.distributed import keys
 from orbiter.distributed.broker import TaskBroker
-from orbiter.distributed.claims import CancelOutcome, Claim, Entry, Outcome
+from orbiter.distributed.claims import CancelOutcome, Claim, Entry, Outcome, Started
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus
 from orbiter.distributed.redis_url import connect
 from orbiter.distributed.store import TaskStore
@@ -380,9 +380,8 @@ async def test_what_a_blocked_read_gives_has_started_when_it_returns(
     await wait_until(lambda: _blocked(redis_client))
     new = await broker.submit(TaskPayload(input="hello"))
     begun = await waiting
-    # What ran already is told of as what it is: the same attempt.
-    assert [(entry.fields["payload"].count(new), started.attempt) for entry, started in begun] == [(0, 1), (1, 1)]
-    assert {started.verdict for _, started in begun} == {"run"}
+    # What runs already was not given now.
+    assert [(entry.fields["payload"].count(new), started) for entry, started in begun] == [(1, Started("run", 1, 1, 0))]
     for task_id in (old, new):
         task = await store.get_status(task_id)
         assert task is not None
@@ -390,6 +389,33 @@ async def test_what_a_blocked_read_gives_has_started_when_it_returns(
     since = begun[-1][0].entry_id
     assert await broker.fetch_blocking(reader, "w1", 5, wait=0.01, since=since, held=2) == []
     await reader.aclose()
+
+
+@pytest.mark.parametrize("why", ["ran before", "cancelled by 0.1", "cancellation wanted", "too large", "no payload"])
+async def test_what_a_blocked_read_gives_and_is_not_simply_new_is_left_to_its_reader(
+    broker: TaskBroker, redis_url: str, redis_client: Redis, why: str
+) -> None:
+    task = TaskPayload(input="x" * 1000 if why == "too large" else "")
+    key = keys.task(task.task_id)
+    await broker.submit(task)
+    if why == "ran before":
+        await broker.hand_back("w1", await claim(broker))
+    elif why == "cancelled by 0.1":
+        await redis_client.hset(key, "status", "cancelled")
+    elif why == "cancellation wanted":
+        await redis_client.hset(key, "cancel_requested_at", "1")
+    elif why == "no payload":
+        await redis_client.xtrim(QUEUE, maxlen=0)
+        await redis_client.xadd(QUEUE, {"text": task.to_json()})
+    broker.max_payload_bytes = 1000
+    before = await redis_client.hgetall(key)
+    reader = connect(redis_url, max_connections=1)
+    try:
+        begun = await broker.fetch_blocking(reader, "w1", 5, wait=0.01, since="0-0", held=0)
+    finally:
+        await reader.aclose()
+    assert [started.verdict for _, started in begun] == ["read"]
+    assert await redis_client.hgetall(key) == before
 
 
 async def _blocked(client: Redis) -> bool:

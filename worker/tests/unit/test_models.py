@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -46,6 +47,27 @@ def test_payload_keys_are_in_the_order_of_the_wire() -> None:
 def test_payload_survives_the_wire() -> None:
     task = TaskPayload(input="ü", metadata={"a": [1]}, created_at=12.5)
     assert TaskPayload.from_json(task.to_json()) == task
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("\ud800", "\ud800"),
+        ("ü", "ü"),
+        (TextEvent(text="t"), {"type": "text", "text": "t", "agent_name": ""}),
+        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00Z"),
+    ],
+    ids=["half a pair", "not ASCII", "a model", "a datetime"],
+)
+def test_a_payload_is_ascii_whatever_is_in_it(value: Any, read: Any) -> None:
+    text = TaskPayload(metadata={"a": value}).to_json()
+    assert text.isascii()
+    assert json.loads(text)["metadata"] == {"a": read}
+
+
+def test_what_is_no_json_is_refused_with_the_name_of_the_task() -> None:
+    with pytest.raises(InvalidPayloadError, match=r"task t: not JSON: Object of type object"):
+        TaskPayload(task_id="t", metadata={"a": object()}).to_json()
 
 
 def test_unknown_keys_are_ignored() -> None:

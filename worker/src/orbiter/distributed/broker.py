@@ -6,7 +6,6 @@ consumer).
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections import Counter
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from redis.exceptions import NoScriptError, ResponseError
 
 from orbiter.distributed import calls, keys, metrics
-from orbiter.distributed.claims import Batch, Begun, CancelOutcome, Claim, Entry, Outcome, Started
+from orbiter.distributed.claims import UNREAD, Batch, Begun, CancelOutcome, Claim, Entry, Outcome, Started
 from orbiter.distributed.connected import Connected
+from orbiter.distributed.deadlines import Deadlines, Limit
 from orbiter.distributed.lua import EVENT_TTL, TASK_TTL, script
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
 from orbiter.distributed.settings import payload_limit
@@ -34,6 +34,8 @@ SUBMIT_BYTES = 4_000_000
 
 
 _PREFIXES = (keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX)
+
+_FIRST_RUN = Started("run", 1, 1, 0)
 
 
 def _entry(entry_id: str, fields: Sequence[str]) -> Entry:
@@ -87,6 +89,7 @@ class TaskBroker(Connected):
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
         self._patience = patience
+        self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
 
     async def connect(self) -> None:
@@ -111,7 +114,8 @@ class TaskBroker(Connected):
 
     async def submit(self, task: TaskPayload) -> str:
         """Put a task on the queue and return its id. An id that is known already is left as it is."""
-        return (await self.submit_many([task]))[0]
+        await self._submit([(task, self._checked(task))])
+        return task.task_id
 
     async def submit_many(self, tasks: Iterable[TaskPayload]) -> list[str]:
         """Put tasks on the queue, a few hundred a round trip; return their ids in order.
@@ -132,16 +136,15 @@ class TaskBroker(Connected):
         return [task.task_id for task, _ in ready]
 
     async def _submit(self, tasks: Sequence[tuple[TaskPayload, str]]) -> None:
-        rows: list[list[Any]] = [
-            [
-                *(task.task_id, text, task.agent_name, str(task.created_at)),
-                "" if task.not_before is None else math.ceil(task.not_before * 1000),
-            ]
-            for task, text in tasks
-        ]
         names = [self.queue_name, *self._parking, keys.INDEX, keys.BY_TIME]
-        names += (keys.task(task.task_id) for task, _ in tasks)
-        self._submitted([row[2] for row in rows][: await self.call("submit", names, [json.dumps(rows)])])
+        args: list[str | int] = []
+        agents = []
+        for task, text in tasks:
+            names.append(keys.task(task.task_id))
+            agents.append(task.agent_name)
+            due = "" if task.not_before is None else math.ceil(task.not_before * 1000)
+            args += (task.task_id, text, agents[-1], str(task.created_at), due)
+        self._submitted(agents[: await self.call("submit", names, args)])
 
     def _submitted(self, agents: Iterable[str]) -> None:
         """Count tasks that were not known before, by agent."""
@@ -192,16 +195,8 @@ class TaskBroker(Connected):
             held: How many claims the consumer has besides, at most.
         """
         read = ("XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, "BLOCK", int(wait * 1000), "STREAMS")
-        names = [self.queue_name, self.dead]
-        args: list[str | int] = [
-            self.group,
-            consumer,
-            *_PREFIXES,
-            since,
-            count + held,
-            self.max_crashes,
-            self.max_payload_bytes,
-        ]
+        names = [self.queue_name]
+        args: list[str | int] = [self.group, consumer, keys.TASK_PREFIX, since, count + held, self.max_payload_bytes]
         given = self._script("given")
         # The server comes to the second command when the first has ended: what was read has started when we hear of it.
         reply, rows = await calls.ask(client, (*read, self.queue_name, ">"), calls.words(given, names, args))
@@ -210,7 +205,12 @@ class TaskBroker(Connected):
                 raise said
         if isinstance(rows, NoScriptError):
             rows = await self.call("given", names, args, client)
-        return [_begun(row) for row in rows]
+        started = set(rows)
+        # By RESP3 a map, by RESP2 pairs; nothing where the wait was in vain.
+        streams = reply.items() if isinstance(reply, dict) else reply or ()
+        return [
+            (_entry(*row), _FIRST_RUN if row[0] in started else UNREAD) for _, entries in streams for row in entries
+        ]
 
     async def recover(
         self, consumer: str, count: int, *, running: Collection[str], given_up: Collection[str], reborn: bool
@@ -367,5 +367,5 @@ class TaskBroker(Connected):
         """Await a reply of Redis, within the broker's patience."""
         if self._patience is None:
             return await reply
-        async with asyncio.timeout(self._patience):
+        with Limit(self._deadlines, self._patience):
             return await reply

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from orbiter.distributed import faults, keys
 from orbiter.distributed.broker import TaskBroker, entries_of
-from orbiter.distributed.claims import CancelOutcome, Entry, Started
+from orbiter.distributed.claims import UNREAD, CancelOutcome, Entry, Started
 from orbiter.distributed.redis_url import check
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class ClusterBroker(TaskBroker):
 
 
 def _read(entry: Entry) -> Begun:
-    return entry, Started("read", 1, 0, 0)
+    return entry, UNREAD
 
 
 def _fence(consumer: str, claim: Claim) -> str:

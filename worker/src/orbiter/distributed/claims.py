@@ -51,6 +51,8 @@ class Started:
     retries: int
 
 
+# What a claim is told of that was not looked at yet.
+UNREAD = Started("read", 1, 0, 0)
 # What was claimed, and what the queue made of it.
 Begun: TypeAlias = tuple[Entry, Started]
 

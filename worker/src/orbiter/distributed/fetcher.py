@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orbiter.distributed import faults, metrics
 from orbiter.distributed.claims import Claim, Entry, Started
+from orbiter.distributed.deadlines import Deadlines, Limit
 from orbiter.distributed.models import InvalidPayloadError, PayloadTooLargeError, TaskPayload
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 READ_WAIT = 1.0
 ROOM_WITHIN = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
-_TASK_ID_FIRST = '{"task_id": "'
+_AFTER_TASK_ID = len('{"task_id":')
 
 
 class Fetcher:
@@ -80,6 +81,7 @@ class Fetcher:
         self._meter = meter
         self._vitals = vitals
         self._reader_id: int | None = None
+        self._deadlines = Deadlines()
         # What an earlier life under this name left pending comes first, and what a lost reply delivered, after a loss.
         self._recovering = self._reborn = True
         self._given_up: set[str] = set()
@@ -292,7 +294,7 @@ class Fetcher:
         """Wait for entries."""
         # What it gives may have started when the wait began, for all we know: that must leave most of the lease.
         wait = min(READ_WAIT, self._lease / 4)
-        async with asyncio.timeout(wait + 5):
+        with Limit(self._deadlines, wait + 5):
             if self._reader_id is None:
                 self._reader_id = await self._broker.reader_id(self._reader)
             return await self._broker.fetch_blocking(
@@ -307,10 +309,13 @@ class Fetcher:
             return []
         faults.reach("after fetch")
         self._newest = begun[-1][0].entry_id
+        unread = []
         for entry, started in begun:
-            if started.verdict != "read":
+            if started.verdict == "read":
+                unread.append(entry)
+            else:
                 self._started(entry, started, asked)
-        return [entry for entry, started in begun if started.verdict == "read"]
+        return unread
 
     async def _start(self, entries: list[Entry]) -> None:
         if self._stopping:
@@ -341,7 +346,8 @@ class Fetcher:
             self._meter.not_run(started)
             return
         text = entry.fields["payload"]
-        task_id = text[len(_TASK_ID_FIRST) : text.index('"', len(_TASK_ID_FIRST))]
+        start = text.index('"', _AFTER_TASK_ID) + 1
+        task_id = text[start : text.index('"', start)]
         task, problem = self._payload(entry, task_id)
         if task is None or task.task_id != task_id:
             task, problem = TaskPayload(task_id=task_id), InvalidPayloadError("task_id: given more than once")

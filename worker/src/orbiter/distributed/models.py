@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,8 @@ DEFAULT_QUEUE = "orbiter:tasks"
 MAX_EVENT_BYTES = 1_000_000
 # orbiter:task:{id} would be one of our own keys.
 RESERVED_IDS = frozenset({"index", "by_time"})
+# Written where they are set.
+_OPTIONAL = ("not_before", "max_retries")
 
 
 class TaskStatus(StrEnum):
@@ -72,7 +75,8 @@ class TaskPayload(BaseModel):
         max_retries: Runs repeated after an error, instead of the worker's own limit; likewise.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Keys come again in each payload; to look for values among all that were seen costs more than it gains.
+    model_config = ConfigDict(frozen=True, extra="ignore", cache_strings="keys")
 
     task_id: str = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=200)
     agent_config: dict[str, Any] = Field(default_factory=dict)
@@ -107,9 +111,23 @@ class TaskPayload(BaseModel):
         return name if name.isascii() else name.encode("utf-8", "replace").decode()
 
     def to_json(self) -> str:
-        """Return the queue's form of this task: the keys of 0.1, and of our own those that are set."""
-        values = self.model_dump()
-        return json.dumps({name: value for name, value in values.items() if value is not None or name == "model"})
+        """Return the queue's form of this task: the keys of 0.1, and of our own those that are set.
+
+        ASCII throughout, so that characters are bytes. What JSON has no form for is written as pydantic does: a model
+        as an object, a datetime by ISO 8601.
+
+        Raises:
+            InvalidPayloadError: Something in it has no such form either.
+        """
+        unset = {name for name in _OPTIONAL if getattr(self, name) is None}
+        try:
+            return to_json(self.__dict__, exclude=unset, ensure_ascii=True).decode()
+        except ValueError:
+            pass  # half a surrogate pair, or nested deep, which this module of Python's can write
+        try:
+            return json.dumps({name: value for name, value in self.__dict__.items() if name not in unset})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidPayloadError(f"task {self.task_id}: not JSON: {error}") from None
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> TaskPayload:

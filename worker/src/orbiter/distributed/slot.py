@@ -44,13 +44,13 @@ class Slot:
     """
 
     __slots__ = (
-        *("_deadlines", "_on_over", "_over", "_run", "agent_name"),
+        *("_agent_name", "_deadlines", "_on_over", "_over", "_run"),
         *("claim", "log", "proven_until", "reason", "started", "token"),
     )
 
     def __init__(self, claim: Claim, log: EventLog, proven_until: float) -> None:
         self.claim = claim
-        self.agent_name = claim.task.agent_name
+        self._agent_name: str | None = None
         self.log = log
         self.proven_until = proven_until
         self.started = time.monotonic()
@@ -58,26 +58,25 @@ class Slot:
         self.reason: str | None = None
         self._over = False
 
+    @property
+    def agent_name(self) -> str:
+        """The name that the task's agent is shown by: found out when somebody asks, who asks again at the end."""
+        if self._agent_name is None:
+            self._agent_name = self.claim.task.agent_name
+        return self._agent_name
+
     def begin(
-        self,
-        work: Coroutine[Any, Any, dict[str, Any]],
-        *,
-        limit: float | None,
-        deadlines: Deadlines,
-        on_over: Callable[[Slot], None],
+        self, work: Coroutine[Any, Any, dict[str, Any]], *, deadlines: Deadlines, on_over: Callable[[Slot], None]
     ) -> None:
         """Start the run.
 
         Args:
             work: The run.
-            limit: Seconds that it may take, if there is a limit.
-            deadlines: Watches the limit.
+            deadlines: Watch its limit, if it has been added to them; it is removed once it is over.
             on_over: Called once, when the run has ended or was left behind.
         """
         self._on_over = on_over
         self._deadlines = deadlines
-        if limit is not None:
-            deadlines.add(self, limit)
         self._run = asyncio.get_running_loop().create_task(work)
         self._run.add_done_callback(self._finished)
 

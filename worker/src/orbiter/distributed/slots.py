@@ -75,6 +75,7 @@ class Slots:
         self._changed = changed
         self._lost = lost
         self._deadlines = Deadlines()
+        self._unnoted: list[tuple[Slot, float | None]] = []
         self._empty = asyncio.Event()
 
     @property
@@ -89,14 +90,24 @@ class Slots:
         slot = Slot(claim, self._publisher.log(task.task_id, claim.attempt), leased + self._lease)
         self.held[claim.entry_id] = slot
         self._empty.clear()
-        self._meter.started(slot)
-        logger.info("started", extra={"task_id": task.task_id, "attempt": claim.attempt})
         if problem is None:
             work = traced(self._executor.execute, claim, slot.log, slot.token, by=self._meter)
             limit = self._executor.time_limit(task)
         else:
             work, limit = _refuse(problem), None
-        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=self._over)
+        logger.info("started", extra={"task_id": task.task_id, "attempt": claim.attempt})
+        slot.begin(work, deadlines=self._deadlines, on_over=self._over)
+        self._unnoted.append((slot, limit))
+        if len(self._unnoted) == 1:
+            # Behind the first step of the run, which waits for nothing of this.
+            asyncio.get_running_loop().call_soon(self._note)
+
+    def _note(self) -> None:
+        begun, self._unnoted = self._unnoted, []
+        for slot, limit in begun:
+            if limit is not None:
+                self._deadlines.add(slot, limit)
+            self._meter.started(slot)
         self._changed()
 
     def cancel(self, task_id: str) -> None:

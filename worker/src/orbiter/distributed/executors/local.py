@@ -50,7 +50,12 @@ class LocalExecutor:
             Exception: Whatever the agent raised.
         """
         task = claim.task
-        runtime = await self._runtime(task)
+        config = to_json(task.agent_config)
+        runtime = self._runtimes.get(config)
+        if runtime is None:
+            runtime = await self._loaded(config, task)
+        else:
+            self._runtimes.move_to_end(config)
         context = RunContext(
             payload=task,
             attempt=claim.attempt,
@@ -66,18 +71,13 @@ class LocalExecutor:
         """Return the seconds that a run here may take."""
         return task.timeout_seconds
 
-    async def _runtime(self, task: TaskPayload) -> Runtime:
-        """Return the task's runtime; tasks with one configuration share one.
+    async def _loaded(self, config: bytes, task: TaskPayload) -> Runtime:
+        """Return a runtime for the task, which all tasks of this configuration share from now on.
 
         What a runtime needs is imported in a thread: heartbeats must go on meanwhile.
         """
-        config = to_json(task.agent_config)
-        runtime = self._runtimes.get(config)
-        if runtime is None:
-            runtime = await asyncio.to_thread(runtime_for, task, self._guard)
-            self._runtimes[config] = runtime
-            if len(self._runtimes) > REMEMBERED or len(config) > LARGEST_REMEMBERED:
-                self._runtimes.popitem(last=len(config) > LARGEST_REMEMBERED)
-        else:
-            self._runtimes.move_to_end(config)
+        runtime = await asyncio.to_thread(runtime_for, task, self._guard)
+        self._runtimes[config] = runtime
+        if len(self._runtimes) > REMEMBERED or len(config) > LARGEST_REMEMBERED:
+            self._runtimes.popitem(last=len(config) > LARGEST_REMEMBERED)
         return runtime

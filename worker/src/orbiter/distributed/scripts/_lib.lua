@@ -193,6 +193,13 @@ local function start_task(at, known)
   return 'run', attempt, tonumber(known[6] or '0')
 end
 
+-- Returns the task id at the beginning of a payload, or nil. What else the text holds, its reader checks.
+local function task_in(text)
+  -- The key that 0.1 and we write first.
+  local id = string.match(text, '^{"task_id": ?"([%w_%.:@-]+)"')
+  return id and #id <= 200 and id ~= 'index' and id ~= 'by_time' and id or nil
+end
+
 -- Starts an entry that was just claimed for the first time, if it is a task which our own submit put there.
 -- `at` is what start_task is told of all of them: queue, group, consumer, dead, max_crashes, deliveries; and besides the largest
 -- payload (bytes) and the prefixes of task hash, event stream and event channel. Task keys are made from the entries, so they
@@ -201,9 +208,7 @@ end
 -- claimed, but not yet started, as only its reader can tell what it is.
 local function begin(at, entry, fields)
   local text = fields[1] == 'payload' and fields[2] or ''
-  -- The key that 0.1 and we write first. What else the text holds, its reader checks.
-  local id = string.match(text, '^{"task_id": "([%w_%.:@-]+)"')
-  if id and (#id > 200 or id == 'index' or id == 'by_time') then id = nil end
+  local id = task_in(text)
   local known
   if id then
     at.entry, at.id, at.task, at.events, at.channel = entry, id, at.tasks .. id, at.streams .. id, at.channels .. id

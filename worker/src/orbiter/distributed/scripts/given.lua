@@ -1,18 +1,24 @@
 #!lua flags=allow-oom
 -- Starts what a blocking read has just given this consumer: sent right behind the read, so that it costs no round trip.
--- KEYS  queue, {queue}:dead
--- ARGV  group, consumer, prefixes of task hash, event stream, event channel, an entry id that is older than all that the read can
---       have given, how many it can have given at most, max_crashes, largest payload (bytes)
--- Returns for each claim what begin() returns; also for those among them that run already.
-local queue, dead = unpack(KEYS)
-local group, consumer, tasks, streams, channels, since, count, max_crashes, largest = unpack(ARGV)
-local at = {
-  queue = queue, group = group, consumer = consumer, dead = dead, deliveries = 1, max_crashes = tonumber(max_crashes),
-  largest = tonumber(largest), tasks = tasks, streams = streams, channels = channels,
-}
-local begun = {}
-for _, row in ipairs(redis.call('XPENDING', queue, group, '(' .. since, '+', count, consumer)) do
-  local fields = row[4] == 1 and payload_of(queue, row[1])
-  if fields then begun[#begun + 1] = begin(at, row[1], fields) end
+-- KEYS  queue
+-- ARGV  group, consumer, prefix of task hash, an entry id that is older than all that the read can have given, how many it can have
+--       given at most, largest payload (bytes)
+-- Returns the entries it has started: tasks of our own submit that never ran. All others are claimed, and still to be read.
+local call, queue = redis.call, KEYS[1]
+local group, consumer, tasks, since, count, largest = unpack(ARGV)
+local started = {}
+for _, row in ipairs(call('XPENDING', queue, group, '(' .. since, '+', count, consumer)) do
+  local entry = row[1]
+  local fields = row[4] == 1 and payload_of(queue, entry)
+  local text = fields and fields[1] == 'payload' and fields[2]
+  local id = text and #text <= tonumber(largest) and task_in(text)
+  if id then
+    local known = call('HMGET', tasks .. id, 'status', 'cancel_requested_at', 'attempt')
+    if known[1] == 'pending' and not known[2] and not known[3] then
+      call('HSET', tasks .. id, 'status', 'running', 'worker_id', consumer, 'started_at', now_seconds(),
+        'fence', entry .. ' 1 ' .. consumer, 'attempt', '1')
+      started[#started + 1] = entry
+    end
+  end
 end
-return begun
+return started

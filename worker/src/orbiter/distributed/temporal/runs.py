@@ -179,7 +179,9 @@ class Runs:
         execute = partial(self._around.local.execute, memory=memory)
         work = traced(execute, slot.claim, log, slot.token, by=self._around.meter)
         limit = self._around.local.time_limit(task)
-        slot.begin(work, limit=limit, deadlines=self._deadlines, on_over=lambda _: over.set())
+        slot.begin(work, deadlines=self._deadlines, on_over=lambda _: over.set())
+        if limit is not None:
+            self._deadlines.add(slot, limit)
         beating = asyncio.ensure_future(pulse.run())
         ending = Ending("lost")
         try:
