@@ -1,6 +1,7 @@
 """The raw floors: the least that redis-py can do for the same work. Each runs as a process of its own.
 
-``python -m benchmarks.floor NAME REDIS_URL asyncio|uvloop ARGUMENT...``; the answer is JSON on stdout.
+``python -m benchmarks.floor NAME REDIS_URL plain|asyncio|uvloop ARGUMENT...``; the answer is JSON on stdout. ``plain``
+is redis-py by itself, as ``pip install redis`` brings it; the others read replies with hiredis, as a worker does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__" and sys.argv[3:4] == ["plain"]:
+    sys.modules["hiredis"] = None  # type: ignore[assignment] # to who imports it, it is not installed
+
 import redis.asyncio
 
 if TYPE_CHECKING:
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 QUEUE, GROUP, CONSUMER = "floor:queue", "floor:group", "floor"
-RECEIVED = "floor:received"
+PLAIN_QUEUE = "floor:plain"
 
 
 async def drain(client: redis.asyncio.Redis, total: str, warm: str) -> dict[str, float]:
@@ -40,16 +44,21 @@ async def drain(client: redis.asyncio.Redis, total: str, warm: str) -> dict[str,
     return {"seconds": (time.monotonic() - began) / counted, "cpu": (time.process_time() - cpu) / counted}
 
 
-async def idle(client: redis.asyncio.Redis, total: str) -> dict[str, float]:
+def received(queue: str) -> str:
+    """Return the hash that says when each entry of a queue arrived."""
+    return f"{queue}:received"
+
+
+async def idle(client: redis.asyncio.Redis, total: str, queue: str) -> dict[str, float]:
     """Wait for one entry at a time in a blocking XREADGROUP, and note when it arrived."""
     for _ in range(int(total)):
-        reply: Any = await client.xreadgroup(GROUP, CONSUMER, {QUEUE: ">"}, count=1, block=10_000)
+        reply: Any = await client.xreadgroup(GROUP, CONSUMER, {queue: ">"}, count=1, block=10_000)
         moment = time.monotonic()
         [(_, [(entry_id, _)])] = reply
         async with client.pipeline(transaction=False) as pipeline:
-            pipeline.hset(RECEIVED, entry_id, repr(moment))
-            pipeline.xack(QUEUE, GROUP, entry_id)
-            pipeline.xdel(QUEUE, entry_id)
+            pipeline.hset(received(queue), entry_id, repr(moment))
+            pipeline.xack(queue, GROUP, entry_id)
+            pipeline.xdel(queue, entry_id)
             await pipeline.execute()
     return {}
 

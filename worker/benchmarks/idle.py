@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -24,36 +25,43 @@ ANSWER_WITHIN = 10.0
 
 
 def measure(machine: Machine, tasks: int) -> list[Measure]:
-    """Send one task at a time, in turn to a blocking reader of bare redis-py and to an idle worker.
+    """Send one task at a time, in turn to blocking readers of bare redis-py and to an idle worker.
 
     In turn, as how long a machine takes to wake up changes from minute to minute by more than is to be seen here.
     """
     machine.client.flushall()
-    machine.client.xgroup_create(floor.QUEUE, floor.GROUP, id="0", mkstream=True)
-    with machine.floor_process("idle", tasks) as reader, machine.worker("--concurrency", "16") as worker:
+    for queue in (floor.QUEUE, floor.PLAIN_QUEUE):
+        machine.client.xgroup_create(queue, floor.GROUP, id="0", mkstream=True)
+    with (
+        machine.floor_process("idle", tasks, floor.QUEUE) as reader,
+        machine.floor_process("idle", tasks, floor.PLAIN_QUEUE, plain=True) as plain_reader,
+        machine.worker("--concurrency", "16") as worker,
+    ):
         machine.wait_ready(worker)
-        machine.wait(reader, "both wait", lambda: machine.client.info("clients")["blocked_clients"] > 1)
-        raw, ours = asyncio.run(_in_turn(machine.url, tasks))
-        machine.answer(reader)
+        machine.wait(worker, "all wait", lambda: machine.client.info("clients")["blocked_clients"] == 3)
+        raw, plain, ours = asyncio.run(_in_turn(machine.url, tasks))
+        for process in (reader, plain_reader):
+            machine.answer(process)
     return [
         Measure("idle: submit to start, p50", "ms", _percentile(ours, 50), _percentile(raw, 50), "≤ 1.3"),
+        Measure("idle: …, beside redis-py alone", "ms", _percentile(ours, 50), _percentile(plain, 50), "≤ 1.3"),
         Measure("idle: submit to start, p99", "ms", _percentile(ours, 99), _percentile(raw, 99)),
     ]
 
 
-async def _in_turn(url: str, tasks: int) -> tuple[list[float], list[float]]:
-    """Return the ways to the reader and to the worker, milliseconds. The first tenth warms up and does not count."""
+async def _in_turn(url: str, tasks: int) -> tuple[list[float], ...]:
+    """Return the ways to both readers and to the worker, milliseconds. The first tenth warms up and does not count."""
     client = redis.asyncio.Redis.from_url(url, decode_responses=True)
     broker, store = TaskBroker(url), TaskStore(url)
     await broker.connect()
     await store.connect()
     text = payload("moment", "task").to_json()
 
-    async def submit_raw() -> str:
-        return str(await client.xadd(floor.QUEUE, {"payload": text}))
+    async def submit_raw(queue: str) -> str:
+        return str(await client.xadd(queue, {"payload": text}))
 
-    async def received(entry_id: str) -> str | None:
-        answer: Any = await client.hget(floor.RECEIVED, entry_id)
+    async def received(queue: str, entry_id: str) -> str | None:
+        answer: Any = await client.hget(floor.received(queue), entry_id)
         return None if answer is None else str(answer)
 
     async def started(task_id: str) -> str | None:
@@ -64,18 +72,19 @@ async def _in_turn(url: str, tasks: int) -> tuple[list[float], list[float]]:
             raise BenchmarkError(f"a task ended {task.status}: {task.error}")
         return str(task.result["output"])
 
+    ways: tuple[list[float], ...] = [], [], []
     try:
-        raw, ours = [], []
         for number in range(tasks):
-            raw.append(await _way(submit_raw, received))
-            # Both are ready to be sent when the clock starts.
+            for queue, way in zip((floor.QUEUE, floor.PLAIN_QUEUE), ways, strict=False):
+                way.append(await _way(partial(submit_raw, queue), partial(received, queue)))
+            # As the text above it is ready when the clock starts.
             task = payload("moment", f"task-{number}")
-            ours.append(await _way(lambda task=task: broker.submit(task), started))  # type: ignore[misc]
+            ways[-1].append(await _way(partial(broker.submit, task), started))
     finally:
         await store.disconnect()
         await broker.disconnect()
         await client.aclose()
-    return raw[tasks // 10 :], ours[tasks // 10 :]
+    return tuple(way[tasks // 10 :] for way in ways)
 
 
 async def _way(submit: Callable[[], Awaitable[str]], started: Callable[[str], Awaitable[str | None]]) -> float:

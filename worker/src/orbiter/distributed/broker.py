@@ -88,6 +88,8 @@ class TaskBroker(Connected):
         self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = keys.group(queue_name)
+        self.dead = keys.tagged(queue_name, "dead")
+        self._parking = keys.tagged(queue_name, "delayed"), keys.tagged(queue_name, "parked")
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
@@ -338,15 +340,6 @@ class TaskBroker(Connected):
 
     # -- scripts -------------------------------------------------------------------------------------------------
 
-    @property
-    def _parking(self) -> tuple[str, str]:
-        return keys.tagged(self.queue_name, "delayed"), keys.tagged(self.queue_name, "parked")
-
-    @property
-    def dead(self) -> str:
-        """The stream of dead letters."""
-        return keys.tagged(self.queue_name, "dead")
-
     def _script(self, name: str) -> AsyncScript:
         if name not in self._scripts:
             self._scripts[name] = script(self.client, name, **self._kept)
@@ -356,7 +349,8 @@ class TaskBroker(Connected):
         self, name: str, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None = None
     ) -> Any:
         """Run a script, within the broker's patience."""
-        return await self.within(self._run(self._script(name), names, args, client))
+        reply = self._run(self._script(name), names, args, client)
+        return await (reply if self._patience is None else self.within(reply))
 
     def _run(
         self, script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int], client: Redis | None

@@ -30,6 +30,8 @@ async def ask(client: Redis, *commands: Words) -> list[Any]:
     connection = await pool.get_connection()
     packed = [pack_command(command) for command in commands]
     try:
+        if connection.retry.get_retries() == 0:
+            return await _exchange(connection, packed)
         return cast(
             "list[Any]",
             await connection.retry.call_with_retry(
@@ -42,15 +44,14 @@ async def ask(client: Redis, *commands: Words) -> list[Any]:
 
 async def _exchange(connection: Any, packed: list[bytes]) -> list[Any]:
     await connection.send_packed_command(packed)
-    return [await _reply(connection) for _ in packed]
-
-
-async def _reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        # The next reply is there to be read all the same.
-        return error
+    replies = []
+    for _ in packed:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            # The next reply is there to be read all the same.
+            replies.append(error)
+    return replies
 
 
 def words(script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int]) -> Words:
