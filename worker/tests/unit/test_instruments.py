@@ -62,6 +62,17 @@ def test_a_histogram_counts_a_value_on_a_bound_below_it() -> None:
     assert (found.count, found.total) == (4, pytest.approx(100119.001))
 
 
+def test_several_values_at_once_count_like_one_after_another() -> None:
+    heard: list[float] = []
+    values = (0.25, 0.5, 99999.0)
+    at_once, singly = (instruments.Distribution(also=heard.append) for _ in range(2))
+    at_once.record_all(values)
+    assert heard == list(values)
+    for value in values:
+        singly.record(value)
+    assert at_once == singly
+
+
 def test_the_prometheus_text_is_what_its_format_demands() -> None:
     counter = _counter()
     counter.add(1, 'q"1"', "a\\b\nc")

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Labels: TypeAlias = tuple[str, ...]
 C = TypeVar("C")
@@ -137,6 +137,17 @@ class Distribution:
             counter.value += 1
         if self.also is not None:
             self.also(value)
+
+    def record_all(self, values: Sequence[float]) -> None:
+        """Count several values at once."""
+        with _lock:
+            for value in values:
+                self.buckets[bisect_left(SECONDS_BOUNDS, value)] += 1
+            self.total += sum(values)
+            self.count += len(values)
+        if self.also is not None:
+            for value in values:
+                self.also(value)
 
 
 class Histogram(Instrument):

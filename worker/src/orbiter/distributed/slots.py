@@ -107,7 +107,7 @@ class Slots:
         for slot, limit in begun:
             if limit is not None:
                 self._deadlines.add(slot, limit)
-            self._meter.started(slot)
+        self._meter.started([slot for slot, _ in begun])
         self._changed()
 
     def cancel(self, task_id: str) -> None:

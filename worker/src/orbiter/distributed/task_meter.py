@@ -10,6 +10,8 @@ from orbiter.distributed import metrics
 from orbiter.distributed.instruments import SERIES_LIMIT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orbiter.distributed.claims import Started
     from orbiter.distributed.instruments import Cell, Distribution
     from orbiter.distributed.slot import Slot
@@ -56,19 +58,22 @@ class TaskMeter:
         for instrument in metrics.OF_A_WORKER:
             instrument.cell(queue)
 
-    def started(self, slot: Slot) -> None:
-        """Count a start; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
-        claim = slot.claim
-        if claim.deliveries > 1:
+    def started(self, slots: Sequence[Slot]) -> None:
+        """Count starts; a task has waited since it was put on the queue, which its entry id tells by Redis' clock."""
+        now = time.time()
+        waits: dict[str, list[float]] = {}
+        for slot in slots:
+            claim = slot.claim
             # A task of a worker that died has not waited: it ran, elsewhere.
-            self._running.add(1)
-            return
-        waited = time.time() - int(claim.entry_id.partition("-")[0]) / 1000
-        if waited < 0:  # the clocks differ
-            waited = 0.0
-        self._agent(slot.agent_name).waited.record(waited, self._running, 1)
-        self._starts += 1
-        self._waited += waited
+            if claim.deliveries == 1:
+                waited = now - int(claim.entry_id.partition("-")[0]) / 1000
+                # Below 0 where the clocks differ.
+                waits.setdefault(slot.agent_name, []).append(waited if waited > 0 else 0.0)
+        self._running.add(len(slots))
+        for name, waited_by in waits.items():
+            self._agent(name).waited.record_all(waited_by)
+            self._starts += len(waited_by)
+            self._waited += sum(waited_by)
 
     def ended(self, slot: Slot, recorded: str) -> None:
         """Count an end: ``completed``, ``failed``, ``cancelled``, ``retrying``, ``pending`` or ``lost``."""
