@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from orbiter.distributed.errors import TransientError
 from orbiter.distributed.models import ToolResultEvent
 
 
@@ -84,9 +85,12 @@ async def memory(context: Any) -> dict[str, Any]:
 
 
 async def fail(context: Any) -> str:
-    """Fail so many times, then answer."""
+    """Fail so many times, then answer; ask for a pause before the next run, where one is wanted."""
     if context.attempt <= context.metadata.get("times", 10):
-        raise RuntimeError(f"attempt {context.attempt} failed")
+        said = f"attempt {context.attempt} failed"
+        if pause := context.metadata.get("retry_after"):
+            raise TransientError(said, retry_after=pause)
+        raise RuntimeError(said)
     return f"attempt {context.attempt} worked"
 
 

@@ -65,8 +65,8 @@ async def test_retry_step_3_the_count_is_checked_against_max_retries(fleet: Flee
 
 
 async def test_retry_step_4_any_worker_runs_the_task_again(fleet: Fleet) -> None:
-    async with working(fleet, worker_id="first", retry_backoff=0.5):
-        task_id = await fleet.submit("fail", metadata={"times": 1})
+    async with working(fleet, worker_id="first"):
+        task_id = await fleet.submit("fail", metadata={"times": 1, "retry_after": 1})
         task = await in_status(fleet, task_id, "retrying")
         assert (task.worker_id, task.retries) == ("first", 1)
     async with working(fleet, worker_id="second"):
@@ -139,8 +139,8 @@ async def test_redis_key_task_index_is_persistent(fleet: Fleet) -> None:
 async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: str) -> None:
     """A task that may still run keeps its record for a day, whatever the setting."""
     job = {"completed": "echo", "failed": "fail", "cancelled": "sleep"}[ending]
-    async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1, retry_backoff=0.3):
-        task_id = await fleet.submit(job, metadata={"seconds": 60})
+    async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1):
+        task_id = await fleet.submit(job, metadata={"seconds": 60, "retry_after": 0.5})
         if ending == "failed":
             await in_status(fleet, task_id, "retrying")
             assert await fleet.client.ttl(keys.task(task_id)) > 86_000
