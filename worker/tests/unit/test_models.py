@@ -56,8 +56,9 @@ def test_payload_survives_the_wire() -> None:
         ("ü", "ü"),
         (TextEvent(text="t"), {"type": "text", "text": "t", "agent_name": ""}),
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00Z"),
+        (["\ud800", datetime(2026, 1, 2, tzinfo=UTC)], ["\ud800", "2026-01-02T00:00:00Z"]),
     ],
-    ids=["half a pair", "not ASCII", "a model", "a datetime"],
+    ids=["half a pair", "not ASCII", "a model", "a datetime", "half a pair beside a datetime"],
 )
 def test_a_payload_is_ascii_whatever_is_in_it(value: Any, read: Any) -> None:
     text = TaskPayload(metadata={"a": value}).to_json()
@@ -66,7 +67,7 @@ def test_a_payload_is_ascii_whatever_is_in_it(value: Any, read: Any) -> None:
 
 
 def test_what_is_no_json_is_refused_with_the_name_of_the_task() -> None:
-    with pytest.raises(InvalidPayloadError, match=r"task t: not JSON: Object of type object"):
+    with pytest.raises(InvalidPayloadError, match="task t: not JSON: Unable to serialize unknown type"):
         TaskPayload(task_id="t", metadata={"a": object()}).to_json()
 
 

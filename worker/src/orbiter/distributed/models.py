@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,8 @@ class TaskPayload(BaseModel):
         except ValueError:
             pass  # half a surrogate pair, or nested deep, which this module of Python's can write
         try:
-            return json.dumps({name: value for name, value in self.__dict__.items() if name not in unset})
+            values = {name: value for name, value in self.__dict__.items() if name not in unset}
+            return json.dumps(values, default=to_jsonable_python)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidPayloadError(f"task {self.task_id}: not JSON: {error}") from None
 
