@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from orbiter.cli import beginning  # noqa: F401 - a worker handles signals before anything else is imported
+
+# isort: split
 import click
 
 from orbiter.cli.application import Application, show_version

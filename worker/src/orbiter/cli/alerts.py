@@ -68,6 +68,6 @@ def _row(alert: Alert) -> dict[str, Any]:
 @queue_filter_option
 def export(kind: str, only_queue: str | None) -> None:  # noqa: ARG001 - there is one kind so far
     """Print the rules in the form that another program evaluates."""
-    from orbiter.distributed.alert_rules import prometheus_rules  # noqa: PLC0415 - not needed to print help
+    from orbiter.distributed.alerts.export import prometheus_rules  # noqa: PLC0415 - not needed to print help
 
     click.echo(prometheus_rules(queue=only_queue), nl=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.failures import UsageFailure
+from orbiter.cli.output import open_closed_streams, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,11 +63,18 @@ class LazyGroup(click.Group):
 class Application(LazyGroup):
     """The outermost group."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command and leave with its exit code."""
+        open_closed_streams()
+        # Around all: errors and a shell's completions are written outside of the two below.
+        with written():
+            return super().main(*args, **options)
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Read the command line's beginning."""
-        with _one_line_errors():
+        with _one_line_errors(), written():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -75,7 +83,7 @@ class Application(LazyGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
-        with _one_line_errors():
+        with _one_line_errors(), written():
             return super().invoke(ctx)
 
 
@@ -92,9 +100,9 @@ def _one_line_errors() -> Iterator[None]:
         raise UsageFailure(f"Error: {message}. See '{command} --help'.") from None
 
 
-def show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+def show_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:
     """Print the installed version and leave."""
-    if not wanted or ctx.resilient_parsing:
+    if not requested or ctx.resilient_parsing:
         return
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - 40 ms that only this needs
 

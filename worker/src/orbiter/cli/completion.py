@@ -41,7 +41,7 @@ def task_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[st
     """Offer the newest tasks."""
 
     async def look(client: Redis) -> list[str]:
-        from orbiter.distributed import keys  # noqa: PLC0415 - completing anything else must be quick
+        from orbiter.distributed.broker import keys  # noqa: PLC0415 - completing anything else must be quick
 
         return [str(name) for name in await client.zrevrange(keys.BY_TIME, 0, _OFFERED - 1)]
 
@@ -52,7 +52,7 @@ def worker_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[
     """Offer the fleet's workers."""
 
     async def look(client: Redis) -> list[str]:
-        from orbiter.distributed import keys  # noqa: PLC0415
+        from orbiter.distributed.broker import keys  # noqa: PLC0415
 
         return [str(name) for name in await client.zrange(keys.FLEET, 0, _OFFERED - 1)]
 
@@ -64,7 +64,7 @@ def dead_letters(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     queue = str(ctx.params.get("queue") or "")
 
     async def look(client: Redis) -> list[str]:
-        from orbiter.distributed.dead_letters import DeadLetters  # noqa: PLC0415
+        from orbiter.distributed.broker.dead_letters import DeadLetters  # noqa: PLC0415
 
         newest = DeadLetters("", queue_name=queue, client=client).newest(100)
         return [letter.task_id or letter.entry_id async for letter in newest]
@@ -84,7 +84,7 @@ def _offer(ctx: click.Context, incomplete: str, look: Callable[[Redis], Awaitabl
 
 
 async def _look(url: str, look: Callable[[Redis], Awaitable[list[str]]]) -> list[str]:
-    from orbiter.distributed.redis_url import connect  # noqa: PLC0415
+    from orbiter.distributed.connection.redis_url import connect  # noqa: PLC0415
 
     async with asyncio.timeout(_ANSWER_WITHIN):
         async with connect(url, max_connections=1, retries=0, name="orbiter-completion") as client:

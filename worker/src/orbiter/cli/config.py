@@ -11,8 +11,9 @@ from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import UsageFailure
 from orbiter.cli.options import json_option
 from orbiter.cli.render import print_json, print_view, table
-from orbiter.cli.settings_file import checked, defaults, find, read, variable
-from orbiter.distributed.redis_url import mask
+from orbiter.cli.settings_file import checked, defaults, find, read
+from orbiter.distributed.connection.redis_url import mask
+from orbiter.distributed.limits import variable
 
 
 @click.group(cls=LazyGroup)

@@ -11,21 +11,22 @@ import click
 from orbiter.cli.completion import worker_ids
 from orbiter.cli.options import json_option, open_redis, queue_filter_option, redis_url_option, run
 from orbiter.cli.render import plain, print_json
-from orbiter.distributed.control import Outcome, Wish, WorkerControl
-from orbiter.distributed.health import get_worker_fleet_status
+from orbiter.distributed.broker.records import Command
+from orbiter.distributed.broker.worker_health import get_worker_fleet_status
+from orbiter.distributed.client.control import Outcome, WorkerControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orbiter.distributed.health import WorkerHealth
+    from orbiter.distributed.broker.worker_health import WorkerHealth
 
-Command = TypeVar("Command", bound="Callable[..., Any]")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def _control_options(*, patience: float | None) -> Callable[[Command], Command]:
+def _control_options(*, patience: float | None) -> Callable[[F], F]:
     """Add what the three commands share."""
 
-    def add(command: Command) -> Command:
+    def add(command: F) -> F:
         for option in (
             json_option,
             click.option("--no-wait", is_flag=True, help="Return as soon as the workers have been told."),
@@ -54,26 +55,26 @@ def drain(redis_url: str, **options: Any) -> None:
 
     Waits until each is gone. What supervises a worker (systemd, compose) may start a new one in its place.
     """
-    _tell(redis_url, Wish.DRAIN, **options)
+    _command(redis_url, Command.DRAIN, **options)
 
 
 @click.command("quiet")
 @_control_options(patience=30.0)
 def quiet(redis_url: str, **options: Any) -> None:
     """Let workers claim nothing more; running tasks go on, and the workers stay until they are told to resume."""
-    _tell(redis_url, Wish.QUIET, **options)
+    _command(redis_url, Command.QUIET, **options)
 
 
 @click.command("resume")
 @_control_options(patience=30.0)
 def resume(redis_url: str, **options: Any) -> None:
     """Let quiet workers claim tasks again."""
-    _tell(redis_url, Wish.RESUME, **options)
+    _command(redis_url, Command.RESUME, **options)
 
 
-def _tell(
+def _command(
     redis_url: str,
-    wish: Wish,
+    command: Command,
     *,
     worker_ids: tuple[str, ...],
     everyone: bool,
@@ -87,7 +88,7 @@ def _tell(
     if worker_ids and only_queue is not None:
         raise click.UsageError("--queue goes with --all; an id names its worker", click.get_current_context())
     names = None if everyone else list(dict.fromkeys(worker_ids))
-    outcomes = run(redis_url, _tell_all(redis_url, wish, names, only_queue, timeout, wait=not no_wait))
+    outcomes = run(redis_url, _command_all(redis_url, command, names, only_queue, timeout, wait=not no_wait))
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     elif not outcomes:
@@ -99,8 +100,14 @@ def _tell(
         raise click.exceptions.Exit(1)
 
 
-async def _tell_all(
-    redis_url: str, wish: Wish, names: list[str] | None, only_queue: str | None, patience: float | None, *, wait: bool
+async def _command_all(
+    redis_url: str,
+    command: Command,
+    names: list[str] | None,
+    only_queue: str | None,
+    patience: float | None,
+    *,
+    wait: bool,
 ) -> list[Outcome]:
     async with open_redis(redis_url) as client:
         if names is None:
@@ -109,7 +116,7 @@ async def _tell_all(
         control, progress = WorkerControl(redis_url, client=client), _Progress()
         # Not a TaskGroup: an error of Redis is to be told as itself, and run() ends whatever is left.
         return await asyncio.gather(
-            *(control.tell(name, wish, timeout=patience, wait=wait, progress=progress) for name in names)
+            *(control.send(name, command, timeout=patience, wait=wait, progress=progress) for name in names)
         )
 
 

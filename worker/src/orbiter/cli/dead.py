@@ -12,9 +12,9 @@ from rich.text import Text
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import dead_letters, task_ids
 from orbiter.cli.failures import Failure
-from orbiter.cli.options import json_option, open_redis, queue_of_task, queue_option, redis_url_option, run
+from orbiter.cli.options import TASK_ID, json_option, open_redis, queue_of_task, queue_option, redis_url_option, run
 from orbiter.cli.render import format_time, page, plain, print_json, print_view, table
-from orbiter.distributed.dead_letters import DeadLetter, DeadLetterError, DeadLetters
+from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -23,14 +23,14 @@ _REASON_LIMIT = 120
 
 
 @click.command("retry")
-@click.argument("task_id", shell_complete=task_ids)
+@click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
 @redis_url_option
 @queue_option
 @json_option
 def retry_task(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
     """Run a failed or cancelled task again, with all its retries before it."""
     run(redis_url, _retry_task(redis_url, queue, task_id))
-    _tell([_Done(name=task_id, task_id=task_id)], as_json=as_json)
+    _print_done([_Done(name=task_id, task_id=task_id)], as_json=as_json)
 
 
 async def _retry_task(redis_url: str, queue: str, task_id: str) -> None:
@@ -67,7 +67,7 @@ def list_letters(redis_url: str, queue: str, limit: int, as_json: bool) -> None:
                 letter.task_id or "-",
                 _excerpt(letter.reason),
                 letter.error_type or "-",
-                format_time(letter.buried_at),
+                format_time(letter.dead_since),
             )
             for letter in found
         ]
@@ -111,7 +111,7 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
             f"Dead letter {letter.entry_id}",
             (
                 ("Task", letter.task_id or "-"),
-                ("Time", format_time(letter.buried_at)),
+                ("Time", format_time(letter.dead_since)),
                 ("Reason", Text(plain(letter.reason), style="red")),
                 ("Error type", letter.error_type or "-"),
                 *letter.other.items(),
@@ -146,7 +146,7 @@ def retry_letters(names: tuple[str, ...], everything: bool, redis_url: str, queu
     """Run the tasks of dead letters again, with all their retries before them; exit 1 unless all of them can."""
     _either(names, everything=everything)
     done = run(redis_url, _retry(redis_url, queue, None if everything else names))
-    _tell(done, as_json=as_json)
+    _print_done(done, as_json=as_json)
 
 
 def _either(names: Sequence[str], *, everything: bool) -> None:
@@ -179,7 +179,7 @@ async def _chosen(letters: DeadLetters, names: Sequence[str] | None) -> AsyncIte
             yield name, await letters.find(name)
 
 
-def _tell(done: Sequence[_Done], *, as_json: bool) -> None:
+def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
     if as_json:
         print_json([{"name": one.name, "task_id": one.task_id, "error": one.error or None} for one in done])
     elif not done:

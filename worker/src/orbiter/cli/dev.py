@@ -20,8 +20,8 @@ from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
 from orbiter.dev.worker_process import WorkerProcess
 from orbiter.distributed.errors import MissingExtraError, OrbiterError
-from orbiter.distributed.logs import LOG_LEVELS
 from orbiter.distributed.models import DEFAULT_QUEUE
+from orbiter.distributed.worker.logs import LOG_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ _FILES_NAMED = 3
 
 
 @dataclass(frozen=True)
-class _Wishes:
+class _Options:
     """What the command line asks for."""
 
     apps: tuple[str, ...]
@@ -106,13 +106,13 @@ def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -
     except OrbiterError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     try:
-        asyncio.run(_develop(_Wishes(apps=apps, code=code, **options)))  # type: ignore[arg-type]
+        asyncio.run(_develop(_Options(apps=apps, code=code, **options)))  # type: ignore[arg-type]
     except OrbiterError as error:
         raise Failure(f"Error: {error}") from None
 
 
-async def _develop(wishes: _Wishes) -> None:
-    """Run everything until told to stop, then stop it: worker first, so that it can drain, Redis last.
+async def _develop(options: _Options) -> None:
+    """Run everything until a signal, then stop it: worker first, so that it can drain, Redis last.
 
     Raises:
         OrbiterError: Redis did not start, or has ended.
@@ -121,45 +121,45 @@ async def _develop(wishes: _Wishes) -> None:
     stopping = asyncio.Event()
     workers: list[WorkerProcess] = []
     with _signals(stopping, workers):
-        async with own_redis(port=wishes.port, data=wishes.data) as server:
-            _tell_how_to_submit(log, server, wishes)
+        async with own_redis(port=options.port, data=options.data) as server:
+            _print_how_to_submit(log, server, options)
             worker = WorkerProcess(
                 server.url,
-                wishes.worker_options(),
-                drain_timeout=wishes.drain_timeout,
-                say=log.say,
+                options.worker_options(),
+                drain_timeout=options.drain_timeout,
+                report=log.print,
                 show=log.worker,
             )
             workers.append(worker)
-            if await _run_until(stopping, server, worker, log, wishes.code):
+            if await _run_until(stopping, server, worker, log, options.code):
                 raise OrbiterError(f"redis-server has ended with exit code {await server.wait()}:\n{server.log_tail()}")
-    log.say("stopped")
+    log.print("stopped")
 
 
 async def _run_until(
     stopping: asyncio.Event, server: RedisServer, worker: WorkerProcess, log: LiveLog, code: Code
 ) -> bool:
-    """Run worker, log and watch until told to stop; tell whether it was Redis that ended instead."""
+    """Run worker, log and watch until a signal; return whether it was Redis that ended instead."""
     listening = asyncio.Event()
     async with asyncio.TaskGroup() as parts:
         following = parts.create_task(follow_all_tasks(server.url, log, listening))
         watching = parts.create_task(_watch(code, worker, log))
-        told = parts.create_task(stopping.wait())
+        stopped = parts.create_task(stopping.wait())
         died = parts.create_task(server.wait())
         listens = parts.create_task(listening.wait())
-        await asyncio.wait({listens, told, died}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({listens, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
         working = parts.create_task(worker.run())
-        await asyncio.wait({told, died}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
         redis_died = died.done()
         if redis_died:
             # There is nothing to hand back to.
             worker.kill()
         else:
-            log.say("stopping")
+            log.print("stopping")
         watching.cancel()
         working.cancel()
         await asyncio.wait({working})
-        for part in (following, listens, told, died):
+        for part in (following, listens, stopped, died):
             part.cancel()
     log.close()
     return redis_died
@@ -172,15 +172,15 @@ async def _watch(code: Code, worker: WorkerProcess, log: LiveLog) -> None:
     def changed(files: list[Path]) -> None:
         names = ", ".join(path.name for path in files[:_FILES_NAMED])
         more = f" and {len(files) - _FILES_NAMED} more" if len(files) > _FILES_NAMED else ""
-        log.say(f"{names}{more} changed: reloading")
+        log.print(f"{names}{more} changed: reloading")
         worker.reload()
 
     try:
         await watch_code(code, changed)
     except* MissingExtraError as errors:
-        log.say(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
+        log.print(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
     except* OSError as errors:
-        log.say(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
+        log.print(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
 
 
 @contextlib.contextmanager
@@ -203,12 +203,12 @@ def _signals(stopping: asyncio.Event, workers: list[WorkerProcess]) -> Iterator[
             loop.remove_signal_handler(number)
 
 
-def _tell_how_to_submit(log: LiveLog, server: RedisServer, wishes: _Wishes) -> None:
-    where = f"data in {server.directory}" if wishes.data else "its data are gone when this ends"
-    log.say(f"Redis at {server.url}, {where}")
-    if wishes.code:
-        log.say(f"Watching {wishes.code}", style="")
-    queue = "" if wishes.queue == DEFAULT_QUEUE else f" --queue {shlex.quote(wishes.queue)}"
+def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options) -> None:
+    where = f"data in {server.directory}" if options.data else "its data are gone when this ends"
+    log.print(f"Redis at {server.url}, {where}")
+    if options.code:
+        log.print(f"Watching {options.code}", style="")
+    queue = "" if options.queue == DEFAULT_QUEUE else f" --queue {shlex.quote(options.queue)}"
     submit = f'orbiter task submit "Fleets of agents" --stream{queue} --agent'
     has_agent = Path("agent.json").is_file()
     line = f"{submit} agent.json" if has_agent else f"echo {shlex.quote(_SOME_AGENT)} | {submit} -"

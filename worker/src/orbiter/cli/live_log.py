@@ -12,9 +12,9 @@ from rich.text import Text
 
 from orbiter.cli.event_printer import describe
 from orbiter.cli.render import console, plain
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import Event, ReasoningEvent, TextEvent, event_from_json, is_final
-from orbiter.distributed.redis_url import connect
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ class LiveLog:
         self._open: str | None = None
         self._last = ""
 
-    def say(self, text: str, *, style: str = "bold") -> None:
+    def print(self, text: str, *, style: str = "bold") -> None:
         """Print a line of our own."""
         self._line(Text(plain(text), style=style))
 
@@ -112,4 +112,4 @@ def _show(log: LiveLog, task_id: str, text: str) -> None:
     try:
         log.event(task_id, event_from_json(text))
     except ValidationError:
-        log.say(f"task {task_id}: not an event: {text}", style="red")
+        log.print(f"task {task_id}: not an event: {text}", style="red")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,22 +11,59 @@ import click
 import redis
 from click.core import ParameterSource
 
-from orbiter.cli.failures import Failure
-from orbiter.distributed import keys
-from orbiter.distributed.errors import OrbiterError, RedisUnavailableError
+from orbiter.cli.failures import Failure, UsageFailure
+from orbiter.distributed.broker import keys
+from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, mask
+from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
+from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
-from orbiter.distributed.redis_url import RedisUrlError, check, connect, mask
+from orbiter.distributed.names import InvalidNameError, check_queue_name, check_task_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from redis.asyncio import Redis
 
+    from orbiter.distributed.client.client import Client
+
 T = TypeVar("T")
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 MISSING_URL = "Error: --redis-url required or set ORBITER_REDIS_URL environment variable."
 _ANSWER_WITHIN = 5.0
+_NAME = "orbiter-cli"
+
+
+def typed(text: str) -> str:
+    """Return an argument as it was typed: under an ASCII locale, UTF-8 comes as halves of surrogate pairs."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
+class Name(click.ParamType):  # type: ignore[type-arg] # none before click 8.2
+    """A name by its rule, from wherever it comes: flag, variable or file.
+
+    Args:
+        rule: Returns the name, or raises the :class:`InvalidNameError` that says what is wrong with it.
+    """
+
+    name = "text"
+
+    def __init__(self, rule: Callable[[str], str]) -> None:
+        self._rule = rule
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check a name."""
+        try:
+            return self._rule(typed(value))
+        except InvalidNameError as error:
+            self.fail(str(error), param, ctx)
+
+
+QUEUE_NAME = Name(check_queue_name)
+TASK_ID = Name(check_task_id)
 
 
 def _usable_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -44,7 +82,7 @@ def redis_url_option(command: Command) -> Command:
     """Add ``--redis-url``: checked, and required from one of flag and variable."""
     option = click.option(
         "--redis-url",
-        envvar="ORBITER_REDIS_URL",
+        envvar=variable("redis_url"),
         show_envvar=True,
         metavar="URL",
         callback=_usable_url,
@@ -62,8 +100,9 @@ def queue_option(command: Command) -> Command:
     """Add ``--queue``."""
     option = click.option(
         "--queue",
+        type=QUEUE_NAME,
         default=DEFAULT_QUEUE,
-        envvar="ORBITER_QUEUE",
+        envvar=variable("queue"),
         show_default=True,
         show_envvar=True,
         help="Queue name.",
@@ -73,14 +112,14 @@ def queue_option(command: Command) -> Command:
 
 def queue_filter_option(command: Command) -> Command:
     """Add ``--queue`` to a listing of all queues: from no variable, as a filter that nobody typed misleads."""
-    option = click.option("--queue", "only_queue", metavar="TEXT", help="Only this queue.  [default: all queues]")
+    option = click.option("--queue", "only_queue", type=QUEUE_NAME, help="Only this queue.  [default: all queues]")
     return option(command)
 
 
 def any_queue_option(command: Command) -> Command:
     """Add ``--queue`` where a task's id says all, so that no command refuses it."""
     option = click.option(
-        "--queue", metavar="TEXT", expose_value=False, help="Accepted as everywhere; a task's id is enough."
+        "--queue", type=QUEUE_NAME, expose_value=False, help="Accepted as everywhere; a task's id is enough."
     )
     return option(command)
 
@@ -96,7 +135,7 @@ async def queue_of_task(client: Redis, task_id: str, queue: str) -> str:
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[Redis]:
     """Give a connected client; a Redis that does not answer at once is an error, as somebody waits at the terminal."""
-    client = connect(url, retries=1, name="orbiter-cli")
+    client = connect(url, retries=1, name=_NAME)
     try:
         async with asyncio.timeout(_ANSWER_WITHIN):
             await client.ping()
@@ -105,18 +144,30 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
-def run(
-    url: str, work: Coroutine[Any, Any, T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-) -> T:
+@asynccontextmanager
+async def open_client(url: str, queue: str = DEFAULT_QUEUE) -> AsyncIterator[Client]:
+    """Give a connected client of a queue, as :func:`open_redis` does."""
+    from orbiter.distributed.client.client import Client  # noqa: PLC0415 - not every command has tasks
+
+    async with Client(url, queue=queue, name=_NAME, retries=1) as client:
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            await client.redis.ping()
+        yield client
+
+
+def run(url: str, work: Coroutine[Any, Any, T], *, runner: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
     """Run a command's coroutine to its end; tell errors of Redis in one line, never with the URL's secrets."""
     place = f"Redis at {mask(url)}"
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(work)
+        return runner(work)
     except RedisUrlError as error:
         raise click.BadParameter(str(error), param_hint="'--redis-url'") from None
     except RedisUnavailableError as error:
         raise Failure(f"Error: {error}") from None
+    except InvalidNameError as error:
+        raise UsageFailure(f"Error: {error}") from None
+    except WorkerIdTakenError as error:
+        raise UsageFailure(f"Error: {error}") from None
     except OrbiterError as error:
         raise Failure(f"Error: {error}") from None
     except redis.AuthenticationError as error:

@@ -9,9 +9,9 @@ import click
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import json_option, queue_option, redis_url_option
-from orbiter.cli.render import format_seconds, format_time, page
+from orbiter.cli.render import format_bytes, format_seconds, format_time, page
 from orbiter.cli.watching import View, Watchable, show, watch_option
-from orbiter.distributed.queue_info import QueueInfo, get_queue_info
+from orbiter.distributed.broker.queue_info import QueueInfo, get_queue_info
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -59,14 +59,6 @@ def _memory(found: QueueInfo) -> str:
     if found.memory_used is None:
         return "-"
     if not found.memory_max:
-        return f"{_size(found.memory_used)}, no limit"
+        return f"{format_bytes(found.memory_used)}, no limit"
     share = 100 * found.memory_used / found.memory_max
-    return f"{_size(found.memory_used)} of {_size(found.memory_max)} ({share:.0f} %)"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GB"
+    return f"{format_bytes(found.memory_used)} of {format_bytes(found.memory_max)} ({share:.0f} %)"

@@ -31,11 +31,17 @@ _PIPE_WIDTH = 100_000
 _RESULT_LIMIT = 200
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command, as rich's own way of leaving is exit code 1."""
+        raise  # noqa: PLE0704 - rich calls it where it has caught the error
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that prints text as it is: no markup, no guessed highlights."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+    return _Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
 def plain(text: object, *, keep: str = "") -> str:
@@ -63,6 +69,15 @@ def format_seconds(seconds: float) -> str:
     if round(seconds, 1) < 60:
         return f"{seconds:.1f}s"
     return f"{seconds / 60:.1f}m"
+
+
+def format_bytes(count: float) -> str:
+    """Return a size as ``12 B``, ``1.5 MB`` or ``2.0 GB``."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"
 
 
 def format_duration(task: TaskResult) -> str:
@@ -150,9 +165,12 @@ def task_view(task: TaskResult) -> Text:
         ("Duration", format_duration(task)),
         ("Retries", str(task.retries)),
         ("Crashes", str(task.crashes)),
+        ("Losses", str(task.losses)),
         ("Hand-offs", str(task.handoffs)),
         ("Attempt", str(task.attempt)),
     ]
+    if task.last_loss:
+        lines.append(("Last loss", plain(task.last_loss)))
     if task.next_attempt_at is not None and task.status is TaskStatus.RETRYING:
         lines.append(("Next run", format_time(task.next_attempt_at)))
     if task.agent_name:

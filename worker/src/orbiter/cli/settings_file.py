@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orbiter.cli.failures import UsageFailure
+from orbiter.distributed.limits import variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE_VARIABLE = "ORBITER_CONFIG"
+FILE_VARIABLE = variable("config")
 
 
 def places() -> list[Path]:
@@ -36,11 +37,6 @@ def find() -> Path | None:
     return next((place for place in places() if place.exists()), None)
 
 
-def variable(name: str) -> str:
-    """Return the environment variable of a setting."""
-    return f"ORBITER_{name.upper()}"
-
-
 def defaults() -> dict[str, Any]:
     """Return every setting there is with its default; ``None`` where it has none or is generated."""
     from orbiter.distributed.settings import WorkerSettings  # noqa: PLC0415 - imported only once a setting is needed
@@ -58,16 +54,17 @@ def checked(name: str, value: Any, *, strict: bool) -> Any:
     """
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS  # noqa: PLC0415
-    from orbiter.distributed.redis_url import check  # noqa: PLC0415
+    from orbiter.distributed.connection.redis_url import check  # noqa: PLC0415
+    from orbiter.distributed.models import broken_rule  # noqa: PLC0415
     from orbiter.distributed.settings import WorkerSettings  # noqa: PLC0415
+    from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS  # noqa: PLC0415
 
     if name in WorkerSettings.model_fields:
         try:
             # As JSON, strictness is about numbers and text, not about lists and tuples.
             settings = WorkerSettings.model_validate_json(json.dumps({name: value}, default=str), strict=strict)
         except ValidationError as error:
-            raise ValueError("; ".join(row["msg"] for row in error.errors())) from None
+            raise ValueError("; ".join(broken_rule(row) for row in error.errors())) from None
         return getattr(settings, name)
     if not isinstance(value, str):
         raise ValueError("Input should be a valid string")  # noqa: TRY004 - as pydantic says it of the others

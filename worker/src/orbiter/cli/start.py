@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
-import signal
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
@@ -14,15 +16,38 @@ from click.core import ParameterSource
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
-from orbiter.distributed.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
-from orbiter.distributed.redis_url import mask
-from orbiter.distributed.settings import SettingsError, WorkerSettings
+from orbiter.distributed import signals
+from orbiter.distributed.connection.redis_url import mask
+from orbiter.distributed.errors import SettingsError
+from orbiter.distributed.limits import variable
+from orbiter.distributed.settings import Size, WorkerSettings, size_of
+from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS, setup_logging
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from pydantic.fields import FieldInfo
+
+
+_PR_SET_DUMPABLE = 4
+# A worker of its own keeps user code apart; one that is embedded in a program runs it in that program.
+_DEFAULTS = {"isolation": "process"}
+
+
+class SizeRange(click.IntRange):
+    """Bytes, also with a unit: ``400M``, ``2G``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of bytes."""
+        number = size_of(value)
+        try:
+            int(number)
+        except ValueError:
+            self.fail(f"{value!r} is not a size, such as 400M or 2G", param, ctx)
+        return super().convert(number, param, ctx)
 
 
 @click.group(cls=LazyGroup)
@@ -33,13 +58,14 @@ def start() -> None:
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--concurrency`` and all the others: flag, variable and setting differ only in spelling."""
     for name, info in reversed(WorkerSettings.model_fields.items()):
+        default = _DEFAULTS.get(name, info.default)
         option = click.option(
             f"--{name.replace('_', '-')}",
             name,
-            envvar=f"ORBITER_{name.upper()}",
+            envvar=variable(name),
             show_envvar=True,
-            default=None if info.is_required() or info.default_factory else info.default,
-            show_default="generated" if info.default_factory else info.default not in ("", ()),
+            default=None if info.is_required() or info.default_factory else default,
+            show_default="generated" if info.default_factory else default not in ("", ()),
             help=f"{info.description}.",
             **_kind(info),
         )
@@ -57,6 +83,8 @@ def _kind(info: FieldInfo) -> dict[str, Any]:
     if annotation in (int, float):
         low = next((rule.ge for rule in info.metadata if isinstance(rule, Ge)), None)
         high = next((rule.le for rule in info.metadata if isinstance(rule, Le)), None)
+        if Size in info.metadata:
+            return {"type": SizeRange(min=low, max=high)}  # type: ignore[arg-type]
         kind = click.IntRange if annotation is int else click.FloatRange
         return {"type": kind(min=low, max=high)}  # type: ignore[arg-type]
     return {"metavar": "TEXT"}
@@ -69,7 +97,7 @@ def _kind(info: FieldInfo) -> dict[str, Any]:
     "--log-format",
     type=click.Choice(LOG_FORMATS),
     default="human",
-    envvar="ORBITER_LOG_FORMAT",
+    envvar=variable("log_format"),
     show_default=True,
     show_envvar=True,
     help="Lines for people, or one JSON object a line.",
@@ -78,7 +106,7 @@ def _kind(info: FieldInfo) -> dict[str, Any]:
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
-    envvar="ORBITER_LOG_LEVEL",
+    envvar=variable("log_level"),
     show_default=True,
     show_envvar=True,
     help="Least important kind of message that is logged.",
@@ -91,9 +119,9 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
 
     With TEMPORAL_HOST in the environment, and no other --executor, tasks run durably in Temporal.
     """
-    # Until the worker listens to signals itself, there is nothing to lose: leave at once, and in order.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+    signals.hold()
+    if options["isolation"] != "none":
+        _hide_from_tasks()
     source = click.get_current_context().get_parameter_source("executor")
     if source is ParameterSource.DEFAULT and os.environ.get("TEMPORAL_HOST"):
         options["executor"] = "temporal"
@@ -104,7 +132,9 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
     _print_banner(redis_url, settings)
 
-    from orbiter.distributed.worker import Worker  # noqa: PLC0415 - not needed to print help or refuse an option
+    # Not needed to print help or refuse an option.
+    from orbiter.distributed.runtimes.user_code import run_contained  # noqa: PLC0415
+    from orbiter.distributed.worker.worker import Worker  # noqa: PLC0415
 
     values = settings.model_dump()
     try:
@@ -112,7 +142,16 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     except ImportError as error:
         raise Failure(f"Error: {error}") from None
     _spare_the_collector()
-    run(redis_url, worker.start(), loop_factory=_loop_factory())
+    run(redis_url, worker.start(), runner=partial(run_contained, loop_factory=_loop_factory()))
+
+
+def _hide_from_tasks() -> None:
+    """Let no process of this user read what is in this one: tasks run as the same user.
+
+    It writes no core dump either, and debuggers and profilers of the same user cannot attach.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _spare_the_collector() -> None:

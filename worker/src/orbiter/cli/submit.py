@@ -14,18 +14,20 @@ from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
 from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.failures import Failure
 from orbiter.cli.moment import read_moment
-from orbiter.cli.options import json_option, open_redis, queue_option, redis_url_option, run
+from orbiter.cli.options import json_option, open_client, queue_option, redis_url_option, run, typed
 from orbiter.cli.render import print_json, print_task, task_json
 from orbiter.cli.task import show_event
 from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tasks
-from orbiter.distributed.broker_cluster import broker_for
-from orbiter.distributed.events import EventSubscriber
-from orbiter.distributed.health import get_worker_fleet_status
+from orbiter.distributed.broker.worker_health import get_worker_fleet_status
+from orbiter.distributed.client.payloads import epoch_seconds
+from orbiter.distributed.connection.connected import redis_time
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, validation_message
-from orbiter.distributed.store import TaskStore
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
+    from datetime import datetime, timedelta
+
+    from orbiter.distributed.broker.store import TaskStore
+    from orbiter.distributed.client.client import Client
 
 _SUBMIT_BATCH = 500
 
@@ -40,7 +42,7 @@ def _read_agent(ctx: click.Context, param: click.Parameter, value: str) -> dict[
 def _read_metadata(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for value in values:
-        key, equals, text = value.partition("=")
+        key, equals, text = typed(value).partition("=")
         if not key or not equals:
             raise click.BadParameter(f"{value!r} must be written KEY=VALUE", ctx, param)
         try:
@@ -50,7 +52,7 @@ def _read_metadata(ctx: click.Context, param: click.Parameter, values: tuple[str
     return metadata
 
 
-def _read_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def _read_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | timedelta | None:
     try:
         return None if value is None else read_moment(value)
     except ValueError as error:
@@ -58,7 +60,7 @@ def _read_moment(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 @dataclass(frozen=True)
-class _Wishes:
+class _Following:
     """What is wanted after submitting."""
 
     wait: bool
@@ -117,7 +119,7 @@ def submit(
     count: int,
     task_id: str | None,
     timeout: float,
-    not_before: float | None,
+    not_before: datetime | timedelta | None,
     error_budget: int | None,
     metadata: dict[str, Any],
     wait: bool,
@@ -128,18 +130,17 @@ def submit(
     if count > 1 and (task_id is not None or stream):
         option = "--stream" if stream else "--task-id"
         raise click.UsageError(f"{option} is for one task and --count is {count}", click.get_current_context())
-    names = {} if task_id is None else {"task_id": task_id}
+    names = {} if task_id is None else {"task_id": typed(task_id)}
     try:
         # Made one by one: each gets a task id of its own.
         tasks = [
             TaskPayload(
                 agent_config=agent,
-                input=text,
+                input=typed(text),
                 detailed=stream,
                 metadata=metadata,
-                created_at=time.time(),
                 timeout_seconds=timeout,
-                not_before=not_before,
+                not_before=epoch_seconds(not_before, now=time.time()),
                 max_retries=error_budget,
                 **names,  # type: ignore[arg-type]
             )
@@ -147,51 +148,54 @@ def submit(
         ]
     except ValidationError as error:
         raise click.UsageError(validation_message(error), click.get_current_context()) from None
-    if not run(redis_url, _submit(redis_url, queue, tasks, _Wishes(wait=wait, stream=stream, as_json=as_json))):
+    following = _Following(wait=wait, stream=stream, as_json=as_json)
+    if not run(redis_url, _submit(redis_url, queue, tasks, not_before, following)):
         raise click.exceptions.Exit(1)
 
 
-async def _submit(redis_url: str, queue: str, tasks: list[TaskPayload], wishes: _Wishes) -> bool:
+async def _submit(
+    redis_url: str, queue: str, tasks: list[TaskPayload], not_before: datetime | timedelta | None, following: _Following
+) -> bool:
     """Submit, then do what is wanted; tell whether all went well."""
-    async with open_redis(redis_url) as client:
-        broker = broker_for(redis_url, queue_name=queue, client=client)
-        await broker.connect()
+    async with open_client(redis_url, queue) as client:
         task_ids: list[str] = []
         for first in range(0, len(tasks), _SUBMIT_BATCH):
-            # created_at is the moment of submission, and of the last batch that may be seconds later.
-            batch = [
-                task.model_copy(update={"created_at": time.time()}) for task in tasks[first : first + _SUBMIT_BATCH]
-            ]
-            task_ids += await broker.submit_many(batch)
-        waits = wishes.wait or wishes.stream
-        if not wishes.as_json:
-            _tell_submitted(task_ids)
+            # By Redis' clock; of the last batch the moment of submission may be seconds later.
+            now = await redis_time(client.redis)
+            if first == 0:
+                due = epoch_seconds(not_before, now=now)
+            times = {"created_at": now, "not_before": due}
+            batch = [task.model_copy(update=times) for task in tasks[first : first + _SUBMIT_BATCH]]
+            task_ids += [handle.task_id for handle in await client.submit_payloads(batch)]
+        waits = following.wait or following.stream
+        if not following.as_json:
+            _print_submitted(task_ids)
         elif not waits:
             single = len(task_ids) == 1
             print_json({"task_id": task_ids[0], "queue": queue} if single else {"task_ids": task_ids, "queue": queue})
         if not waits:
             return True
-        await _warn_if_nobody_works(client, redis_url, queue)
-        store = TaskStore(redis_url, client=client)
-        await store.connect()
+        await _warn_without_workers(client)
         if len(task_ids) > 1:
-            return await _wait_for_many(store, task_ids, as_json=wishes.as_json)
-        if wishes.stream:
-            return await _watch_one(client, redis_url, store, task_ids[0], as_json=wishes.as_json)
-        return await _wait_for_one(store, task_ids[0], as_json=wishes.as_json)
+            return await _wait_for_many(client.store, task_ids, as_json=following.as_json)
+        if following.stream:
+            return await _watch_one(client, task_ids[0], as_json=following.as_json)
+        return await _wait_for_one(client.store, task_ids[0], as_json=following.as_json)
 
 
-def _tell_submitted(task_ids: list[str]) -> None:
+def _print_submitted(task_ids: list[str]) -> None:
     if len(task_ids) == 1:
         click.echo(f"Task {task_ids[0]} submitted.")
     else:
         click.echo(f"{len(task_ids)} tasks submitted.")
 
 
-async def _warn_if_nobody_works(client: Redis, redis_url: str, queue: str) -> None:
-    fleet = await get_worker_fleet_status(redis_url, client=client)
-    if not any(worker.alive and worker.queue in {"", queue} for worker in fleet):
-        click.echo(f"No worker reads queue {queue} yet: waiting for one. Ctrl+C ends the wait, not the task.", err=True)
+async def _warn_without_workers(client: Client) -> None:
+    fleet = await get_worker_fleet_status(client.redis_url, client=client.redis)
+    if not any(worker.alive and worker.queue in {"", client.queue} for worker in fleet):
+        click.echo(
+            f"No worker reads queue {client.queue} yet: waiting for one. Ctrl+C ends the wait, not the task.", err=True
+        )
 
 
 async def _wait_for_many(store: TaskStore, task_ids: list[str], *, as_json: bool) -> bool:
@@ -211,15 +215,13 @@ async def _wait_for_one(store: TaskStore, task_id: str, *, as_json: bool) -> boo
     return _show_end(task_id, record, as_json=as_json)
 
 
-async def _watch_one(client: Redis, redis_url: str, store: TaskStore, task_id: str, *, as_json: bool) -> bool:
-    subscriber = EventSubscriber(redis_url, client=client)
-    await subscriber.connect()
+async def _watch_one(client: Client, task_id: str, *, as_json: bool) -> bool:
     printer = EventPrinter()
-    async for event in subscriber.subscribe(task_id):
+    async for event in client.stream(task_id):
         show_event(printer, event, as_json=as_json)
     printer.close()
     # An 0.1 worker publishes the final event before it writes the record.
-    (record,) = await wait_for_tasks(store, [task_id], lambda _: None)
+    (record,) = await wait_for_tasks(client.store, [task_id], lambda _: None)
     if as_json:
         return record is not None and record.status is TaskStatus.COMPLETED
     return _show_end(task_id, record, as_json=False)

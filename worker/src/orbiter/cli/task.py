@@ -11,9 +11,10 @@ from orbiter.cli.completion import task_ids
 from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import (
+    TASK_ID,
     any_queue_option,
     json_option,
-    open_redis,
+    open_client,
     queue_filter_option,
     queue_of_task,
     queue_option,
@@ -22,11 +23,10 @@ from orbiter.cli.options import (
 )
 from orbiter.cli.render import print_json, task_json, task_view, tasks_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
-from orbiter.distributed.broker_cluster import broker_for
-from orbiter.distributed.claims import CancelOutcome
-from orbiter.distributed.events import EventSubscriber
+from orbiter.distributed.broker.cluster_broker import broker_for
+from orbiter.distributed.broker.records import CancelOutcome
+from orbiter.distributed.broker.store import PAGE, TaskStore
 from orbiter.distributed.models import DEFAULT_QUEUE, TaskResult, TaskStatus
-from orbiter.distributed.store import PAGE, TaskStore
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -87,7 +87,7 @@ async def _list(store: TaskStore, status: TaskStatus | None, queue: str | None, 
 
 
 @task.command("status", cls=Watchable)
-@click.argument("task_id", shell_complete=task_ids)
+@click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
 @redis_url_option
 @any_queue_option
 @watch_option
@@ -106,7 +106,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
 
 
 @task.command("cancel")
-@click.argument("task_id", shell_complete=task_ids)
+@click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
 @redis_url_option
 @queue_option
 @json_option
@@ -131,15 +131,16 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
 
 
 async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
-    async with open_redis(redis_url) as client:
-        broker = broker_for(redis_url, queue_name=await queue_of_task(client, task_id, queue), client=client)
-        store = TaskStore(redis_url, client=client)
+    async with open_client(redis_url, queue) as client:
+        broker = broker_for(
+            redis_url, queue_name=await queue_of_task(client.redis, task_id, queue), client=client.redis
+        )
         outcome = await broker.cancel(task_id)
-        return outcome, await store.get_status(task_id)
+        return outcome, await client.status(task_id)
 
 
 @task.command("events")
-@click.argument("task_id", shell_complete=task_ids)
+@click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
 @redis_url_option
 @any_queue_option
 @click.option("--follow", "-f", is_flag=True, help="Go on with live events until the task has ended.")
@@ -152,16 +153,13 @@ def events(task_id: str, redis_url: str, follow: bool, as_json: bool) -> None:
 
 async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) -> bool:
     """Print the events; tell whether task or events are known."""
-    async with open_redis(redis_url) as client:
-        store = TaskStore(redis_url, client=client)
-        subscriber = EventSubscriber(redis_url, client=client)
-        await subscriber.connect()
-        known = await store.get_status(task_id) is not None
+    async with open_client(redis_url) as client:
+        known = await client.status(task_id) is not None
         if follow and not known:
             return False
         seen = False
         printer = EventPrinter()
-        async for event in subscriber.subscribe(task_id) if follow else subscriber.replay(task_id):
+        async for event in client.stream(task_id) if follow else client.events.replay(task_id):
             seen = True
             show_event(printer, event, as_json=as_json)
         printer.close()

@@ -8,19 +8,21 @@ import sys
 import time
 from collections import Counter, deque
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from orbiter.cli.render import console, format_seconds, plain
+from orbiter.distributed.connection.patience import patiently
 from orbiter.distributed.models import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from orbiter.distributed.broker.store import TaskStore
     from orbiter.distributed.models import TaskResult
-    from orbiter.distributed.store import TaskStore
 
 _PAUSE = 0.2
 _BATCH = 1000
@@ -42,7 +44,8 @@ async def wait_for_tasks(
     while waiting:
         # One batch a look, the longest unseen first: what a look costs does not grow with the number of tasks.
         batch = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
-        for task_id, record in zip(batch, await store.get_many(batch), strict=True):
+        records_now = await patiently(partial(store.get_many, batch))
+        for task_id, record in zip(batch, records_now, strict=True):
             status = "missing" if record is None else record.status.value
             counts[seen[task_id]] -= 1
             counts[status] += 1
@@ -116,6 +119,7 @@ def summarize(records: Sequence[TaskResult | None]) -> dict[str, Any]:
         "missing": len(records) - len(known),
         "retries": sum(record.retries for record in known),
         "crashes": sum(record.crashes for record in known),
+        "losses": sum(record.losses for record in known),
         "handoffs": sum(record.handoffs for record in known),
         "seconds": seconds,
         "tasks_per_second": len(ends) / seconds if seconds and seconds > 0 else None,
@@ -134,7 +138,8 @@ def print_summary(summary: dict[str, Any], records: Sequence[TaskResult | None])
     click.echo(f"{summary['tasks']} tasks: {', '.join(ended)}")
     click.echo(f"  Time:  {took} ({rate})")
     click.echo(f"  Wait:  p50 {waits[0]}, p95 {waits[1]}")
-    click.echo(f"  Extra: {summary['retries']} retries, {summary['crashes']} crashes, {summary['handoffs']} hand-offs")
+    extra = [f"{summary[name]} {name}" for name in ("retries", "crashes", "losses")]
+    click.echo(f"  Extra: {', '.join(extra)}, {summary['handoffs']} hand-offs")
     failures = [record for record in records if record is not None and record.status is TaskStatus.FAILED]
     for record in failures[:_FAILURES_SHOWN]:
         click.echo(f"  Task {plain(record.task_id)} failed: {plain(record.error or 'unknown error')}")

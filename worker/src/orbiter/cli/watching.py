@@ -56,12 +56,12 @@ class Watchable(click.Command):
 
 
 def _with_seconds(args: list[str]) -> list[str]:
-    given = list(args)
-    end = given.index("--") if "--" in given else len(given)
+    arguments = list(args)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
     for at in range(end):
-        if given[at] == "--watch" and not (at + 1 < end and _NUMBER.fullmatch(given[at + 1])):
-            given[at] = f"--watch={DEFAULT_SECONDS}"
-    return given
+        if arguments[at] == "--watch" and not (at + 1 < end and _NUMBER.fullmatch(arguments[at + 1])):
+            arguments[at] = f"--watch={DEFAULT_SECONDS}"
+    return arguments
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

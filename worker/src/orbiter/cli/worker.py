@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,9 +10,9 @@ from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import json_option, queue_filter_option, redis_url_option
-from orbiter.cli.render import format_time, table
+from orbiter.cli.render import format_bytes, format_seconds, format_time, plain, table
 from orbiter.cli.watching import View, Watchable, show, watch_option
-from orbiter.distributed.health import WorkerHealth, get_worker_fleet_status
+from orbiter.distributed.broker.worker_health import WorkerHealth, get_worker_fleet_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from rich.table import Table
 
+_COLUMNS = ("Worker ID", "Status", "Hostname", "Tasks", "Failed", "Current Task", "Concurrency", "Last Heartbeat")
+_WIDE_COLUMNS = (
+    *("Version", "Queue", "Isolation", "Processes", "Memory", "Loop lag", "Blocked by", "Threads"),
+    "Problem",
+)
 _JSON_FIELDS = (
     "worker_id",
     "status",
@@ -28,13 +34,21 @@ _JSON_FIELDS = (
     "version",
     "queue",
     "executor",
+    "isolation",
     "state",
+    "problem",
     "concurrency",
     "active",
     "tasks_processed",
     "tasks_failed",
     "current_task_id",
     "pid",
+    "processes",
+    "rss_bytes",
+    "loop_lag_ms",
+    "blocked_by",
+    "abandoned_threads",
+    "failed_imports",
     "started_at",
     "last_heartbeat",
 )
@@ -55,9 +69,10 @@ def worker() -> None:
 @worker.command("list", cls=Watchable)
 @redis_url_option
 @queue_filter_option
+@click.option("--wide", is_flag=True, help="More columns: how each worker's processes are.")
 @watch_option
 @json_option
-def list_workers(redis_url: str, only_queue: str | None, watch: float | None, as_json: bool) -> None:
+def list_workers(redis_url: str, only_queue: str | None, wide: bool, watch: float | None, as_json: bool) -> None:
     """List the workers, and for a day those that died without a farewell."""
 
     async def look(client: Redis) -> list[WorkerHealth]:
@@ -65,26 +80,28 @@ def list_workers(redis_url: str, only_queue: str | None, watch: float | None, as
         # Of a dead worker and of 0.1 ones the queue is not known: such rows would only be missed.
         return [health for health in fleet if only_queue is None or health.queue in {"", only_queue}]
 
-    view = View(look=look, draw=_draw, as_json=lambda fleet: [worker_json(health) for health in fleet])
+    draw = partial(_draw, wide=wide)
+    view = View(look=look, draw=draw, as_json=lambda fleet: [worker_json(health) for health in fleet])
     show(redis_url, view, watch=watch, as_json=as_json)
 
 
-def _draw(fleet: Sequence[WorkerHealth]) -> Table | Text:
+def _draw(fleet: Sequence[WorkerHealth], *, wide: bool) -> Table | Text:
     if not fleet:
         return Text("No active workers found.")
     return table(
         "Distributed Workers",
-        ("Worker ID", "Status", "Hostname", "Tasks", "Failed", "Current Task", "Concurrency", "Last Heartbeat"),
+        [*_COLUMNS, *(_WIDE_COLUMNS if wide else ())],
         [
             (
                 health.worker_id,
-                _status(health),
+                _status(health, with_problem=not wide),
                 health.hostname or "-",
                 str(health.tasks_processed),
                 str(health.tasks_failed),
                 health.current_task_id or "-",
                 str(health.concurrency),
                 format_time(health.last_heartbeat),
+                *(_wide(health) if wide else ()),
             )
             for health in fleet
         ],
@@ -96,8 +113,24 @@ def worker_json(health: WorkerHealth) -> dict[str, Any]:
     return {name: getattr(health, name) for name in _JSON_FIELDS}
 
 
-def _status(health: WorkerHealth) -> Text:
+def _status(health: WorkerHealth, *, with_problem: bool) -> Text:
     if not health.alive:
         return Text("dead", style="red")
     state = health.state or health.status
-    return Text(state, style="green" if state == "running" else "yellow")
+    why = f": {plain(health.problem)}" if with_problem and state == "degraded" and health.problem else ""
+    return Text(state + why, style="green" if state == "running" else "yellow")
+
+
+def _wide(health: WorkerHealth) -> tuple[str, ...]:
+    return (
+        health.version or "-",
+        health.queue or "-",
+        health.isolation or "-",
+        str(health.processes) if health.isolation else "-",
+        format_bytes(health.rss_bytes) if health.rss_bytes else "-",
+        format_seconds(health.loop_lag_ms / 1000) if health.isolation else "-",
+        health.blocked_by or "-",
+        str(health.abandoned_threads) if health.isolation else "-",
+        # What was not imported is no reason to take nothing, but its tasks fail.
+        "; ".join([*filter(None, [health.problem]), *(f"import of {text}" for text in health.failed_imports)]) or "-",
+    )

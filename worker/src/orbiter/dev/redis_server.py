@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from orbiter.dev.tied import tied
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.errors import OrbiterError
-from orbiter.distributed.redis_url import connect
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -91,10 +91,10 @@ def _candidates() -> Iterator[str]:
 def _version(program: str) -> str | None:
     """Return what the program says its version is, or ``None`` where it does not run."""
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        printed = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"v=(\d+[.\d]*)", said.stdout)
+    found = re.search(r"v=(\d+[.\d]*)", printed.stdout)
     return found and found[1]
 
 

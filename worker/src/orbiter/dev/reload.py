@@ -94,7 +94,7 @@ async def watch_code(code: Code, changed: Callable[[list[Path]], None]) -> None:
     try:
         import watchfiles  # noqa: PLC0415, F401 - of an extra
     except ImportError:
-        raise MissingExtraError("pip install 'orbiter-distributed[dev]'") from None
+        raise MissingExtraError("pip install 'orbiter-distributed[reload]'") from None
     async with asyncio.TaskGroup() as watching:
         if code.directories:
             watching.create_task(_watch(code.directories, changed, only=None))

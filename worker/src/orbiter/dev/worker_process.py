@@ -17,8 +17,10 @@ from redis.exceptions import RedisError
 
 from orbiter.dev.redis_server import stop
 from orbiter.dev.tied import tied
-from orbiter.distributed import keys
-from orbiter.distributed.redis_url import connect
+from orbiter.distributed.broker import keys
+from orbiter.distributed.connection.backoff import Backoff
+from orbiter.distributed.connection.redis_url import connect
+from orbiter.distributed.execution.processes.pool import REPLACED
 
 if TYPE_CHECKING:
     from asyncio import StreamReader
@@ -47,7 +49,7 @@ class WorkerProcess:
         redis_url: The Redis that it works on.
         options: Further options of ``orbiter start worker``.
         drain_timeout: Seconds that running tasks get to end when the worker is stopped or started again.
-        say: Told in one line what happens to the worker.
+        report: Called with one line whenever something happens to the worker.
         show: Given each line that the worker writes.
     """
 
@@ -57,20 +59,26 @@ class WorkerProcess:
         options: list[str],
         *,
         drain_timeout: float,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         show: Callable[[str], None],
     ) -> None:
         self._redis_url = redis_url
         self._options = [*options, "--redis-url", redis_url, "--drain-timeout", f"{drain_timeout:g}"]
         self._grace = drain_timeout + _GRACE
-        self._say = say
+        self._report = report
         self._show = show
         self._changed = asyncio.Event()
         self._process: Process | None = None
+        self._ready = False
+        self._reloaded = 0.0
 
     def reload(self) -> None:
-        """Drain the worker and start another with the code as it is now; ends the pause after a crash too."""
-        self._changed.set()
+        """Have the worker run tasks with the code as it is now; ends the pause after a crash, too."""
+        self._reloaded = time.monotonic()
+        if self._ready and self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+        else:
+            self._changed.set()
 
     def hurry(self) -> None:
         """Have a worker that drains hand back at once what still runs."""
@@ -85,26 +93,26 @@ class WorkerProcess:
 
     async def run(self) -> None:
         """Keep a worker running until cancelled; then drain it."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0)
         while True:
             self._changed.clear()
             began = time.monotonic()
             async with self._started() as process:
                 await _first(process.wait(), self._changed.wait())
             if self._changed.is_set():
-                pause = FIRST_PAUSE
+                backoff.reset()
                 continue
             if time.monotonic() - began > _WELL_AFTER:
-                pause = FIRST_PAUSE
-            self._say(f"worker ended with {_how(process.returncode)}; starting another in {pause:g} s")
+                backoff.reset()
+            pause = backoff.pause()
+            self._report(f"worker ended with {_how(process.returncode)}; starting another in {pause:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
-            pause = min(LONGEST_PAUSE, pause * 2)
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[Process]:
-        """Start a worker, pass on what it writes, say when it is ready, and drain it at the end."""
+        """Start a worker, write what it writes, say when it is ready, and drain it at the end."""
         worker_id = f"dev-{secrets.token_hex(4)}"
         here = str(Path.cwd())
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--worker-id", worker_id, *self._options]
@@ -121,26 +129,30 @@ class WorkerProcess:
             },
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        output = asyncio.create_task(self._pass_on(process.stdout))
-        ready = asyncio.create_task(self._tell_when_ready(worker_id))
-        try:
-            yield process
-        finally:
-            ready.cancel()
-            await stop(process, self._grace)
-            # What a tool has started may still hold the pipe.
-            await asyncio.wait({output}, timeout=_LAST_WORDS_WITHIN)
-            output.cancel()
-            await asyncio.wait({output, ready})
+        # A group: where what they tell cannot be written, all of this ends.
+        async with asyncio.TaskGroup() as reporting:
+            output = reporting.create_task(self._copy_output(process.stdout, worker_id))
+            ready = reporting.create_task(self._report_when_ready(worker_id))
+            try:
+                yield process
+            finally:
+                self._ready = False
+                ready.cancel()
+                await stop(process, self._grace)
+                # What a tool has started may still hold the pipe.
+                await asyncio.wait({output}, timeout=_LAST_WORDS_WITHIN)
+                output.cancel()
 
-    async def _pass_on(self, pipe: StreamReader) -> None:
+    async def _copy_output(self, pipe: StreamReader, worker_id: str) -> None:
         banner = True
         async for line in _lines(pipe):
             banner = banner and line.startswith(_BANNER)
-            if not banner:
+            if REPLACED in line:
+                self._report(f"worker {worker_id} is ready after {time.monotonic() - self._reloaded:.1f} s")
+            elif not banner:
                 self._show(line)
 
-    async def _tell_when_ready(self, worker_id: str) -> None:
+    async def _report_when_ready(self, worker_id: str) -> None:
         began = time.monotonic()
         client = connect(self._redis_url, max_connections=1)
         try:
@@ -151,7 +163,8 @@ class WorkerProcess:
                 await asyncio.sleep(0.05)
         finally:
             await client.aclose()
-        self._say(f"worker {worker_id} is ready after {time.monotonic() - began:.1f} s")
+        self._ready = True
+        self._report(f"worker {worker_id} is ready after {time.monotonic() - began:.1f} s")
 
 
 async def _lines(pipe: StreamReader) -> AsyncIterator[str]:

@@ -5,30 +5,31 @@ Names are imported when they are first used, so that ``import orbiter.distribute
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from orbiter.distributed.lazy import lazily
 
 if TYPE_CHECKING:
     from orbiter.distributed.alerts import register_distributed_alerts
-    from orbiter.distributed.broker import TaskBroker
-    from orbiter.distributed.claims import CancelOutcome
-    from orbiter.distributed.client import TaskHandle, distributed
+    from orbiter.distributed.broker.events import EventPublisher, EventSubscriber
+    from orbiter.distributed.broker.records import CancelOutcome
+    from orbiter.distributed.broker.store import TaskStore
+    from orbiter.distributed.broker.task_broker import TaskBroker
+    from orbiter.distributed.broker.worker_health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
+    from orbiter.distributed.client.client import Client
+    from orbiter.distributed.client.handle import distributed
+    from orbiter.distributed.client.sync import SyncClient, SyncTaskHandle, distributed_sync, submit_many
+    from orbiter.distributed.client.task import TaskHandle
+    from orbiter.distributed.connection.redis_url import RedisUrlError
     from orbiter.distributed.errors import (
         ConfigurationError,
         ImportRefusedError,
         MissingExtraError,
         OrbiterError,
         RedisUnavailableError,
+        SettingsError,
         TransientError,
-    )
-    from orbiter.distributed.events import EventPublisher, EventSubscriber
-    from orbiter.distributed.health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
-    from orbiter.distributed.metrics import (
-        record_queue_depth,
-        record_task_cancelled,
-        record_task_completed,
-        record_task_failed,
-        record_task_submitted,
+        WorkerIdTakenError,
     )
     from orbiter.distributed.models import (
         InvalidPayloadError,
@@ -37,64 +38,75 @@ if TYPE_CHECKING:
         TaskResult,
         TaskStatus,
     )
-    from orbiter.distributed.redis_url import RedisUrlError
+    from orbiter.distributed.names import InvalidNameError
     from orbiter.distributed.runtimes import CancellationToken, RunContext
-    from orbiter.distributed.settings import SettingsError, WorkerSettings
-    from orbiter.distributed.store import TaskStore
-    from orbiter.distributed.sync import SyncTaskHandle, distributed_sync, submit_many
+    from orbiter.distributed.settings import WorkerSettings
+    from orbiter.distributed.telemetry.metrics import (
+        record_queue_depth,
+        record_task_cancelled,
+        record_task_completed,
+        record_task_failed,
+        record_task_submitted,
+    )
     from orbiter.distributed.temporal import HAS_TEMPORAL
     from orbiter.distributed.temporal.executor import TemporalExecutor
-    from orbiter.distributed.worker import Worker
+    from orbiter.distributed.worker.worker import Worker
 
 _HOME = {
-    "CancelOutcome": "claims",
+    "CancelOutcome": "broker.records",
     "CancellationToken": "runtimes",
+    "Client": "client.client",
     "ConfigurationError": "errors",
-    "EventPublisher": "events",
-    "EventSubscriber": "events",
+    "EventPublisher": "broker.events",
+    "EventSubscriber": "broker.events",
     "HAS_TEMPORAL": "temporal",
     "ImportRefusedError": "errors",
+    "InvalidNameError": "names",
     "InvalidPayloadError": "models",
     "MissingExtraError": "errors",
     "OrbiterError": "errors",
     "PayloadTooLargeError": "models",
     "RedisUnavailableError": "errors",
-    "RedisUrlError": "redis_url",
+    "RedisUrlError": "connection.redis_url",
     "RunContext": "runtimes",
-    "SettingsError": "settings",
-    "SyncTaskHandle": "sync",
-    "TaskBroker": "broker",
-    "TaskHandle": "client",
+    "SettingsError": "errors",
+    "SyncClient": "client.sync",
+    "SyncTaskHandle": "client.sync",
+    "TaskBroker": "broker.task_broker",
+    "TaskHandle": "client.task",
     "TaskPayload": "models",
     "TaskResult": "models",
     "TaskStatus": "models",
-    "TaskStore": "store",
+    "TaskStore": "broker.store",
     "TemporalExecutor": "temporal",
     "TransientError": "errors",
-    "Worker": "worker",
-    "WorkerHealth": "health",
-    "WorkerHealthCheck": "health",
+    "Worker": "worker.worker",
+    "WorkerHealth": "broker.worker_health",
+    "WorkerHealthCheck": "broker.worker_health",
+    "WorkerIdTakenError": "errors",
     "WorkerSettings": "settings",
-    "distributed": "client",
-    "distributed_sync": "sync",
-    "get_worker_fleet_status": "health",
-    "record_queue_depth": "metrics",
-    "record_task_cancelled": "metrics",
-    "record_task_completed": "metrics",
-    "record_task_failed": "metrics",
-    "record_task_submitted": "metrics",
-    "register_distributed_alerts": "alerts",
-    "submit_many": "sync",
+    "distributed": "client.handle",
+    "distributed_sync": "client.sync",
+    "get_worker_fleet_status": "broker.worker_health",
+    "record_queue_depth": "telemetry.metrics",
+    "record_task_cancelled": "telemetry.metrics",
+    "record_task_completed": "telemetry.metrics",
+    "record_task_failed": "telemetry.metrics",
+    "record_task_submitted": "telemetry.metrics",
+    "register_distributed_alerts": "alerts.evaluation",
+    "submit_many": "client.sync",
 }
 
 __all__ = [
     "HAS_TEMPORAL",
     "CancelOutcome",
     "CancellationToken",
+    "Client",
     "ConfigurationError",
     "EventPublisher",
     "EventSubscriber",
     "ImportRefusedError",
+    "InvalidNameError",
     "InvalidPayloadError",
     "MissingExtraError",
     "OrbiterError",
@@ -103,6 +115,7 @@ __all__ = [
     "RedisUrlError",
     "RunContext",
     "SettingsError",
+    "SyncClient",
     "SyncTaskHandle",
     "TaskBroker",
     "TaskHandle",
@@ -115,6 +128,7 @@ __all__ = [
     "Worker",
     "WorkerHealth",
     "WorkerHealthCheck",
+    "WorkerIdTakenError",
     "WorkerSettings",
     "distributed",
     "distributed_sync",
@@ -128,8 +142,4 @@ __all__ = [
     "submit_many",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME)

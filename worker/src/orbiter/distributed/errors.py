@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+TEXT_CAP = 10_000
+
 
 class OrbiterError(Exception):
     """Base of every error that Orbiter raises on purpose."""
+
+
+class SettingsError(ValueError):
+    """A setting breaks its rule; the message names the setting, the rule and the value."""
 
 
 class ConfigurationError(OrbiterError):
@@ -31,17 +37,65 @@ class TransientError(OrbiterError):
         self.retry_after = retry_after
 
 
-class TransferredError(OrbiterError):
-    """Not a failure: Temporal has accepted the task and runs it from now on."""
+class RunError(OrbiterError):
+    """What a run in an executor process ended in.
 
-    def __init__(self, workflow_id: str) -> None:
-        super().__init__(f"runs as workflow {workflow_id}")
-        self.workflow_id = workflow_id
+    Attributes:
+        error_type: Class name of the error there.
+        final: Whether another run would end in the same error.
+        retry_after: Seconds that the far side asked for, or ``None``.
+    """
+
+    def __init__(self, text: str, error_type: str, *, final: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.error_type = error_type
+        self.final = final
+        self.retry_after = retry_after
 
 
-class HandedBackError(OrbiterError):
-    """This worker cannot take the task now: another one should, free of charge."""
+class WorkerIdTakenError(OrbiterError):
+    """Another process beats, or lately did, under this worker's id.
+
+    Attributes:
+        life: What tells that process from others under the id; empty for a release that knows of none.
+        hostname: Its host.
+        pid: Its process id there, as text; empty where it is not known.
+        last_heartbeat: When it beat last, epoch seconds by Redis' clock, as text.
+    """
+
+    def __init__(self, worker_id: str, life: str, hostname: str, pid: str, last_heartbeat: str) -> None:
+        self.life, self.hostname, self.pid, self.last_heartbeat = life, hostname, pid, last_heartbeat
+        super().__init__(
+            f"worker_id: {worker_id!r} is in use by {self.holder}; every worker needs an id of its own."
+            " Give another --worker-id (ORBITER_WORKER_ID), or none: then one is made."
+            " List workers: orbiter worker list"
+        )
+
+    @property
+    def holder(self) -> str:
+        """The process that has the id, as words."""
+        return f"process {self.pid or '(unknown)'} on host {self.hostname or '(unknown)'}"
 
 
 class RedisUnavailableError(OrbiterError):
     """Redis could not be reached within the time allowed."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's text, cut where it is very long, or nothing where it cannot tell."""
+    try:
+        text = str(error)[:TEXT_CAP]
+    except BaseException:  # noqa: BLE001 - code of the error's author, which may raise anything
+        return ""
+    # What is no Unicode (half a surrogate pair) could not be written to Redis.
+    return text.encode("utf-8", "replace").decode()
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the class name of an error, also where it was raised in an executor process."""
+    return error.error_type if isinstance(error, RunError) else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's text, or its class name where it has none."""
+    return text_of(error) or type(error).__name__

@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import uuid
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
 
+from orbiter.distributed.names import TaskId  # noqa: TC001 - pydantic reads it
+from orbiter.distributed.plain_json import whole
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
 
 DEFAULT_QUEUE = "orbiter:tasks"
-MAX_EVENT_BYTES = 1_000_000
-# orbiter:task:{id} would be one of our own keys.
-RESERVED_IDS = frozenset({"index", "by_time"})
 # Written where they are set.
 _OPTIONAL = ("not_before", "max_retries")
 
@@ -54,8 +58,22 @@ class PayloadTooLargeError(InvalidPayloadError):
 
 def validation_message(error: ValidationError) -> str:
     """Return pydantic's findings as one line: ``field: rule; field: rule``."""
-    rows = (f"{'.'.join(str(part) for part in row['loc']) or 'task'}: {row['msg']}" for row in error.errors())
-    return "; ".join(rows)
+    rows = error.errors()
+    return "; ".join(f"{'.'.join(str(part) for part in row['loc']) or 'task'}: {broken_rule(row)}" for row in rows)
+
+
+def broken_rule(row: ErrorDetails) -> str:
+    """Return one finding of pydantic's without the prefix that it puts before messages of our own."""
+    return row["msg"].removeprefix("Value error, ")
+
+
+def _without_halves(validate: Callable[[str | bytes], T], text: str | bytes) -> T:
+    """Read JSON that could not be read, with the replacement character for each half of a surrogate pair.
+
+    Raises:
+        ValidationError: That was not the reason.
+    """
+    return validate(whole(text if isinstance(text, str) else text.decode("utf-8", "replace")))
 
 
 class TaskPayload(BaseModel):
@@ -78,7 +96,7 @@ class TaskPayload(BaseModel):
     # Keys come again in each payload; to look for values among all that were seen costs more than it gains.
     model_config = ConfigDict(frozen=True, extra="ignore", cache_strings="keys")
 
-    task_id: str = Field(default_factory=lambda: uuid.uuid4().hex, min_length=1, max_length=200)
+    task_id: TaskId = Field(default_factory=lambda: uuid.uuid4().hex)
     agent_config: dict[str, Any] = Field(default_factory=dict)
     input: str = ""
     messages: list[dict[str, Any]] = Field(default_factory=list)
@@ -89,13 +107,6 @@ class TaskPayload(BaseModel):
     timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     not_before: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     max_retries: int | None = Field(default=None, ge=0, le=1000)
-
-    @field_validator("task_id")
-    @classmethod
-    def _not_a_key_of_ours(cls, value: str) -> str:
-        if value in RESERVED_IDS:
-            raise ValueError(f"{value!r} is reserved")
-        return value
 
     @property
     def agent_name(self) -> str:
@@ -151,14 +162,22 @@ class TaskPayload(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise InvalidPayloadError(validation_message(error)) from None
+            try:
+                task = _without_halves(cls.model_validate_json, text)
+            except ValidationError:
+                task = None
+            # Another id would be another task.
+            if task is None or "\ufffd" in task.task_id:
+                raise InvalidPayloadError(validation_message(error)) from None
+            return task
 
 
 class TaskResult(BaseModel):
     """What is known of a task: its hash ``orbiter:task:{id}``, decoded.
 
-    Times are epoch seconds. ``retries`` counts runs repeated after an error, ``crashes`` those after a lost worker,
-    ``handoffs`` those handed to another worker by a drain.
+    Times are epoch seconds. ``retries`` counts runs repeated after an error, ``handoffs`` those handed to another
+    worker by a drain, ``losses`` those that ended without an outcome, as their process or worker died, ``crashes``
+    those of them that are charged to the task. ``last_loss`` says what the last one died of.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -173,6 +192,8 @@ class TaskResult(BaseModel):
     retries: int = 0
     attempt: int = 0
     crashes: int = 0
+    losses: int = 0
+    last_loss: str | None = None
     handoffs: int = 0
     created_at: float | None = None
     queue: str | None = None
@@ -224,7 +245,7 @@ class _Event(BaseModel):
         values = self.model_dump()
         values["seq"] = self.seq if seq is None else seq
         values["attempt"] = self.attempt if attempt is None else attempt
-        return json.dumps(values)
+        return whole(json.dumps(values, allow_nan=False))
 
 
 class TextEvent(_Event):
@@ -313,13 +334,29 @@ FINAL_STATUSES = frozenset({"completed", "cancelled", "error"})
 _EVENT_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
+def emitted_event(item: Event | str) -> Event:
+    """Return what user code emitted as an event; a string is text.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(item, str):
+        return TextEvent(text=item)
+    if not isinstance(item, Event):
+        raise TypeError(f"emitted {type(item).__name__}: neither an event nor a string")
+    return item
+
+
 def event_from_json(text: str | bytes) -> Event:
     """Decode one event.
 
     Raises:
         pydantic.ValidationError: The type is unknown or a field is wrong.
     """
-    return _EVENT_ADAPTER.validate_json(text)
+    try:
+        return _EVENT_ADAPTER.validate_json(text)
+    except ValidationError:
+        return _without_halves(_EVENT_ADAPTER.validate_json, text)
 
 
 def is_final(event: Event) -> bool:

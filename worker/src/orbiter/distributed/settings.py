@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from orbiter.distributed.lua import EVENT_TTL, TASK_TTL
-from orbiter.distributed.models import DEFAULT_QUEUE, MAX_EVENT_BYTES, validation_message
+from orbiter.distributed.errors import SettingsError
+from orbiter.distributed.limits import (
+    EVENT_TTL,
+    LEAST_PAYLOAD_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_RESULT_BYTES,
+    TASK_TTL,
+)
+from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
+from orbiter.distributed.names import QueueName, WorkerId  # noqa: TC001 - pydantic reads them
 
-NAME_PATTERN = r"^[A-Za-z0-9_.:@-]{1,128}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)B?", re.IGNORECASE)
+
+
+def size_of(value: Any) -> Any:
+    """Return the bytes of a size with a unit, such as ``400M`` (of 1000) or ``2GiB`` (of 1024); else the value."""
+    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return value if found is None else round(float(found[1]) * _UNITS[found[2].upper()])
+
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class SettingsError(ValueError):
-    """A setting breaks its rule; the message names the setting, the rule and the value."""
+Size = BeforeValidator(size_of)
 
 
 def default_worker_id() -> str:
     """Return ``{hostname}-{pid}-{random}``: unique, so that no two processes ever share a claim."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def payload_limit() -> int:
-    """Return the largest task that a client submits here, bytes: ``ORBITER_MAX_PAYLOAD_BYTES``, or the default.
-
-    Raises:
-        SettingsError: The variable is no such number.
-    """
-    text = os.environ.get("ORBITER_MAX_PAYLOAD_BYTES")
-    return WorkerSettings.of(max_payload_bytes=text or None).max_payload_bytes
 
 
 class WorkerSettings(BaseModel):
@@ -42,15 +47,19 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     concurrency: int = Field(default=1, ge=1, le=1024, description="Tasks that run at the same time in this process")
-    queue: Name = Field(default=DEFAULT_QUEUE, description="Redis Streams queue name")
-    worker_id: Name = Field(default_factory=default_worker_id, description="Unique worker identifier")
+    queue: QueueName = Field(default=DEFAULT_QUEUE, description="Redis Streams queue name")
+    worker_id: WorkerId = Field(default_factory=default_worker_id, description="Unique worker identifier")
     heartbeat_ttl: int = Field(default=30, ge=1, le=3600, description="Lease and heartbeat lifetime, seconds")
     drain_timeout: Seconds = Field(default=25.0, description="Seconds that running tasks get to end after SIGTERM")
     retry_backoff: Seconds = Field(default=1.0, description="Base of the retry delay, seconds; 0 retries at once")
     max_retries: int = Field(default=3, ge=0, description="Runs repeated after an error")
-    max_crashes: int = Field(default=3, ge=0, description="Runs repeated after a lost worker")
-    max_payload_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest task that is run, bytes of JSON")
-    max_result_bytes: int = Field(default=1_000_000, ge=1_000, description="Largest result that is kept, bytes of JSON")
+    max_crashes: int = Field(default=3, ge=0, description="Crashes that a task is allowed; 0 repeats no lost run")
+    max_payload_bytes: int = Field(
+        default=MAX_PAYLOAD_BYTES, ge=LEAST_PAYLOAD_BYTES, description="Largest task that is run, bytes of JSON"
+    )
+    max_result_bytes: int = Field(
+        default=MAX_RESULT_BYTES, ge=1_000, description="Largest result that is kept, bytes of JSON"
+    )
     max_event_bytes: int = Field(default=MAX_EVENT_BYTES, ge=10_000, description="Largest event, bytes of JSON")
     task_ttl: int = Field(
         default=TASK_TTL, ge=60, le=31_536_000, description="Seconds to keep the record of an ended task"
@@ -59,6 +68,23 @@ class WorkerSettings(BaseModel):
     allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")
+    isolation: Literal["process", "task", "none"] = Field(
+        default="none",
+        description="What user code shares with the supervisor:"
+        " an executor process for several tasks, one for each task, or everything",
+    )
+    processes: int = Field(default=1, ge=1, le=64, description="Executor processes")
+    max_rss_per_process: Annotated[int, Size] = Field(
+        default=350_000_000,
+        ge=0,
+        description="Memory of an executor process and its children, bytes, above which it is replaced; 0 is no limit",
+    )
+    max_tasks_per_process: int = Field(
+        default=0, ge=0, description="Tasks after which an executor process is replaced; 0 is never"
+    )
+    stall_timeout: Seconds = Field(
+        default=30.0, description="Seconds that a task may block an executor process's event loop"
+    )
     health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 is off")
     health_host: str = Field(default="127.0.0.1", description="Address that --health-port binds to")
     instance: str = Field(default="", description="Label shown in listings, such as systemd's %i")
@@ -81,9 +107,16 @@ class WorkerSettings(BaseModel):
         """Build settings, leaving out what is ``None``.
 
         Raises:
-            SettingsError: A value breaks its rule.
+            SettingsError: A value breaks its rule, or two do not go together.
         """
         try:
-            return cls.model_validate({name: value for name, value in values.items() if value is not None})
+            settings = cls.model_validate({name: value for name, value in values.items() if value is not None})
         except ValidationError as error:
             raise SettingsError(validation_message(error)) from None
+        # Not a validator: of a file's settings each is checked alone.
+        if settings.processes > settings.concurrency:
+            raise SettingsError(
+                f"processes: {settings.processes} executor processes (--processes) are more than the"
+                f" {settings.concurrency} tasks at the same time (--concurrency); lower the one or raise the other"
+            )
+        return settings

@@ -11,10 +11,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.errors import ConfigurationError, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from orbiter.distributed.models import Event, TaskPayload
     from orbiter.distributed.runtimes.imports import ImportGuard
@@ -36,7 +36,7 @@ class CancellationToken:
         self._cancelled = True
 
 
-class Memory(Protocol):
+class Journal(Protocol):
     """What outlives a run where tasks run durably: finished steps of agents, and a callable's checkpoint."""
 
     checkpoint: Any
@@ -44,10 +44,10 @@ class Memory(Protocol):
     def scope(self, name: str) -> str:
         """Return a name for steps, another one at each call."""
 
-    def recall(self, key: str) -> Any:
-        """Return what an earlier run remembered of a step, or ``None``."""
+    def replay(self, key: str) -> Any:
+        """Return what an earlier run kept of a step, or ``None``."""
 
-    async def remember(self, key: str, value: Any) -> None:
+    async def append(self, key: str, value: Any) -> None:
         """Keep what a step gave, JSON; returns once it is kept."""
 
     def save(self, checkpoint: Any) -> None:
@@ -65,7 +65,8 @@ class RunContext:
         token: Becomes cancelled when the run should stop.
         deadline: Epoch seconds at which the run is stopped.
         guard: Decides what the task may import.
-        memory: What outlives this run, or ``None`` where nothing does.
+        journal: What outlives this run, or ``None`` where nothing does.
+        pace: Returns when more may be emitted, where that is limited.
     """
 
     payload: TaskPayload
@@ -74,17 +75,18 @@ class RunContext:
     guard: ImportGuard
     deadline: float
     token: CancellationToken = field(default_factory=CancellationToken)
-    memory: Memory | None = None
+    journal: Journal | None = None
+    pace: Callable[[], Awaitable[None]] | None = None
 
     @property
     def checkpoint(self) -> Any:
         """What an earlier run of the task saved last, or ``None``; always ``None`` in local execution."""
-        return self.memory.checkpoint if self.memory else None
+        return self.journal.checkpoint if self.journal else None
 
     def save(self, checkpoint: Any) -> None:
         """Save JSON for the next run of this task, should this one be lost; nothing is kept in local execution."""
-        if self.memory:
-            self.memory.save(checkpoint)
+        if self.journal:
+            self.journal.save(checkpoint)
 
     @property
     def input(self) -> str:
@@ -141,6 +143,11 @@ def runtime_for(payload: TaskPayload, guard: ImportGuard) -> Runtime:
     known = _registered()
     if name not in known:
         raise ConfigurationError(f"agent_config.runtime: {name!r} is unknown; known are {', '.join(sorted(known))}")
-    factory = known[name].load()
+    try:
+        factory = known[name].load()
+    except BaseException as error:
+        raise ConfigurationError(
+            f"agent_config.runtime: {name!r} cannot be loaded: {type(error).__name__}: {text_of(error)}"
+        ) from error
     runtime: Runtime = factory(payload.agent_config, guard)
     return runtime

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
+from pydantic import ConfigDict, TypeAdapter
 from pydantic_ai import Agent, ModelSettings, Tool, exceptions
 from pydantic_ai import messages as ai
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import UsageBase, UsageLimits
 
-from orbiter.distributed.errors import ConfigurationError, OrbiterError
+from orbiter.distributed.errors import ConfigurationError, OrbiterError, text_of
 from orbiter.distributed.models import (
     ReasoningEvent,
     StatusEvent,
@@ -24,11 +26,13 @@ from orbiter.distributed.models import (
     Usage,
     UsageEvent,
 )
+from orbiter.distributed.plain_json import json_text, jsonable, whole_string
 from orbiter.distributed.runtimes import RunContext
+from orbiter.distributed.runtimes.journaled import JournaledModel, JournaledTools, scope_of
 from orbiter.distributed.runtimes.model_access import orbiter_error
-from orbiter.distributed.runtimes.remembering import RememberingModel, RememberingTools, scope_of
 from orbiter.distributed.runtimes.threads import DAEMON_THREADS
-from orbiter.distributed.tracing import agent_instrumentation
+from orbiter.distributed.runtimes.user_code import UserCode
+from orbiter.distributed.telemetry.tracing import agent_instrumentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
     from orbiter.distributed.runtimes.imports import ImportGuard
 
 logger = logging.getLogger(__name__)
+
+# As pydantic-ai writes what a tool gave.
+_SENT: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_bytes="base64"))
 
 # What a tool raises on purpose: to pydantic-ai, or to us about the whole task.
 _DELIBERATE = (
@@ -59,7 +66,7 @@ class Reply:
 
     Attributes:
         text: All its text deltas joined, as 0.1 gives it.
-        output: Its last answer alone: what the next agent is given.
+        output: Its last answer alone: what the next agent gets.
         data: The answer as JSON where the agent has an ``output_type``.
         usage: Tokens of all steps.
         stop_reason: Why it ended before it was done, or ``None``.
@@ -116,10 +123,10 @@ class AgentRunner:
         model = self._resolve(context.payload.model or self.config.model)
         tools = _ReportingTools(FunctionToolset([*self._tools, *extra_tools]))
         toolset: AbstractToolset[RunContext] = tools
-        if (memory := context.memory) is not None:
-            scope = scope_of(memory, self.config.name)
-            model = RememberingModel(model, memory, scope)
-            toolset = RememberingTools(tools, memory, scope, {tool.name for tool in extra_tools})
+        if (journal := context.journal) is not None:
+            scope = scope_of(journal, self.config.name)
+            model = JournaledModel(model, journal, scope)
+            toolset = JournaledTools(tools, journal, scope, {tool.name for tool in extra_tools})
         agent: Agent[RunContext, Any] = Agent(
             model,
             name=self.config.name,
@@ -155,8 +162,6 @@ class AgentRunner:
                     ) as run,
                 ):
                     return await steps.follow(run)
-        except SystemExit as error:
-            raise RuntimeError(f"a tool raised SystemExit({error})") from error
         except Exception as error:
             ours = orbiter_error(error)
             if ours is None:
@@ -285,8 +290,9 @@ class _Steps:
     def _reply(self, run: AgentRun[RunContext, Any], stop_reason: str | None) -> Reply:
         text, output, data = "".join(self.texts), "".join(self.answer), None
         if run.result is not None and not isinstance(run.result.output, str):
-            data = pydantic_core.to_jsonable_python(run.result.output)
-            output = pydantic_core.to_json(run.result.output).decode()
+            what = f"the {type(run.result.output).__name__} that the agent answered"
+            data = json.loads(json_text(jsonable(run.result.output, what), what))
+            output = pydantic_core.to_json(data).decode()
             text = text or output
         return Reply(text=text, output=output, data=data, usage=_usage(run.usage), stop_reason=stop_reason)
 
@@ -309,17 +315,38 @@ class _ReportingTools(WrapperToolset[RunContext]):
     ) -> Any:
         started = time.monotonic()
         try:
-            return await super().call_tool(name, tool_args, ctx, tool)
+            with UserCode(name):
+                return _sendable(await super().call_tool(name, tool_args, ctx, tool))
         except _DELIBERATE:
             raise
         except Exception as error:
             logger.warning(
                 "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
             )
-            raise exceptions.ToolFailed(f"{type(error).__name__}: {error}") from error
+            raise exceptions.ToolFailed(f"{type(error).__name__}: {text_of(error)}") from error
         finally:
             if ctx.tool_call_id:
                 self.durations[ctx.tool_call_id] = time.monotonic() - started
+
+
+def _sendable(value: Any) -> Any:
+    """Return what a tool gave as it can be sent to a model.
+
+    Raises:
+        ValueError: It cannot: the tool has failed, and the run goes on.
+    """
+    if isinstance(value, str):
+        return whole_string(value)
+    try:
+        _SENT.dump_json(value)
+    except Exception:  # noqa: BLE001 - writing an object is its author's code
+        what = "what the tool gave"
+        try:
+            # Half a surrogate pair somewhere in it, or not JSON.
+            return json.loads(json_text(jsonable(value, what), what))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+    return value
 
 
 def message_history(messages: Sequence[dict[str, Any]]) -> list[ai.ModelMessage]:

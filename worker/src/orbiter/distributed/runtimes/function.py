@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-import pydantic_core
 from pydantic import BaseModel, Field, ValidationError
 
 from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import Event, TextEvent, is_final, validation_message
+from orbiter.distributed.plain_json import json_text, jsonable
 from orbiter.distributed.runtimes.threads import in_thread
+from orbiter.distributed.runtimes.user_code import UserCode
 
 if TYPE_CHECKING:
     from orbiter.distributed.runtimes import RunContext
@@ -52,6 +52,7 @@ class CallableRuntime:
             raise ConfigurationError(f"agent_config.target: {settings.target!r} is not callable")
         self._target: Callable[[RunContext], Any] = target
         self._path = settings.target
+        self._user_code = UserCode(settings.target)
         self._name = settings.name or settings.target
         self._in_loop = _is(inspect.isasyncgenfunction, target) or _is(inspect.iscoroutinefunction, target)
         self._check_signature()
@@ -72,13 +73,11 @@ class CallableRuntime:
         """Call the target to its end and return the task's result."""
         emitted = _Emitted(context, self._name)
         try:
-            returned = await self._call(context, emitted)
+            with self._user_code:
+                returned = await self._call(context, emitted)
         except asyncio.CancelledError:
             context.token.cancel()
             raise
-        except SystemExit as error:
-            # Left alone it would end the worker, and with it every other task in the process.
-            raise RuntimeError(f"{self._path} raised SystemExit({error})") from error
         finally:
             emitted.close()
         return self._result(returned, emitted.text)
@@ -102,20 +101,19 @@ class CallableRuntime:
             return {"output": text}
         if isinstance(returned, str):
             return {"output": returned}
-        try:
-            data = pydantic_core.to_jsonable_python(returned)
-        except pydantic_core.PydanticSerializationError as error:
-            raise ConfigurationError(f"{self._path} returned what is not JSON: {error}") from None
+        what = f"{self._path} returned what"
+        data = jsonable(returned, what)
         if isinstance(data, dict) and "output" in data:
             return data
-        return {"output": json.dumps(data), "data": data}
+        return {"output": json_text(data, what), "data": data}
 
 
 class _Emitted:
-    """Passes on what a target emits, and keeps the text for the result. Called from the target's thread, if any."""
+    """Emits what a target emits, and keeps the text for the result. Called from the target's thread, if any."""
 
     def __init__(self, context: RunContext, name: str) -> None:
         self._emit = context.emit
+        self.pace = context.pace
         context.emit = self.emit
         self._name = name
         self._texts: list[str] = []
@@ -152,6 +150,9 @@ async def _forward(items: AsyncIterable[Any], emitted: _Emitted) -> None:
     try:
         async for item in iterator:
             emitted.emit(item)
+            if emitted.pace:
+                # A generator that never waits must still be stopped, and let others have their turn.
+                await emitted.pace()
     finally:
         # A generator's own cleanup runs here and now, also when the run is cancelled, not at some garbage collection.
         if isinstance(iterator, AsyncGenerator):

@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import socket
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.errors import ConfigurationError, ImportRefusedError
+from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, text_of
+from orbiter.distributed.runtimes.user_code import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +26,22 @@ EVERYTHING = "*"
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 _MISSING = object()
+# What runs import now, by number of the run.
+IMPORTING: dict[int, str] = {}
 
 
 class ImportGuard:
     """Imports what the operator allowed, and refuses everything else before a line of it runs."""
 
-    def __init__(self, allow: Sequence[str]) -> None:
+    def __init__(self, allow: Sequence[str], *, refused: Mapping[str, str] | None = None) -> None:
         """Take module prefixes such as ``myapp`` or ``myapp.tools``; ``*`` allows everything.
+
+        ``refused`` are modules that are known to end a process that imports them, each with what was seen.
 
         Raises:
             ConfigurationError: An entry is not a module prefix.
         """
+        self._refused = dict(refused or {})
         self.allow = tuple(entry.strip() for entry in allow if entry.strip())
         for entry in self.allow:
             if entry != EVERYTHING and not _DOTTED.fullmatch(entry):
@@ -83,21 +90,33 @@ class ImportGuard:
                 yield name, parts[length:]
 
     def _resolve(self, path: str, module: str, attributes: list[str]) -> object:
+        if reason := self._refused.get(module):
+            raise ConfigurationError(f"cannot import {path!r}: {reason}")
+        run = RUN.get()
+        IMPORTING[run] = module
         try:
             found: object = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name and f"{module}.".startswith(f"{error.name}."):
                 return _MISSING
             raise ConfigurationError(f"cannot import {path!r}: {module} needs {error.name}, not installed") from error
-        except Exception as error:
-            raise ConfigurationError(
-                f"cannot import {path!r}: importing {module} raised {type(error).__name__}: {error}"
+        except BaseException as error:
+            kind = TransientError if _of_a_connection(error) else ConfigurationError
+            raise kind(
+                f"cannot import {path!r}: importing {module} raised {type(error).__name__}: {text_of(error)}"
             ) from error
+        finally:
+            IMPORTING.pop(run, None)
         for attribute in attributes:
             # Reading an attribute of a module can import more (PEP 562), so a foreign one is not even asked.
             if isinstance(found, ModuleType) and not self.allows(found.__name__):
                 raise _refused(path, found.__name__)
-            found = getattr(found, attribute, _MISSING)
+            try:
+                found = getattr(found, attribute, _MISSING)
+            except BaseException as error:
+                raise ConfigurationError(
+                    f"cannot import {path!r}: looking up {attribute} raised {type(error).__name__}: {text_of(error)}"
+                ) from error
             if found is _MISSING:
                 return _MISSING
         return found
@@ -119,6 +138,11 @@ def _origin(found: object) -> str:
         found = getattr(found, "function", None)
     origin = getattr(found, "__module__", None)
     return origin if isinstance(origin, str) else type(found).__module__
+
+
+def _of_a_connection(error: BaseException) -> bool:
+    """Tell whether another try may go well: something out there could not be reached."""
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or "Connect" in type(error).__name__
 
 
 def _refused(path: str, module: str) -> ImportRefusedError:

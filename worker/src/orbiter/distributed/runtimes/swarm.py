@@ -79,7 +79,7 @@ class Swarm:
         """Start with the first agent; an answer that is the name of one of its handoffs passes the input on to that."""
         replies: list[Reply] = []
         current = self._config.agents[0]
-        transfers = 0
+        handoffs = 0
         while True:
             _status(context, "running", current.name, f"Handoff executing agent '{current.name}'")
             runner = self._runners[current.name]
@@ -88,9 +88,9 @@ class Swarm:
             target = reply.output.strip()
             if target not in {agent.name for agent in current.handoffs} or target not in self._runners:
                 return replies, None
-            if transfers >= self._config.max_handoffs:
+            if handoffs >= self._config.max_handoffs:
                 return replies, "max_handoffs"
-            transfers += 1
+            handoffs += 1
             _status(context, "running", target, f"Handoff from '{current.name}' to '{target}'")
             current = self._runners[target].config
 

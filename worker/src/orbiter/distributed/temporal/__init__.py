@@ -5,9 +5,10 @@ Nothing here imports ``temporalio`` before it is used; ``HAS_TEMPORAL`` says whe
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from orbiter.distributed.lazy import lazily
 
 if TYPE_CHECKING:
     from orbiter.distributed.temporal.activities import execute_agent_activity
@@ -38,8 +39,4 @@ def require_temporal() -> None:
         raise ImportError(MISSING)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    require_temporal()
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazily(__name__, _HOME, first=require_temporal)

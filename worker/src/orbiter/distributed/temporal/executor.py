@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -17,30 +18,32 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
-from orbiter.distributed import faults
-from orbiter.distributed.errors import ConfigurationError, HandedBackError, TransferredError
+from orbiter.distributed import failpoints
+from orbiter.distributed.connection.backoff import Backoff
+from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.execution.endings import Delegated, Requeued, StopReason
+from orbiter.distributed.execution.interface import ExecutorHealth
+from orbiter.distributed.execution.running import RunTable
+from orbiter.distributed.models import TERMINAL
 from orbiter.distributed.temporal.activities import RUNS, execute_agent_activity, record_activity
 from orbiter.distributed.temporal.connection import connect, connect_options
-from orbiter.distributed.temporal.queue_id import QueueId
-from orbiter.distributed.temporal.runs import Runs, Surroundings
+from orbiter.distributed.temporal.delegated import DelegatedTasks
+from orbiter.distributed.temporal.queue_id import QueueId, QueueIdError
+from orbiter.distributed.temporal.runs import Host, Runs
 from orbiter.distributed.temporal.wire import TASK_QUEUE, Plan, task_queue, workflow_id
 from orbiter.distributed.temporal.workflow import AgentExecutionWorkflow
-from orbiter.distributed.tracing import passes_on
-from orbiter.distributed.transferred import TERMINAL, TransferredTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from temporalio.client import Client, WorkflowHandle
 
-    from orbiter.distributed.broker import TaskBroker
-    from orbiter.distributed.claims import Claim
-    from orbiter.distributed.events import EventLog, EventPublisher
-    from orbiter.distributed.executors.local import LocalExecutor
+    from orbiter.distributed.broker.events import EventPublisher
+    from orbiter.distributed.broker.records import Claim
+    from orbiter.distributed.broker.task_broker import TaskBroker
+    from orbiter.distributed.execution.interface import Intake, LocalExecutor
+    from orbiter.distributed.execution.metering import TaskMeter
+    from orbiter.distributed.execution.slot import Slot
     from orbiter.distributed.models import TaskPayload
-    from orbiter.distributed.runtimes import CancellationToken
     from orbiter.distributed.settings import WorkerSettings
-    from orbiter.distributed.task_meter import TaskMeter
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ WATCH_AGAIN = 1.0
 # A run that has just ended is recorded by this worker's own workflow tasks, if it stays so long.
 LINGER = 0.5
 SETTLE_GRACE = 2.0
+# From the deadline of a drain to its end: five seconds behind the deadline systemd kills the worker.
+ENDS_WITHIN = 2.5
 DECIDE_WITHIN = 10
 STICKY = timedelta(seconds=2)
 OTHERS_FIRST = 1.0
@@ -78,9 +83,10 @@ class TemporalExecutor:
         self.host: str = self._options["target_host"]
         self.namespace: str = self._options["namespace"]
         self.task_queue = task_queue
-        self.runs: Runs | None = None
+        self.table = RunTable()
         self._client: Client | None = None
-        self._around: Surroundings | None = None
+        self._host: Host | None = None
+        self._intake: Intake | None = None
         self._answered = 0.0
         self._connected = False
         self._away_since: float | None = None
@@ -101,49 +107,68 @@ class TemporalExecutor:
             RuntimeError: Temporal cannot be reached.
         """
         if self._client is None:
-            identity = self._around.settings.worker_id if self._around else None
+            identity = self._host.settings.worker_id if self._host else None
             self._client = await connect(self._options, identity=identity)
 
     async def disconnect(self) -> None:
         """Let go of the connection."""
         self._client = None
 
-    def serve(
+    def attach(
         self,
         settings: WorkerSettings,
         broker: TaskBroker,
         publisher: EventPublisher,
         local: LocalExecutor,
         *,
-        changed: Callable[[], None],
+        intake: Intake,
         meter: TaskMeter,
     ) -> None:
-        """Say for whom tasks are run; :meth:`start_temporal_worker` does it."""
-        self._around = Surroundings(
+        """Say for which worker tasks are run; :meth:`run` does it.
+
+        Args:
+            settings: The worker's.
+            broker: Reaches Redis.
+            publisher: Takes events.
+            local: Runs agents and callables.
+            intake: Told how many tasks may be claimed.
+            meter: Counts runs.
+        """
+        intake.available = False
+        self._intake = intake
+        self._host = Host(
             settings=settings,
-            tasks=lambda queue: TransferredTasks(broker, queue, recorded=meter.recorded),
+            tasks=lambda queue: DelegatedTasks(broker, queue, recorded=meter.recorded),
             publisher=publisher,
             local=local,
             silent_for=self.silent_for,
-            changed=changed,
+            changed=self._changed,
             meter=meter,
         )
 
+    def _changed(self) -> None:
+        """Say how many more tasks can be claimed: a workflow that is open takes a slot."""
+        if self._intake is not None:
+            available = self._connected and not self._stopped and not self._queue_id.changed.is_set()
+            self._intake.available, self._intake.delegated = available, len(self._open)
+            self._intake.changed()
+
     # -- giving tasks to Temporal ----------------------------------------------------------------------------------
 
-    @passes_on
-    async def execute(self, claim: Claim, log: EventLog, token: CancellationToken) -> dict[str, Any]:  # noqa: ARG002
+    async def execute(self, slot: Slot) -> Delegated | Requeued:
         """Start the task's workflow.
 
+        Returns:
+            Delegated: Temporal has accepted it.
+            Requeued: Temporal is away, or another fleet's workers would run the task.
+
         Raises:
-            TransferredError: Temporal has accepted it.
-            HandedBackError: Temporal is away, or another fleet's workers would run the task.
             ConfigurationError: Temporal refuses it for good.
         """
-        if self._client is None or self._around is None:
-            raise HandedBackError("Temporal has not been reached yet")
-        settings, task = self._around.settings, claim.task
-        await self._queue_id.make_sure(self._around.tasks(settings.queue))
+        if self._client is None or self._host is None:
+            return Requeued("Temporal has not been reached yet")
+        claim = slot.claim
+        settings, task = self._host.settings, claim.task
         plan = Plan(
             queue=settings.queue,
             timeout=task.timeout_seconds,
@@ -153,32 +178,33 @@ class TemporalExecutor:
             backoff=settings.retry_backoff,
             heartbeat=settings.heartbeat_ttl,
         )
-        name = workflow_id(task.task_id, self._queue_id.value)
         try:
-            handle = await self._start(name, task, plan)
+            await self._queue_id.make_sure(self._host.tasks(settings.queue))
+            name = workflow_id(task.task_id, self._queue_id.value)
+            handle = await self._start(self._client, name, task, plan)
+        except QueueIdError as error:
+            return Requeued(str(error))
         except WorkflowAlreadyStartedError:
-            raise TransferredError(name) from None
+            return Delegated(name)
         except RPCError as error:
             if error.status is RPCStatusCode.INVALID_ARGUMENT:
                 raise ConfigurationError(f"Temporal refuses the task: {error}") from error
             self._lost_sight(error)
-            raise HandedBackError(f"Temporal is away: {error}") from error
-        faults.reach("after workflow start")
+            return Requeued(f"Temporal is away: {error}")
+        failpoints.reach("after workflow start")
         watching = asyncio.create_task(self._watch(handle, task, plan))
         self._open[watching] = name
         watching.add_done_callback(self._closed)
-        raise TransferredError(name)
+        self._changed()
+        return Delegated(name)
 
     def _closed(self, watching: asyncio.Task[None]) -> None:
         """Free the slot of a workflow that is no longer watched."""
         del self._open[watching]
-        if self._around is not None:
-            self._around.changed()
+        self._changed()
 
-    async def _start(self, name: str, task: TaskPayload, plan: Plan) -> WorkflowHandle[Any, Any]:
-        if self._client is None:
-            raise HandedBackError("Temporal has not been reached yet")
-        return await self._client.start_workflow(
+    async def _start(self, client: Client, name: str, task: TaskPayload, plan: Plan) -> WorkflowHandle[Any, Any]:
+        return await client.start_workflow(
             AgentExecutionWorkflow.run,
             args=[task.to_json(), plan],
             id=name,
@@ -193,14 +219,9 @@ class TemporalExecutor:
             rpc_timeout=ANSWER_WITHIN,
         )
 
-    def time_limit(self, task: TaskPayload) -> float | None:  # noqa: ARG002
+    def time_limit(self, claim: Claim) -> float | None:  # noqa: ARG002
         """Return no limit: the workflow has one."""
         return None
-
-    def room(self, free: int) -> int:
-        """Return how many more tasks can be claimed, where that many slots hold no claim."""
-        at_work = self._connected and not self._stopped and not self._queue_id.changed.is_set()
-        return free - len(self._open) if at_work else 0
 
     async def _watch(self, handle: WorkflowHandle[Any, Any], task: TaskPayload, plan: Plan) -> None:
         """Wait until a workflow has closed; nothing but the slot waits with it.
@@ -213,34 +234,33 @@ class TemporalExecutor:
             try:
                 with contextlib.suppress(WorkflowFailureError):
                     await handle.result(follow_runs=False)
-                if self._around is None or await self._around.tasks(plan.queue).status(task.task_id) != "running":
+                if self._host is None or await self._host.tasks(plan.queue).status(task.task_id) != "running":
                     return
-                handle = await self._start(name, task, plan)
+                if self._client is not None:
+                    handle = await self._start(self._client, name, task, plan)
+                    continue
             except WorkflowAlreadyStartedError:
                 return
-            except (RPCError, RedisError, OSError, HandedBackError) as error:
+            except (RPCError, RedisError, OSError) as error:
                 if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
                     return
-                await asyncio.sleep(WATCH_AGAIN)
+            await asyncio.sleep(WATCH_AGAIN)
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task's workflow, wherever it runs: at once where it is ours, else unless others have done so."""
         name = workflow_id(task_id, self._queue_id.value)
-        held = self.runs.held.values() if self.runs else ()
-        here = any(slot.claim.task.task_id == task_id for slot in held)
-        if self.runs is not None and here:
-            self.runs.stop("cancelled", task_id)
+        here = self.table.stop(StopReason.CANCELLED, task_id)
         work = asyncio.create_task(self._cancel(task_id, name, ours=here or name in self._open.values()))
         self._asides.add(work)
         work.add_done_callback(self._asides.discard)
 
     async def _cancel(self, task_id: str, name: str, *, ours: bool) -> None:
-        if self._client is None or self._around is None:
+        if self._client is None or self._host is None:
             return
         try:
             if not ours:
                 await asyncio.sleep(OTHERS_FIRST * random.random())  # noqa: S311 - jitter
-                if await self._around.tasks(self._around.settings.queue).status(task_id) in TERMINAL:
+                if await self._host.tasks(self._host.settings.queue).status(task_id) in TERMINAL:
                     return
             await self._client.get_workflow_handle(name).cancel(rpc_timeout=ANSWER_WITHIN)
         except RPCError as error:
@@ -253,26 +273,71 @@ class TemporalExecutor:
 
     @property
     def degraded(self) -> bool:
-        """Whether Temporal cannot be reached."""
-        return not self._connected
+        """Whether Temporal cannot be reached, or nothing can run here."""
+        return not self._connected or (self._host is not None and self._host.local.degraded)
+
+    @property
+    def abandon_after(self) -> float:
+        """Never: what runs in a slot is the start of a workflow."""
+        return inf
+
+    def health(self) -> ExecutorHealth:
+        """Return how what runs the tasks here is; its problem, too, where Temporal cannot be reached."""
+        found = self._host.local.health() if self._host else ExecutorHealth()
+        if self.degraded and not found.problem:
+            waiting = "is not connected yet" if self._away_since is None else "cannot be reached"
+            found.problem = f"Temporal at {self.host} {waiting}"
+        return found
+
+    async def prepare(self) -> None:
+        """Prepare the local executor."""
+        if self._host is not None:
+            await self._host.local.prepare()
+
+    async def close(self) -> None:
+        """Close the local executor."""
+        if self._host is not None:
+            await self._host.local.close()
+
+    def reload(self) -> bool:
+        """Run new tasks with the code as it is now, if the local executor can."""
+        return self._host is not None and self._host.local.reload()
 
     def silent_for(self) -> float:
         """Return for how many seconds Temporal has not answered."""
         return time.monotonic() - self._answered
 
+    @property
+    def tables(self) -> tuple[RunTable, ...]:
+        """The runs that Temporal gives this process."""
+        return (self.table,)
+
+    async def run(self) -> None:
+        """As :meth:`start_temporal_worker`, beside the local executor."""
+        async with asyncio.TaskGroup() as group:
+            if self._host is not None:
+                group.create_task(self._host.local.run())
+            await self.start_temporal_worker()
+
+    async def drain(self, deadline: float, hurry: asyncio.Event) -> int:
+        """As :meth:`stop_temporal_worker`; then the local executor's."""
+        stopped = await self.stop_temporal_worker(deadline, hurry)
+        if self._host is not None:
+            await self._host.local.drain(deadline, hurry)
+        return stopped
+
     async def start_temporal_worker(self) -> None:
         """Run what Temporal gives this process, until :meth:`stop_temporal_worker`, whatever becomes of Temporal."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._stopped:
             try:
                 await self.connect()
                 await self._serve()
-                pause = FIRST_PAUSE
+                backoff.reset()
             except (RuntimeError, RPCError, OSError) as error:
                 self._lost_sight(error)
                 self._client = None
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                pause = min(LONGEST_PAUSE, pause * 2)
+                await asyncio.sleep(backoff.pause())
 
     async def _serve(self) -> None:
         """Poll until stopped: workflows and runs apart, so that a drain ends the one before the other.
@@ -280,15 +345,13 @@ class TemporalExecutor:
         Raises:
             RuntimeError: Temporal does not accept these workers.
         """
-        around, client = self._around, self._client
-        if around is None or client is None:
+        host, client = self._host, self._client
+        if host is None or client is None:
             raise RuntimeError("TemporalExecutor: serve() has not been called")
-        settings = around.settings
-        await self._queue_id.learn(around.tasks(settings.queue))
-        if self.runs is None or self.runs.client is not client:
-            before, self.runs = self.runs, Runs(around, client)
-            self.runs.processed, self.runs.failed = (before.processed, before.failed) if before else (0, 0)
-        RUNS.set(self.runs)
+        settings = host.settings
+        await self._queue_id.learn(host.tasks(settings.queue))
+        self._changed()
+        RUNS.set(Runs(host, client, self.table))
         running = Worker(
             client,
             task_queue=self._polled,
@@ -324,15 +387,16 @@ class TemporalExecutor:
     async def _move(self) -> None:
         """Stop polling once the queue has another id. What was given away under the old one is another fleet's now."""
         await self._queue_id.changed.wait()
+        self._changed()
         for watching in self._open:
             watching.cancel()
         await asyncio.gather(*(worker.shutdown() for worker in self._workers))
 
     async def _keep_sight(self) -> None:
         """Ask Temporal from time to time whether it is there."""
-        if self._client is None or self._around is None:
+        if self._client is None or self._host is None:
             return
-        every = min(2.0, self._around.settings.heartbeat_ttl / 6)
+        every = min(2.0, self._host.settings.heartbeat_ttl / 6)
         while True:
             try:
                 await self._client.service_client.check_health(timeout=timedelta(seconds=every))
@@ -343,7 +407,7 @@ class TemporalExecutor:
                 if not self._connected:
                     self._connected, self._away_since = True, None
                     logger.info("Temporal at %s: namespace %s, %s", self.host, self.namespace, self._polled)
-                    self._around.changed()
+                    self._changed()
             await asyncio.sleep(every)
 
     def _lost_sight(self, error: Exception) -> None:
@@ -351,38 +415,29 @@ class TemporalExecutor:
             return
         self._away_since = time.monotonic()
         self._connected = False
-        if self._around is not None:
-            self._around.changed()
+        self._changed()
         logger.warning("Temporal at %s: %s; claiming nothing meanwhile", self.host, error)
 
     async def stop_temporal_worker(self, deadline: float | None = None, hurry: asyncio.Event | None = None) -> int:
         """Let runs end until ``deadline`` (monotonic) or ``hurry``; give Temporal the others back and say how many."""
         self._stopped = True
-        handed_back = 0
-        if self._workers and self.runs is not None:
+        self._changed()
+        requeued = 0
+        deadline = inf if deadline is None else deadline
+
+        def left(grace: float) -> float:
+            return max(0.1, min(grace, deadline + ENDS_WITHIN - time.monotonic()))
+
+        if self._workers:
             running, deciding = self._workers
-            had_some = bool(self.runs.held)
+            had_some = bool(self.table.held)
             ending = asyncio.create_task(running.shutdown())
-            handed_back = await self._let_end(self.runs, deadline, hurry)
-            await asyncio.wait({ending}, timeout=SETTLE_GRACE)
+            requeued = await self.table.drain(deadline, hurry or asyncio.Event())
+            await asyncio.wait({ending}, timeout=left(SETTLE_GRACE))
             if had_some and not self.degraded:
-                await asyncio.sleep(LINGER)
+                await asyncio.sleep(left(LINGER))
             last = asyncio.create_task(deciding.shutdown())
-            await asyncio.wait({last}, timeout=SETTLE_GRACE)
+            await asyncio.wait({last}, timeout=left(SETTLE_GRACE))
         for work in [*self._open, *self._asides]:
             work.cancel()
-        return handed_back
-
-    async def _let_end(self, runs: Runs, deadline: float | None, hurry: asyncio.Event | None) -> int:
-        events = [runs.empty, *([hurry] if hurry else [])]
-        ends = [asyncio.ensure_future(event.wait()) for event in events]
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-        left = len(runs.held)
-        runs.stop("handed back")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_GRACE):
-                await runs.empty.wait()
-        return left
+        return requeued

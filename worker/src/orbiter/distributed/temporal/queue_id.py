@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed.errors import HandedBackError
-
 if TYPE_CHECKING:
-    from orbiter.distributed.transferred import TransferredTasks
+    from orbiter.distributed.temporal.delegated import DelegatedTasks
 
 logger = logging.getLogger(__name__)
+
+
+class QueueIdError(Exception):
+    """The queue's id is not known, or not the one under which this worker polls: no task can be delegated now."""
 
 
 class QueueId:
@@ -33,7 +35,7 @@ class QueueId:
         self.value = ""
         self.changed = asyncio.Event()
 
-    async def learn(self, tasks: TransferredTasks) -> None:
+    async def learn(self, tasks: DelegatedTasks) -> None:
         """Ask Redis, and give the queue an id if it has none.
 
         Raises:
@@ -46,21 +48,21 @@ class QueueId:
                 raise RuntimeError(f"the queue's id cannot be read from Redis: {error}") from error
         self.changed.clear()
 
-    async def make_sure(self, tasks: TransferredTasks) -> None:
+    async def make_sure(self, tasks: DelegatedTasks) -> None:
         """See that the id is still the queue's, before a task is given away under it.
 
         A Redis that has lost it, in a failover for instance, is told it again.
 
         Raises:
-            HandedBackError: It is not, as Redis was emptied or replaced; or Redis cannot be reached.
+            QueueIdError: It is not, as Redis was emptied or replaced; or Redis cannot be reached.
         """
         if not self.value:
-            raise HandedBackError("the queue's id is not known yet")
+            raise QueueIdError("the queue's id is not known yet")
         try:
             found = await tasks.queue_id(self.value)
         except (RedisError, OSError) as error:
-            raise HandedBackError(f"the queue's id cannot be read from Redis: {error}") from error
+            raise QueueIdError(f"the queue's id cannot be read from Redis: {error}") from error
         if found != self.value:
             logger.warning("the queue's id was %s and is %s: Redis was emptied or replaced", self.value, found)
             self.changed.set()
-            raise HandedBackError("the queue has another id now")
+            raise QueueIdError("the queue has another id now")

@@ -7,35 +7,46 @@ import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from redis.exceptions import RedisError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError
 
-from orbiter.distributed import faults, metrics
-from orbiter.distributed.claims import Claim
-from orbiter.distributed.deadlines import Deadlines
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed import failpoints
+from orbiter.distributed.broker.records import Claim
+from orbiter.distributed.connection.deadlines import Deadlines
+from orbiter.distributed.errors import describe, kind_of
+from orbiter.distributed.execution.endings import (
+    Cancelled,
+    Completed,
+    Delegated,
+    Died,
+    Failed,
+    Lost,
+    Requeued,
+    StopReason,
+)
+from orbiter.distributed.execution.retry import delay_before_retry, never_again
+from orbiter.distributed.execution.slot import Slot
 from orbiter.distributed.models import Event, TaskPayload
-from orbiter.distributed.settling import delay_before_retry, describe, never_again, result_text
-from orbiter.distributed.slot import Ended, Slot
-from orbiter.distributed.temporal.memory import HistoryMemory
+from orbiter.distributed.telemetry import metrics
+from orbiter.distributed.temporal.delegated import Begun, DelegatedTasks, DurableRun
+from orbiter.distributed.temporal.journal import HistoryJournal
 from orbiter.distributed.temporal.wire import Ending, Record, Run
-from orbiter.distributed.tracing import traced
-from orbiter.distributed.transferred import Begun, TransferredTasks, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from temporalio.client import Client
 
-    from orbiter.distributed.events import EventLog, EventPublisher
-    from orbiter.distributed.executors.local import LocalExecutor
+    from orbiter.distributed.broker.events import EventLog, EventPublisher
+    from orbiter.distributed.broker.records import Alone
+    from orbiter.distributed.execution.interface import LocalExecutor
+    from orbiter.distributed.execution.metering import TaskMeter
+    from orbiter.distributed.execution.running import RunTable
     from orbiter.distributed.settings import WorkerSettings
-    from orbiter.distributed.task_meter import TaskMeter
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +54,12 @@ AGAIN_AFTER = 0.2
 REDIS_PATIENCE = 10.0
 HAND_BACK_DELAY = 2.0
 EVENTS_A_BEAT = 10
+MOST_SUSPECTS = 1000
+_STOPPED = {Cancelled: StopReason.CANCELLED, Requeued: StopReason.REQUEUED, Lost: StopReason.LOST}
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Host:
     """What runs need of their process.
 
     Attributes:
@@ -60,7 +73,7 @@ class Surroundings:
     """
 
     settings: WorkerSettings
-    tasks: Callable[[str], TransferredTasks]
+    tasks: Callable[[str], DelegatedTasks]
     publisher: EventPublisher
     local: LocalExecutor
     silent_for: Callable[[], float]
@@ -72,43 +85,36 @@ class Runs:
     """Runs tasks as activities.
 
     Args:
-        around: The process.
+        host: The process.
         client: Reaches Temporal.
+        table: Holds what runs here.
     """
 
-    def __init__(self, around: Surroundings, client: Client) -> None:
-        self.held: dict[str, Slot] = {}
-        self.processed = 0
-        self.failed = 0
-        self.empty = asyncio.Event()
-        self.empty.set()
+    def __init__(self, host: Host, client: Client, table: RunTable) -> None:
         self.client = client
-        self._around = around
+        self._host = host
+        self._table = table
         self._deadlines = Deadlines()
-
-    def stop(self, reason: str, task_id: str | None = None) -> None:
-        """Stop the run of one task, or all runs."""
-        for slot in list(self.held.values()):
-            if task_id in {None, slot.claim.task.task_id}:
-                slot.stop(reason)
+        # Tasks whose process died here with others in it.
+        self._suspects: dict[str, None] = {}
 
     async def record(self, payload: str, record: Record) -> str:
         """Record the end of a task, or that it runs again; return the status that stands."""
-        faults.reach("before record")
+        failpoints.reach("before record")
         task, info = TaskPayload.from_json(payload), activity.info()
-        turn = Turn(str(info.workflow_id), str(info.workflow_run_id), record.number)
-        tasks = self._around.tasks(record.queue)
+        durable = DurableRun(str(info.workflow_id), str(info.workflow_run_id), record.number)
+        tasks = self._host.tasks(record.queue)
         error: dict[str, str] = {"error_type": record.error_type}
         try:
             if record.status in {"retrying", "pending"}:
                 error["error"] = record.value
-                stands = await tasks.again(turn, task.task_id, record.status, delay=record.delay, **error)
+                stands = await tasks.again(durable, task.task_id, record.status, delay=record.delay, **error)
             else:
-                stands = await tasks.end(turn, task, record.status, value=record.value, payload=payload, **error)
+                stands = await tasks.end(durable, task, record.status, value=record.value, payload=payload, **error)
         except (RedisError, OSError):
-            metrics.DISRUPTIONS.add(1, self._around.meter.queue)
+            metrics.DISRUPTIONS.add(1, self._host.meter.queue)
             raise
-        faults.reach("after record")
+        failpoints.reach("after record")
         return stands
 
     async def execute(self, payload: str, run: Run) -> str:
@@ -122,134 +128,156 @@ class Runs:
         except asyncio.CancelledError:
             # Before the agent began, or after it had ended.
             reason = _reason()
-            if reason == "cancelled":
+            if reason is StopReason.CANCELLED:
                 raise
-            raise _closing(Ending(reason, checkpoint=run.checkpoint)) from None
+            raise _closing(Ending(reason.value, checkpoint=run.checkpoint)) from None
 
     async def _execute(self, payload: str, run: Run) -> str:
         task, info = TaskPayload.from_json(payload), activity.info()
-        turn = Turn(str(info.workflow_id), str(info.workflow_run_id), run.number)
-        tasks = self._around.tasks(run.queue)
-        begun = await self._begin(tasks, turn, task, run)
+        durable = DurableRun(str(info.workflow_id), str(info.workflow_run_id), run.number)
+        tasks = self._host.tasks(run.queue)
+        begun = await self._begin(tasks, durable, task, run)
         if begun.verdict != "run":
             raise _closing(Ending(begun.verdict, begun.status))
-        faults.reach("after begin")
-        claim = Claim(turn.fence, task, 0, begun.attempt, begun.retries)
-        log = self._around.publisher.log(task.task_id, begun.attempt)
+        failpoints.reach("after begin")
+        alone: Alone = "child" if task.task_id in self._suspects else ""
+        claim = Claim(durable.fence, task, 0, begun.attempt, begun.retries, alone)
+        log = self._host.publisher.log(task.task_id, begun.attempt)
         slot = Slot(claim, log, float("inf"))
-        pulse = _Pulse(slot, tasks, turn, self._around.silent_for)
-        memory = HistoryMemory(self.client, turn, run.checkpoint, pulse.soon)
-        pulse.memory = memory
+        pulse = _Pulse(slot, tasks, durable, self._host.silent_for)
+        journal = HistoryJournal(self.client, durable, run.checkpoint, pulse.soon)
+        pulse.journal = journal
         if run.number > 1:
-            await self._load(memory)
+            await self._load(journal)
         waited = (info.started_time - info.current_attempt_scheduled_time).total_seconds() if run.number > 1 else None
-        self._around.meter.run_began(task.agent_name, waited, taken_over=run.crashed)
-        return await self._held(slot, pulse, memory, last=run.last)
+        self._host.meter.run_began(task.agent_name, waited, taken_over=run.crashed)
+        return await self._held(slot, pulse, journal, last=run.last)
 
-    async def _begin(self, tasks: TransferredTasks, turn: Turn, task: TaskPayload, run: Run) -> Begun:
+    async def _begin(self, tasks: DelegatedTasks, durable: DurableRun, task: TaskPayload, run: Run) -> Begun:
         until = time.monotonic() + REDIS_PATIENCE
         while True:
             try:
-                return await tasks.begin(turn, task, self._around.settings.worker_id, crashed=run.crashed)
+                return await tasks.begin(durable, task, self._host.settings.worker_id, crashed=run.crashed)
             except (RedisError, OSError) as error:
-                metrics.DISRUPTIONS.add(1, self._around.meter.queue)
+                metrics.DISRUPTIONS.add(1, self._host.meter.queue)
                 if time.monotonic() > until:
                     ending = Ending("handed back", delay=HAND_BACK_DELAY, checkpoint=run.checkpoint)
                     raise _closing(ending) from error
                 activity.heartbeat("waits for Redis", run.checkpoint)
                 await asyncio.sleep(AGAIN_AFTER)
 
-    async def _load(self, memory: HistoryMemory) -> None:
+    async def _load(self, journal: HistoryJournal) -> None:
         while True:
             try:
-                return await memory.load()
+                return await journal.load()
             except RPCError as error:
-                logger.warning("what was finished before cannot be read yet: %s", error)
-                activity.heartbeat("waits for Temporal", memory.checkpoint)
+                logger.warning("the journal cannot be read yet: %s", error)
+                activity.heartbeat("waits for Temporal", journal.checkpoint)
                 await asyncio.sleep(AGAIN_AFTER)
 
-    async def _held(self, slot: Slot, pulse: _Pulse, memory: HistoryMemory, *, last: bool) -> str:
+    async def _held(self, slot: Slot, pulse: _Pulse, journal: HistoryJournal, *, last: bool) -> str:
         task = slot.claim.task
         over = asyncio.Event()
-        self.held[slot.claim.entry_id] = slot
-        self.empty.clear()
-        self._around.changed()
+        self._table.add(slot)
+        self._host.changed()
         logger.info("started", extra={"task_id": task.task_id, "attempt": slot.claim.attempt})
-        log: EventLog = _CountingLog(slot.log, pulse)  # type: ignore[assignment]
-        execute = partial(self._around.local.execute, memory=memory)
-        work = traced(execute, slot.claim, log, slot.token, by=self._around.meter)
-        limit = self._around.local.time_limit(task)
-        slot.begin(work, deadlines=self._deadlines, on_over=lambda _: over.set())
+        log = _CountingLog(slot.log, pulse)
+        local = self._host.local
+        work = local.execute(slot, log=log, journal=journal)
+        limit = local.time_limit(slot.claim)
+        slot.begin(work, deadlines=self._deadlines, on_over=lambda _: over.set(), abandon_after=local.abandon_after)
         if limit is not None:
             self._deadlines.add(slot, limit)
         beating = asyncio.ensure_future(pulse.run())
         ending = Ending("lost")
         try:
             await _until(over, slot)
-            ending = self._ending(slot, slot.ended(), memory)
-            await self._last_words(slot, ending)
+            ending = await self._behind_events(slot, self._ending(slot, journal), journal)
         finally:
             beating.cancel()
-            del self.held[slot.claim.entry_id]
-            self.processed += ending.kind == "completed"
-            self.failed += ending.kind in {"failed", "error"}
-            if not self.held:
-                self.empty.set()
-            self._around.changed()
+            self._table.remove(slot)
+            self._table.completed += ending.kind == "completed"
+            self._table.failed += ending.kind in {"failed", "error"}
+            self._host.changed()
             again = ending.kind == "error" and not last
             kind = "retrying" if again else {"error": "failed"}.get(ending.kind, ending.kind)
-            self._around.meter.run_ended(slot, kind, ending.error_type)
+            self._host.meter.run_ended(slot, kind, ending.error_type)
             took = time.monotonic() - slot.started
             extra = {"task_id": task.task_id, "attempt": slot.claim.attempt}
             logger.info("%s after %.1f s", ending.kind, took, extra=extra)
-        faults.reach("after run")
+        failpoints.reach("after run")
         if ending.kind == "completed":
             return ending.value
         raise _closing(ending)
 
-    def _ending(self, slot: Slot, ended: Ended, memory: HistoryMemory) -> Ending:
-        settings, error = self._around.settings, ended.error
-        if ended.stopped is not None:
-            return Ending(ended.stopped, checkpoint=memory.checkpoint)
-        if error is None:
-            try:
-                return Ending("completed", result_text(ended.result, settings.max_result_bytes))
-            except ConfigurationError as refused:
-                error = refused
-        said, kind = describe(error), type(error).__name__
+    def _ending(self, slot: Slot, journal: HistoryJournal) -> Ending:
+        settings, ended = self._host.settings, slot.ending()
+        match ended:
+            case Completed(text):
+                return Ending("completed", text)
+            case Failed(failure):
+                error = failure
+            case Cancelled() | Requeued() | Lost():
+                return Ending(_STOPPED[type(ended)].value, checkpoint=journal.checkpoint)
+            case Died(reason, error_type, _, host):
+                return self._died(slot, reason, error_type, journal, host=host)
+            case Delegated():
+                raise TypeError("an activity cannot be delegated once more")
+            case _:
+                assert_never(ended)
+        text, kind = describe(error), kind_of(error)
         if never_again(error):
-            return Ending("failed", said, kind)
+            return Ending("failed", text, kind)
         delay = delay_before_retry(error, slot.claim.retries, settings.retry_backoff)
-        return Ending("error", said, kind, delay, memory.checkpoint)
+        return Ending("error", text, kind, delay, journal.checkpoint)
 
-    async def _last_words(self, slot: Slot, ending: Ending) -> None:
-        """Send what the run said before its end is known; while Redis is away the end waits as well."""
+    def _died(self, slot: Slot, reason: str, error_type: str, journal: HistoryJournal, *, host: bool) -> Ending:
+        """Return how a run ends whose process died: as an error where it was alone in it, else to run again, alone.
+
+        Each worker does so for itself: a task that kills its process is charged from its second time here on.
+        """
+        claim = slot.claim
+        if claim.alone and not host:
+            delay = delay_before_retry(RuntimeError(reason), claim.retries, self._host.settings.retry_backoff)
+            return Ending("error", reason, error_type, delay, journal.checkpoint)
+        if not host:
+            self._suspects[claim.task.task_id] = None
+            while len(self._suspects) > MOST_SUSPECTS:
+                del self._suspects[next(iter(self._suspects))]
+        return Ending(StopReason.REQUEUED.value, delay=HAND_BACK_DELAY, checkpoint=journal.checkpoint)
+
+    async def _behind_events(self, slot: Slot, ending: Ending, journal: HistoryJournal) -> Ending:
+        """Publish all events of a run, then return how it ended; requeue it where Redis stays away for too long."""
         slot.log.close(discard=ending.kind == "lost")
         left = slot.claim.task.timeout_seconds - (time.monotonic() - slot.started) - 1
         until = time.monotonic() + max(1.0, left)
-        while ending.kind not in {"lost", "cancelled"} and time.monotonic() < until:
+        while ending.kind not in {"lost", "cancelled"}:
             try:
-                await self._around.publisher.flush()
+                await self._host.publisher.flush()
             except (RedisError, OSError):
+                if time.monotonic() > until:
+                    slot.log.close(discard=True)
+                    return Ending("handed back", delay=HAND_BACK_DELAY, checkpoint=journal.checkpoint)
                 await asyncio.sleep(AGAIN_AFTER)
             else:
                 break
+        return Ending("lost") if slot.reason is StopReason.LOST else ending
 
 
 class _Pulse:
     """Tells Temporal that a run lives, and looks whether it is still wanted."""
 
-    def __init__(self, slot: Slot, tasks: TransferredTasks, turn: Turn, silent_for: Callable[[], float]) -> None:
-        self.memory: HistoryMemory | None = None
+    def __init__(self, slot: Slot, tasks: DelegatedTasks, durable: DurableRun, silent_for: Callable[[], float]) -> None:
+        self.journal: HistoryJournal | None = None
         self._slot = slot
         self._tasks = tasks
-        self._turn = turn
+        self._durable = durable
         self._silent_for = silent_for
         self._events = 0
         self._due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def said(self) -> None:
+    def count(self) -> None:
         """Count an event; callable from any thread."""
         self._events += 1
         if self._events % EVENTS_A_BEAT == 0:
@@ -265,10 +293,10 @@ class _Pulse:
         limit = silence.total_seconds() if silence else 30.0
         looked = 0.0
         while True:
-            activity.heartbeat(f"step:{self._events}", self.memory.checkpoint if self.memory else None)
+            activity.heartbeat(f"step:{self._events}", self.journal.checkpoint if self.journal else None)
             # Temporal gives the run to another worker then, and may have done so already.
             if self._silent_for() > limit * 0.9:
-                self._slot.stop("lost")
+                self._slot.stop(StopReason.LOST)
             if time.monotonic() - looked > limit / 4:
                 looked = time.monotonic()
                 await self._look()
@@ -279,9 +307,9 @@ class _Pulse:
 
     async def _look(self) -> None:
         with contextlib.suppress(RedisError, OSError):
-            verdict = await self._tasks.look(self._turn, self._slot.claim.task.task_id)
+            verdict = await self._tasks.look(self._durable, self._slot.claim.task.task_id)
             if verdict != "ok":
-                self._slot.stop(verdict)
+                self._slot.stop(StopReason(verdict))
 
 
 class _CountingLog:
@@ -294,7 +322,20 @@ class _CountingLog:
     def emit(self, event: Event | str) -> None:
         """Pass an event on."""
         self._log.emit(event)
-        self._pulse.said()
+        self._pulse.count()
+
+    async def pace(self) -> None:
+        """As the log has it."""
+        await self._log.pace()
+
+    @property
+    def on_sent(self) -> Callable[[int], None] | None:
+        """As the log's own."""
+        return self._log.on_sent
+
+    @on_sent.setter
+    def on_sent(self, callback: Callable[[int], None] | None) -> None:
+        self._log.on_sent = callback
 
 
 async def _until(over: asyncio.Event, slot: Slot) -> None:
@@ -306,12 +347,13 @@ async def _until(over: asyncio.Event, slot: Slot) -> None:
             slot.stop(_reason())
 
 
-def _reason() -> str:
+def _reason() -> StopReason:
     """Return why Temporal cancels this activity."""
     details = activity.cancellation_details()
     if details is not None and details.cancel_requested:
-        return "cancelled"
-    return "lost" if details is not None and (details.not_found or details.timed_out) else "handed back"
+        return StopReason.CANCELLED
+    gone = details is not None and (details.not_found or details.timed_out)
+    return StopReason.LOST if gone else StopReason.REQUEUED
 
 
 def _closing(ending: Ending) -> ApplicationError:

@@ -52,7 +52,7 @@ class AgentExecutionWorkflow:
         run = Run(queue=plan.queue, last=plan.retries >= plan.max_retries)
         while True:
             try:
-                ending = await self._turn(payload, plan, run)
+                ending = await self._attempt(payload, plan, run)
                 if ending.delay:
                     await asyncio.sleep(ending.delay)
             except (asyncio.CancelledError, ActivityError) as error:
@@ -68,7 +68,7 @@ class AgentExecutionWorkflow:
             last = self._retries >= plan.max_retries
             run = Run(run.queue, run.number + 1, crashed=crashed, checkpoint=ending.checkpoint, last=last)
 
-    async def _turn(self, payload: str, plan: Plan, run: Run) -> Ending:
+    async def _attempt(self, payload: str, plan: Plan, run: Run) -> Ending:
         """Run the task once, and record it where that was not the last time."""
         ending = await self._execute(payload, plan, run)
         if ending.kind == "lost":

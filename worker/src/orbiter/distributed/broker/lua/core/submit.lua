@@ -1,0 +1,37 @@
+#!lua
+-- Accepts tasks, each once: submitting an id that is known changes nothing.
+-- KEYS  queue, {queue}:delayed, {queue}:parked, index set, by_time zset, then for each task: task hash
+-- ARGV  for each task: task id, payload JSON, agent name, created_at (epoch seconds, text), not_before (epoch ms; '' is
+--       now)
+-- Returns how many were not known before. Fails with OOM, having written nothing, when Redis is full.
+--!include now_ms TASK_TTL
+local call, queue, accepted = redis.call, KEYS[1], 0
+for n = 6, #KEYS do
+  local task, at = KEYS[n], 5 * n - 29
+  local id, payload, due = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 4])
+  if call('EXISTS', task) == 0 then
+    accepted = accepted + 1
+    call('SADD', KEYS[4], id)
+    local since, place, place_is
+    if due and due > now_ms() then
+      since = now_ms()
+      place, place_is = 'next_attempt_at', string.format('%.3f', due / 1000)
+      call('HSET', KEYS[3], id, payload)
+      call('ZADD', KEYS[2], due, id)
+    else
+      place, place_is = 'entry', call('XADD', queue, '*', 'payload', payload)
+      -- The entry says what time it is: one call less.
+      since = string.match(place_is, '%d+')
+    end
+    call('HSET', task, 'task_id', id, 'status', 'pending', 'created_at', ARGV[at + 3], 'queue', queue,
+      'agent_name', ARGV[at + 2], place, place_is)
+    if place == 'entry' then
+      call('EXPIRE', task, TASK_TTL)
+    else
+      -- Known for as long as it can still run.
+      call('PEXPIRE', task, string.format('%d', due - since + TASK_TTL * 1000))
+    end
+    call('ZADD', KEYS[5], since, id)
+  end
+end
+return accepted

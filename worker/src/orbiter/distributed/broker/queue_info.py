@@ -1,0 +1,154 @@
+"""What one queue looks like now: what waits, runs, is delayed or dead, and who works on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.worker_health import get_worker_fleet_status
+from orbiter.distributed.connection.connected import client_for
+from orbiter.distributed.models import DEFAULT_QUEUE
+from orbiter.distributed.names import check_queue_name
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue. Ages are seconds, times epoch seconds, all by Redis' own clock.
+
+    Attributes:
+        queue: Its name.
+        waiting: Tasks that no worker has claimed.
+        running: Tasks that are claimed.
+        delayed: Tasks that wait for a moment: a retry's, or the one they were submitted for.
+        dead: Dead letters.
+        oldest_waiting: Age of the task that waits longest, ``None`` where none waits.
+        next_due: When the next delayed task is due, ``None`` where there is none.
+        consumers: Members of the consumer group, live or not.
+        workers: Live workers that read this queue.
+        slots: Tasks that these can run at the same time.
+        busy: Slots in use.
+        memory_used: Bytes that Redis uses, ``None`` where it does not tell this user.
+        memory_max: Its limit, 0 where there is none.
+    """
+
+    queue: str
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest_waiting: float | None = None
+    next_due: float | None = None
+    consumers: int = 0
+    workers: int = 0
+    slots: int = 0
+    busy: int = 0
+    memory_used: int | None = None
+    memory_max: int | None = None
+
+
+async def get_queue_info(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: Redis | None = None) -> QueueInfo:
+    """Look at a queue. One that does not exist is an empty one.
+
+    Args:
+        redis_url: Where Redis is.
+        queue: The queue's name.
+        client: A client to share instead of a connection of its own.
+
+    Raises:
+        InvalidNameError: No queue can have this name.
+        RedisUrlError: The URL cannot be used.
+        redis.RedisError: Redis cannot be reached or refuses.
+    """
+    check_queue_name(queue)
+    async with client_for(redis_url, client, name="orbiter-queue-info") as redis:
+        return await _look(redis, redis_url, queue)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What there is to do on one queue; the attributes are those of :class:`QueueInfo`."""
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest_waiting: float | None = None
+    consumers: int = 0
+
+
+async def read_backlog(client: Redis, queue: str) -> Backlog:
+    """Look at a queue without looking at who works on it.
+
+    Raises:
+        redis.RedisError: Redis cannot be reached or refuses.
+    """
+    group = await _group(client, queue)
+    running = int(group.get("pending", 0))
+    lag = group.get("lag")
+    # Redis loses count of the lag where an entry was deleted undelivered; ours never are, so the length tells as well.
+    waiting = int(lag) if lag is not None else max(0, await client.xlen(queue) - running)
+    return Backlog(
+        waiting=waiting,
+        running=running,
+        delayed=await client.zcard(keys.tagged(queue, "delayed")),
+        dead=await client.xlen(keys.tagged(queue, "dead")),
+        oldest_waiting=await _oldest(client, queue, group.get("last-delivered-id", "0-0")) if waiting else None,
+        consumers=int(group.get("consumers", 0)),
+    )
+
+
+async def _look(client: Redis, redis_url: str, queue: str) -> QueueInfo:
+    backlog = await read_backlog(client, queue)
+    due: Any = await client.zrange(keys.tagged(queue, "delayed"), 0, 0, withscores=True)
+    fleet = await get_worker_fleet_status(redis_url, client=client)
+    here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
+    used, limit = await _memory(client)
+    return QueueInfo(
+        queue=queue,
+        waiting=backlog.waiting,
+        running=backlog.running,
+        delayed=backlog.delayed,
+        dead=backlog.dead,
+        oldest_waiting=backlog.oldest_waiting,
+        next_due=due[0][1] / 1000 if due else None,
+        consumers=backlog.consumers,
+        workers=len(here),
+        slots=sum(worker.concurrency for worker in here),
+        busy=sum(worker.active for worker in here),
+        memory_used=used,
+        memory_max=limit,
+    )
+
+
+async def _group(client: Redis, queue: str) -> dict[str, Any]:
+    if not await client.exists(queue):
+        return {}
+    try:
+        groups: Any = await client.xinfo_groups(queue)
+    except ResponseError as error:
+        if "no such key" in str(error):
+            return {}
+        raise
+    return next((group for group in groups if group["name"] == keys.group(queue)), {})
+
+
+async def _oldest(client: Redis, queue: str, last_delivered: str) -> float | None:
+    rows: Any = await client.xrange(queue, min=f"({last_delivered}", count=1)
+    if not rows:
+        return None
+    seconds, micros = await client.time()
+    return max(0.0, seconds + micros / 1e6 - int(rows[0][0].partition("-")[0]) / 1000)
+
+
+async def _memory(client: Redis) -> tuple[int | None, int | None]:
+    try:
+        facts = await client.info("memory")
+    except NoPermissionError:
+        return None, None
+    return facts.get("used_memory"), facts.get("maxmemory")

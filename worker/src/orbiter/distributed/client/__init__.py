@@ -1,0 +1,1 @@
+"""Clients: submit tasks, follow them, and control workers."""

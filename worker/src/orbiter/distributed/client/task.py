@@ -1,0 +1,103 @@
+"""TaskHandle: one task, as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from orbiter.distributed.connection.patience import patiently
+from orbiter.distributed.models import TaskResult, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from orbiter.distributed.broker.records import CancelOutcome
+    from orbiter.distributed.models import Event
+
+
+class Follower(Protocol):
+    """Whoever a handle asks: its client."""
+
+    async def status(self, task_id: str) -> TaskResult | None:
+        """Return what is known of a task."""
+
+    def stream(self, task_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over a task's events."""
+
+    async def cancel(self, task_id: str) -> CancelOutcome:
+        """Ask for a task's end."""
+
+
+class TaskHandle:
+    """One task. It holds no connection: its client does.
+
+    Attributes:
+        task_id: The task's unique name.
+    """
+
+    __slots__ = ("_client", "task_id")
+
+    def __init__(self, task_id: str, client: Follower) -> None:
+        self.task_id = task_id
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.task_id!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def status(self) -> TaskResult | None:
+        """Return what is known of the task, or ``None`` once its record has expired."""
+        return await self._client.status(self.task_id)
+
+    def stream(self, *, after: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over the task's events, live, until the task has ended.
+
+        Args:
+            after: The ``entry_id`` of an event, to go on behind it; from the first one otherwise.
+
+        Raises:
+            RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
+        """
+        return self._client.stream(self.task_id, after=after)
+
+    async def cancel(self) -> CancelOutcome:
+        """Ask for the task's end and tell what became of the request."""
+        return await self._client.cancel(self.task_id)
+
+    async def result(self, *, poll_interval: float = 0.5) -> dict[str, Any]:
+        """Wait for the task's end and return its result.
+
+        The end is learnt from the task's final event. Where its record does not say so too (an 0.1 worker can be early
+        with that event), the record is read each ``poll_interval`` seconds.
+
+        Raises:
+            RuntimeError: The task failed, was cancelled, or its record has expired.
+            RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
+        """
+        async for _ in self.stream():
+            pass
+        while True:
+            task = await patiently(self.status)
+            if task is None:
+                raise RuntimeError(f"Task {self.task_id} is unknown: its record has expired")
+            if task.status.terminal:
+                return self._outcome(task)
+            await asyncio.sleep(poll_interval)
+
+    async def aclose(self) -> None:
+        """Say that the handle is not needed any more. Its client stays open, and the task goes on regardless."""
+
+    def _outcome(self, task: TaskResult) -> dict[str, Any]:
+        if task.status is TaskStatus.CANCELLED:
+            raise RuntimeError(f"Task {self.task_id} was cancelled")
+        if task.status is TaskStatus.FAILED:
+            raise RuntimeError(f"Task {self.task_id} failed: {task.error or 'unknown error'}")
+        return task.result or {}

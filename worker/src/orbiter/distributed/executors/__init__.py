@@ -1,1 +1,0 @@
-"""Execution backends: given a started task, emit its events and return its result."""

@@ -1,0 +1,44 @@
+"""Limits, times to live and names of variables: each fact once, for settings, messages and scripts."""
+
+from __future__ import annotations
+
+import os
+
+from orbiter.distributed.errors import SettingsError
+
+# Seconds for which Redis keeps the record of an ended task, and its events; the trace of a drained worker, too.
+TASK_TTL = 86_400
+EVENT_TTL = 3_600
+FLEET_TTL = 86_400
+DEAD_LETTERS_TTL = 7 * 86_400
+# Bytes of JSON.
+MAX_PAYLOAD_BYTES = 1_000_000
+MAX_RESULT_BYTES = 1_000_000
+MAX_EVENT_BYTES = 1_000_000
+# Characters of text that are made one event.
+MERGED_TEXT = 100_000
+# At most, as JSON, with what is around them: a character beyond the first 65 536 is written as two escapes.
+BYTES_A_CHARACTER = 16
+# Of events that were emitted and that Redis has not taken yet: of one run, and of all runs of a process.
+MAX_BACKLOG = 4_000_000
+MAX_TOTAL_BACKLOG = 48_000_000
+LEAST_PAYLOAD_BYTES = 1_000
+
+
+def variable(setting: str) -> str:
+    """Return the environment variable of a setting, as ``ORBITER_MAX_RETRIES`` of ``max_retries``."""
+    return f"ORBITER_{setting.upper()}"
+
+
+def payload_limit() -> int:
+    """Return the largest task that a client submits here, bytes: ``ORBITER_MAX_PAYLOAD_BYTES``, or the default.
+
+    Raises:
+        SettingsError: The variable is no such number.
+    """
+    text = os.environ.get(variable("max_payload_bytes"), "").strip()
+    if not text:
+        return MAX_PAYLOAD_BYTES
+    if not text.isdecimal() or int(text) < LEAST_PAYLOAD_BYTES:
+        raise SettingsError(f"max_payload_bytes: {text!r} is not a number of bytes, {LEAST_PAYLOAD_BYTES} or more")
+    return int(text)

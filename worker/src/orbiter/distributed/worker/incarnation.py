@@ -1,0 +1,43 @@
+"""A life: one process's time under a worker id, told from another's by a token in the heartbeat."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import cache
+from pathlib import Path
+
+_NOWHERE = "-"
+
+
+@cache
+def _place() -> str:
+    """Return what names this boot of this kernel and our process ids on it, or ``-`` where the system does not say.
+
+    Containers have process ids of their own, and hosts that were copied share name and machine id: no process id means
+    anything without this.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}.{Path('/proc/self/ns/pid').readlink()}" if boot else _NOWHERE
+    except OSError:
+        return _NOWHERE
+
+
+def new_life() -> str:
+    """Return a life that no other is equal to: ``{place}/{random}``."""
+    return f"{_place()}/{secrets.token_hex(8)}"
+
+
+def died_here(life: str, pid: str) -> bool:
+    """Tell whether a life is over for certain: its process was one of ours, and there is no such process any more."""
+    place = life.rpartition("/")[0]
+    if place in {"", _NOWHERE} or place != _place() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
