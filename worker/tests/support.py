@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from orbiter.distributed.redis_url import connect_sync
+from orbiter.distributed.connection.redis_url import connect_sync
 
 T = TypeVar("T")
 
@@ -104,7 +104,8 @@ def worker_process(
     try:
         with connect_sync(redis_url) as client:
             deadline = time.monotonic() + 40
-            while client.hget(f"orbiter:workers:{worker_id}", "state") != "running":
+            # Its own heartbeat: that of an earlier process of this id may still stand.
+            while client.hmget(f"orbiter:workers:{worker_id}", "state", "pid") != ["running", str(process.pid)]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"the worker did not start:\n{log.read_text()}")
                 time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
 
 from orbiter.distributed.temporal.wire import workflow_id
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 from tests.support import free_port, wait_until
 
 
@@ -88,8 +89,15 @@ class TemporalServer:
         return self.command[:1]
 
     async def client(self, namespace: str = "default") -> Client:
-        """Return a client of its."""
-        return await Client.connect(self.host, namespace=namespace)
+        """Return a client of its, once it can serve one: it listens a little before that."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return await Client.connect(self.host, namespace=namespace)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def workflow(self, task_id: str, namespace: str = "default") -> WorkflowHandle[Any, Any]:
         """Return a task's workflow, as soon as there is one."""
@@ -137,4 +145,4 @@ def temporal_server(directory: Path) -> Iterator[TemporalServer]:
 
 def runs(worker: Worker) -> int:
     """Return how many tasks Temporal has running in a worker."""
-    return len(worker._temporal.runs.held) if worker._temporal and worker._temporal.runs else 0
+    return sum(len(table.held) for table in worker._parts.executor.tables)

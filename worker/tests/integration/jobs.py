@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +186,31 @@ async def odd_event(context: Any) -> str:
     """Emit an event that is not JSON."""
     context.emit(ToolResultEvent(tool_name="t", tool_call_id="1", arguments={"when": object()}))
     return "said"
+
+
+def _flood(context: Any) -> Iterator[None]:
+    """Emit as many bytes as the task says, text and results of tools in turn."""
+    chunk = "x" * 10_000
+    for number in range(context.metadata["bytes"] // len(chunk)):
+        event = ToolResultEvent(tool_name="t", tool_call_id=str(number), result=chunk)
+        context.emit(event if number % 2 else chunk)
+        yield
+
+
+async def floods(context: Any) -> str:
+    """Emit without end, once a file is there; say so by another one."""
+    await hold(context)
+    for _ in _flood(context):
+        await asyncio.sleep(0)
+    Path(context.metadata["done"]).touch()
+    return "flooded"
+
+
+def floods_in_thread(context: Any) -> str:
+    """Do the same in a thread, which the event loop does not slow down."""
+    while not Path(context.metadata["until"]).exists():
+        time.sleep(0.02)
+    for _ in _flood(context):
+        pass
+    Path(context.metadata["done"]).touch()
+    return "flooded"

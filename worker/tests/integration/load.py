@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed.broker_cluster import broker_for
+from orbiter.distributed.broker.cluster_broker import broker_for
+from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.redis_url import connect
-from orbiter.distributed.store import TaskStore
 from tests.support import wait_until
 
 ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}

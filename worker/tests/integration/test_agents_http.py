@@ -123,9 +123,7 @@ async def test_parallel_tool_calls_all_run_and_are_answered(fleet: Fleet, server
     assert answers == {"call_0": "2", "call_1": "4"}
 
 
-async def test_a_call_of_an_unknown_tool_or_with_wrong_arguments_goes_back_to_the_model(
-    fleet: Fleet, server: OpenAIServer
-) -> None:
+async def test_model_is_told_of_unknown_tools_and_wrong_arguments(fleet: Fleet, server: OpenAIServer) -> None:
     calls = tool_calls(("subtract", ["{}"]), ("add", ['{"a": "many"}']))
     ended = await run(fleet, server, calls, text("sorry"), config=agent(tools=[ADD]), detailed=True)
     assert (ended.task.status, ended.task.attempt, ended.text) == (TaskStatus.COMPLETED, 1, "sorry")

@@ -81,7 +81,7 @@ async def test_callbacks_are_told_again_after_the_cooldown_or_a_recovery() -> No
     for depth in (200, 300, 5, 400):
         await manager.evaluate(Reading(queue="q", **QUIET | {"queue_depth": depth}))
     assert heard == [200, 400]
-    manager._told = dict.fromkeys(manager._told, time.monotonic() - RULES[0].cooldown)
+    manager._notified = dict.fromkeys(manager._notified, time.monotonic() - RULES[0].cooldown)
     await manager.evaluate(Reading(queue="q", **QUIET | {"queue_depth": 500}))
     await manager.evaluate(Reading(queue="other", **QUIET | {"queue_depth": 600}))
     assert heard == [200, 400, 500, 600]

@@ -42,7 +42,7 @@ def test_quick_drain_measures_ours_beside_the_floor(tmp_path: Path):
     assert rows["socket reads"]["floor"] < 0.2
 
 
-def test_quick_temporal_measures_both_executors_and_what_the_workers_memory_does(tmp_path: Path):
+def test_quick_temporal_measures_both_executors_and_worker_memory(tmp_path: Path):
     file = tmp_path / "bench.json"
     done = benchmarks("temporal", "--quick", "--json", str(file))
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_quick_temporal_measures_both_executors_and_what_the_workers_memory_does
 def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "'drain', 'idle', 'submit', 'metrics', 'shutdown', 'temporal'" in done.stderr
+    assert "'drain', 'idle', 'submit', 'metrics', 'isolation', 'shutdown', 'temporal'" in done.stderr
 
 
 def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):

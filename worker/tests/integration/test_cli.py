@@ -136,8 +136,11 @@ async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_clien
     assert set(alive) == {
         *("worker_id", "status", "alive", "hostname", "instance", "version", "queue", "executor", "state"),
         *("concurrency", "active", "tasks_processed", "tasks_failed", "current_task_id", "pid", "started_at"),
-        "last_heartbeat",
+        *("last_heartbeat", "isolation", "processes", "rss_bytes", "loop_lag_ms", "blocked_by"),
+        *("abandoned_threads", "problem", "failed_imports"),
     }
+    assert (alive["isolation"], alive["problem"], alive["failed_imports"]) == ("process", "", [])
+    assert 20_000_000 < alive["rss_bytes"] < 500_000_000
 
 
 def _alive(worker: dict[str, object]) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.claims import CancelOutcome
-from orbiter.distributed.client import TaskHandle, distributed
+from orbiter.distributed.broker.records import CancelOutcome
+from orbiter.distributed.client.handle import TaskHandle, distributed
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 from tests.support import wait_until
 
 

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import pytest
 import redis
 
-from orbiter.distributed.client import distributed
-from orbiter.distributed.connections import NotMasterError
-from orbiter.distributed.redis_url import connect, connect_sync
+from orbiter.distributed.client.handle import distributed
+from orbiter.distributed.connection.redis_url import connect, connect_sync
+from orbiter.distributed.connection.transports import NotMasterError
 from tests.servers import Certificates, SentinelTrio, Server, plain_server, sentinel_trio, tls_server
 from tests.support import orbiter, wait_until, worker_process
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import TaskBroker
-from orbiter.distributed.claims import CancelOutcome, Claim, Outcome
-from orbiter.distributed.dead_letters import DeadLetter, DeadLetterError, DeadLetters
-from orbiter.distributed.events import EventSubscriber
+from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
+from orbiter.distributed.broker.events import EventSubscriber
+from orbiter.distributed.broker.records import CancelOutcome, Claim, Outcome
+from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
-from orbiter.distributed.store import TaskStore
 
 DEAD = "{q}:dead"
 
@@ -36,7 +36,7 @@ async def start(broker: TaskBroker) -> Claim:
     [(entry, started)] = await broker.fetch("w1", 1)
     assert started.verdict == "run"
     task = TaskPayload.from_fields(entry.fields)
-    return Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries)
+    return Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries, started.alone)
 
 
 async def end(broker: TaskBroker, claim: Claim, status: str, value: str = "boom") -> None:
@@ -59,11 +59,14 @@ async def test_a_failed_task_runs_again_as_if_just_submitted(
 ) -> None:
     letter = await fail(broker, "t1", metadata={"a": 1})
     await redis_client.hset("orbiter:task:t1", mapping={"retries": 3, "crashes": 2, "cancel_requested_at": "1"})
+    history = {"losses": 4, "worker_losses": 2, "alone": "worker", "died_at": "w7", "last_loss": "killed"}
+    await redis_client.hset("orbiter:task:t1", mapping=history)
     assert await letters.retry(letter) == "t1"
 
     task = await TaskStore(redis_url, client=redis_client).get_status("t1")
     assert task is not None
     assert (task.status, task.retries, task.crashes, task.attempt) == (TaskStatus.PENDING, 0, 0, 1)
+    assert not set(history) & set(await redis_client.hkeys("orbiter:task:t1"))
     assert (task.created_at, task.queue, task.agent_name) == (12.5, "q", "a")
     assert (task.error, task.error_type, task.completed_at) == (None, None, None)
     assert not await redis_client.hexists("orbiter:task:t1", "cancel_requested_at")
@@ -72,7 +75,7 @@ async def test_a_failed_task_runs_again_as_if_just_submitted(
     assert not await redis_client.exists("orbiter:stream:t1")
 
     claim = await start(broker)
-    assert (claim.task.metadata, claim.attempt) == ({"a": 1}, 2)
+    assert (claim.task.metadata, claim.attempt, claim.alone) == ({"a": 1}, 2, "")
     await end(broker, claim, "completed", '{"output": "fine"}')
     assert await redis_client.xlen("q") == 0
 
@@ -214,7 +217,7 @@ async def test_letters_are_listed_the_newest_first_and_found_by_both_names(
     assert by_task is not None
     assert by_entry is not None
     assert (by_task.reason, by_entry.reason) == ("r205", "r5")
-    assert by_entry.buried_at == 1.005
+    assert by_entry.dead_since == 1.005
     assert await letters.find("t999") is None
     assert await letters.find("9-9") is None
 

@@ -123,6 +123,27 @@ async def test_the_script_in_the_docs_runs(fleet: Fleet) -> None:
     assert output.decode().splitlines()[-1] == "['success (no tool calls)', 'success (no tool calls)']"
 
 
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("timeout=60, metadata", "success (no tool calls)"),
+        ("lines()", "1000 success (no tool calls)"),
+        ("greeting", "1 completed finished"),
+        ("SyncClient", "['success (no tool calls)', 'success (no tool calls)']"),
+    ],
+)
+async def test_the_clients_in_the_docs_run(fleet: Fleet, name: str, last: str) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL | re.MULTILINE)
+    (script,) = [block.replace("redis://localhost:6379", fleet.url) for block in blocks if name in block]
+    async with working(fleet.url):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", script), stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    assert output.decode().splitlines()[-1] == last
+
+
 def _block(name: str) -> str:
     """Return the one block of Python in the page that has this name in it."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "runtimes.md").read_text(), re.DOTALL | re.MULTILINE)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskStatus
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import WORKER_DIRECTORY, environment, wait_until
@@ -69,7 +69,9 @@ POINTS: list[tuple[str, str, dict[str, Any]]] = [
 async def test_kill_9_at(fleet: Fleet, point: str, job: str, fields: dict[str, Any]) -> None:
     """Whatever a worker was doing when it was killed: another one completes the task, and soon."""
     task_id = await fleet.submit(job, **fields)
-    with worker(fleet, "victim", ORBITER_FAULT=point) as victim:
+    # In an executor process of its own, a task that dies would take no worker along.
+    isolation = "process" if point else "none"
+    with worker(fleet, "victim", ORBITER_FAULT=point, ORBITER_ISOLATION=isolation) as victim:
         killed = await died(victim)
     async with working(fleet, worker_id="heir", heartbeat_ttl=LEASE, allow_import=["tests.integration.jobs"]):
         task = await fleet.ends(task_id, LEASE + 5)
@@ -91,7 +93,7 @@ async def test_kill_9_in_a_hand_back(fleet: Fleet, point: str) -> None:
     async with working(fleet, worker_id="heir", heartbeat_ttl=LEASE):
         task = await fleet.ends(task_id, LEASE + 5)
     assert (task.status, task.worker_id, task.retries) == (TaskStatus.COMPLETED, "heir", 0)
-    assert (task.handoffs, task.crashes) == ((0, 1) if point == "before settle" else (1, 0))
+    assert (task.handoffs, task.losses, task.crashes) == ((0, 1, 0) if point == "before settle" else (1, 0, 0))
     assert task.started_at is not None
     assert task.started_at - killed <= 5
     await fleet.check_invariants([task_id])
@@ -116,11 +118,11 @@ async def test_kill_9_in_a_sweep(fleet: Fleet) -> None:
         await died(sweeper)
     async with working(fleet, worker_id="heir", heartbeat_ttl=LEASE):
         task = await fleet.ends(task_id, LEASE + 6)
-    assert (task.status, task.worker_id, task.crashes) == (TaskStatus.COMPLETED, "heir", 2)
+    assert (task.status, task.worker_id, task.losses, task.crashes) == (TaskStatus.COMPLETED, "heir", 2, 0)
     await fleet.check_invariants([task_id])
 
 
-async def test_a_worker_that_comes_back_under_its_name_takes_up_its_tasks_at_once(fleet: Fleet) -> None:
+async def test_restarted_worker_takes_up_its_tasks_at_once_under_its_name(fleet: Fleet) -> None:
     """systemd restarts a killed worker long before its lease is over: a fixed --worker-id finds its own history."""
     task_id = await fleet.submit("sleep", metadata={"seconds": 0.5})
     with worker(fleet, "same", "--heartbeat-ttl", "30") as first:
@@ -129,7 +131,7 @@ async def test_a_worker_that_comes_back_under_its_name_takes_up_its_tasks_at_onc
         await died(first)
     with worker(fleet, "same", "--heartbeat-ttl", "30"):
         task = await fleet.ends(task_id, 10)
-    assert (task.status, task.crashes, task.attempt) == (TaskStatus.COMPLETED, 1, 2)
+    assert (task.status, task.losses, task.crashes, task.attempt) == (TaskStatus.COMPLETED, 1, 0, 2)
     await fleet.check_invariants([task_id])
 
 
@@ -168,7 +170,7 @@ async def test_connections_killed_five_times_a_second_under_load_cost_nothing(fl
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
     assert {task.retries for task in ended} == {0}
     # A reply that was lost with its connection costs no attempt.
-    assert {(task.attempt, task.crashes) for task in ended} == {(1, 0)}
+    assert {(task.attempt, task.losses, task.crashes) for task in ended} == {(1, 0, 0)}
     await fleet.check_invariants(task_ids)
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload
 from tests.support import environment, wait_until
 
 START_PYTHON = """
 import asyncio
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 
 worker = Worker(
     "redis://localhost:6379",

@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
 from orbiter.distributed.health import HealthStatus, WorkerHealthCheck, get_worker_fleet_status
 from orbiter.distributed.models import TaskStatus
 from tests.fleet import QUEUE, Fleet, job_payload, working
@@ -245,7 +245,7 @@ async def test_troubleshooting_a_synchronous_tool_does_not_hold_up_the_heartbeat
         task_id = await fleet.submit("block", metadata={"seconds": 2.5})
         await fleet.runs(task_id)
         task = await fleet.ends(task_id)
-    assert (task.status, task.attempt, task.crashes) == (TaskStatus.COMPLETED, 1, 0)
+    assert (task.status, task.attempt, task.losses, task.crashes) == (TaskStatus.COMPLETED, 1, 0, 0)
 
 
 async def test_troubleshooting_a_larger_heartbeat_ttl_outlives_code_that_blocks(fleet: Fleet, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
+from orbiter.distributed.connection.redis_url import RedisUrlError
 from orbiter.distributed.models import TaskStatus
-from orbiter.distributed.redis_url import RedisUrlError
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 from tests.fleet import Fleet, job_payload, working
 from tests.support import free_port, start_orbiter, wait_until, worker_process
 
@@ -177,9 +177,7 @@ async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, 
 # -- Multi-Worker Deployment -------------------------------------------------------------------------------------------
 
 
-async def test_several_workers_share_the_queue_evenly_and_each_task_is_claimed_by_one(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fleet, tmp_path: Path) -> None:
     log, runs = tmp_path / "log", tmp_path / "runs"
     with (
         worker_process(fleet.url, "one", log, "--concurrency", "4"),

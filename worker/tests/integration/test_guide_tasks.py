@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import keys
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, is_final
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import orbiter, wait_until, worker_process
@@ -47,7 +47,7 @@ def test_retry_max_retries_is_3_by_default() -> None:
     assert TaskBroker("redis://localhost:6379").max_retries == 3
 
 
-async def test_retry_steps_1_and_2_an_exception_fails_the_run_and_its_error_is_recorded(fleet: Fleet) -> None:
+async def test_retry_steps_1_and_2_run_fails_and_error_is_recorded(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60) as worker:
         task = await in_status(fleet, await fleet.submit("fail"), "retrying")
         assert (task.error, task.error_type) == ("attempt 1 failed", "RuntimeError")
@@ -83,7 +83,7 @@ async def test_retry_step_5_an_exhausted_task_is_acknowledged_and_stays_failed(f
     assert (task.status, task.error, task.retries) == (TaskStatus.FAILED, "attempt 4 failed", 3)
 
 
-async def test_retry_monitoring_status_shows_the_count_and_list_shows_who_retries(fleet: Fleet) -> None:
+async def test_retry_monitoring_status_shows_count_and_list_shows_tasks(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60):
         task_id = await fleet.submit("fail")
         await in_status(fleet, task_id, "retrying")

@@ -25,7 +25,7 @@ exec orbiter start worker --redis-url redis://localhost:6379
 
 PYTHON = """
 import asyncio
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 
 worker = Worker(
     "redis://localhost:6379",
@@ -149,7 +149,7 @@ async def test_temporal_step_5_another_worker_runs_what_a_crashed_one_had(
 ) -> None:
     command = ["orbiter.cli", "start", "worker", "--redis-url", fleet.url, "--executor", "temporal"]
     command += ["--worker-id", "crashes", "--heartbeat-ttl", "3", "--allow-import", "tests"]
-    env = environment(TEMPORAL_HOST=temporal.host)
+    env = environment(TEMPORAL_HOST=temporal.host, ORBITER_ISOLATION="none")
     with subprocess.Popen(
         [sys.executable, "-m", *command],
         stdout=subprocess.DEVNULL,

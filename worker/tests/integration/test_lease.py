@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orbiter.distributed import keys
-from orbiter.distributed.broker import TaskBroker
-from orbiter.distributed.claims import Claim
-from orbiter.distributed.lease import LeaseKeeper
+from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.records import Claim
+from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.redis_url import connect
+from orbiter.distributed.worker.commands import Commands
+from orbiter.distributed.worker.flow import ClaimFlow
+from orbiter.distributed.worker.lease import LeaseKeeper
 from tests.black_hole import black_hole
-from tests.fleet import Fleet, working
+from tests.fleet import QUEUE, Fleet, working
 from tests.support import wait_until
 from tests.temporal import TemporalServer
 
@@ -26,7 +28,7 @@ class Holder:
     """Holds a claim, and notes when it was told to stop."""
 
     claim: Claim
-    proven_until: float
+    leased_until: float
     stopped: list[tuple[str, float]] = field(default_factory=list)
 
     def stop(self, reason: str) -> None:
@@ -43,23 +45,26 @@ async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fl
         client = connect(hole.url, max_connections=1, retries=0)
         broker = TaskBroker(hole.url, patience=6, client=client)
         holder = Holder(claim, time.monotonic() + ttl)
+        flow, commands = ClaimFlow(1, lease=ttl), Commands()
+        flow.runs.held[claim.entry_id] = holder  # type: ignore[assignment]
         keeper = LeaseKeeper(
             broker,
             client,
+            flow=flow,
+            commands=commands,
             worker_id="w1",
+            queue=QUEUE,
             ttl=ttl,
-            holders={claim.entry_id: holder},
             describe=dict,
-            control=lambda wish: None,
         )
-        first = holder.proven_until
+        first = holder.leased_until
         keeping = asyncio.create_task(keeper.run())
         try:
-            await wait_until(lambda: holder.proven_until > first)
+            await wait_until(lambda: holder.leased_until > first)
             hole.open = False
             # So that a try begins shortly before the lease runs out, and hangs beyond it.
             await asyncio.sleep(1.7)
-            keeper.kick()
+            commands.beat.set()
             await wait_until(lambda: holder.stopped)
         finally:
             keeping.cancel()
@@ -68,7 +73,7 @@ async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fl
                 await client.aclose()
     reason, moment = holder.stopped[0]
     assert reason == "lost"
-    assert holder.proven_until - 4 < moment < holder.proven_until
+    assert holder.leased_until - 4 < moment < holder.leased_until
 
 
 @pytest.mark.parametrize("kind", ["local", "temporal"])

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
-from orbiter.distributed.broker import TaskBroker
-from orbiter.distributed.client import distributed
+from orbiter.distributed.broker.records import Claim
+from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.client.handle import distributed
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.redis_url import connect
-from orbiter.distributed.store import TaskStore
 from tests.rights import RULES
 from tests.servers import Server, plain_server
 from tests.support import orbiter, wait_until, worker_process
@@ -80,6 +81,24 @@ async def test_a_worker_and_a_client_do_all_they_can_with_their_rights(server: S
         await client.aclose()
     assert denied(server) == []
     assert "NOPERM" not in log.read_text()
+
+
+async def test_a_worker_has_the_rights_to_lose_a_run(server: Server) -> None:
+    server.ask("ACL", "LOG", "RESET")
+    server.ask("FLUSHALL")
+    broker = TaskBroker(url(server, "worker"), max_crashes=1)
+    await broker.connect()
+    await TaskBroker(url(server, "client"), client=broker.client).submit(TaskPayload())
+    why = {"reason": "killed", "error_type": "E"}
+    stands = []
+    for _ in range(3):
+        [(entry, started)] = await broker.fetch("w1", 1)
+        task = TaskPayload.from_fields(entry.fields)
+        claim = Claim(entry.entry_id, task, started.deliveries, started.attempt, started.retries, started.alone)
+        stands.append(await broker.lose("w1", claim, **why, guilty=True, host=False))
+    assert stands == ["pending", "pending", "failed"]
+    await broker.disconnect()
+    assert denied(server) == []
 
 
 async def _status(store: TaskStore, task_id: str, status: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import keys
-from orbiter.distributed.client import distributed
+from orbiter.distributed.broker import keys
+from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.models import TaskStatus
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.legacy_client import LegacyClient, LegacyWorker
@@ -203,7 +203,7 @@ async def test_our_janitor_trims_what_workers_of_0_1_leave(fleet: Fleet, old_wor
         await wait_until(fleet.is_empty)
 
 
-async def test_our_sweeper_leaves_a_living_worker_of_0_1_its_tasks_and_takes_over_a_dead_one_s(
+async def test_sweeper_reclaims_from_dead_workers_of_0_1_and_from_no_living_one(
     fleet: Fleet, old_worker: LegacyWorker, tmp_path: Path
 ) -> None:
     held = await fleet.submit("echo", "taken over")
@@ -218,7 +218,9 @@ async def test_our_sweeper_leaves_a_living_worker_of_0_1_its_tasks_and_takes_ove
         await wait_until(idle_for_three_leases)
         await fleet.client.delete(keys.worker(old_worker.worker_id))
         task = await fleet.ends(held)
-    assert (task.status, task.worker_id, task.crashes) == (TaskStatus.COMPLETED, "new", 1)
+    assert (task.status, task.worker_id, task.losses, task.crashes) == (TaskStatus.COMPLETED, "new", 1, 0)
+    # Workers of 0.1 leave no fence that names them.
+    assert task.last_loss == "its worker was lost"
 
 
 async def test_a_task_that_a_worker_of_0_1_gave_back_completes_with_ours(

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskStatus
 from tests.fleet import Fleet, working
 from tests.support import WORKER_DIRECTORY, environment, free_port, slowness, wait_until, worker_process
@@ -181,7 +181,8 @@ async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Pa
 
 async def test_a_blocked_event_loop_is_not_alive(fleet: Fleet, tmp_path: Path) -> None:
     port = free_port()
-    with worker_process(fleet.url, "stuck", tmp_path / "log", "--health-port", str(port), "--heartbeat-ttl", "1"):
+    options = ("--isolation", "none", "--health-port", str(port), "--heartbeat-ttl", "1")
+    with worker_process(fleet.url, "stuck", tmp_path / "log", *options):
         await fleet.submit("hog", metadata={"seconds": 15})
         await wait_until(lambda: ask(port, "/livez")[0] == 503, 20)
         assert "blocked" in ask(port, "/livez")[1]["reason"]

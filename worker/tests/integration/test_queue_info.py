@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import TaskBroker
-from orbiter.distributed.claims import Claim
+from orbiter.distributed.broker.queue_info import QueueInfo, get_queue_info
+from orbiter.distributed.broker.records import Claim
+from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.queue_info import QueueInfo, get_queue_info
 
 
 @pytest.fixture

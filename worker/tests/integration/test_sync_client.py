@@ -18,7 +18,7 @@ import redis
 
 from orbiter.distributed import SyncTaskHandle, TaskStatus, distributed_sync, submit_many
 from orbiter.distributed.models import TaskPayload, TextEvent, is_final
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 from tests.support import WORKER_DIRECTORY, environment
 
 JOBS = "tests.integration.jobs"
@@ -77,7 +77,7 @@ def test_a_result_is_what_the_agent_returned(worker: str) -> None:
         task = handle.status()
     assert task is not None
     assert task.status is TaskStatus.COMPLETED
-    assert client_connections(worker) == 0
+    until(lambda: client_connections(worker) == 0)
 
 
 def test_every_keyword_of_distributed_is_passed_on(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,8 @@ def test_many_inputs_are_many_tasks_in_their_order(worker: str) -> None:
     assert [handle.result(timeout=20)["output"] for handle in handles] == inputs
     assert len({handle.task_id for handle in handles}) == 50
     assert submit_many(job("echo"), [], redis_url=worker) == []
-    assert client_connections(worker) == 0
+    assert client_connections(worker) <= 2
+    until(lambda: client_connections(worker) == 0)
 
 
 def test_a_handle_can_be_had_of_a_task_that_was_submitted_elsewhere(worker: str) -> None:

@@ -17,6 +17,8 @@ from orbiter.distributed.models import TaskPayload, TaskStatus
 from tests.fleet import Fleet
 from tests.integration.openai_server import OpenAIServer, Reply, openai_server, text, tool_calls
 from tests.integration.test_faults import died, worker
+from tests.isolated import JOBS as ISOLATION_JOBS
+from tests.isolated import attack
 from tests.support import slowness, wait_until
 from tests.temporal import TemporalServer
 
@@ -155,7 +157,7 @@ async def test_sigterm_moves_what_outlives_the_drain_to_another_worker(trial: Tr
             assert first.returncode == 0
             task = await trial.fleet.ends(task_id, 20)
     assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "second")
-    assert (task.handoffs, task.crashes, task.retries, task.attempt) == (1, 0, 0, 2)
+    assert (task.handoffs, task.losses, task.crashes, task.retries, task.attempt) == (1, 0, 0, 0, 2)
     assert trial.notes == ["quick", "slow", "slow"]
     assert len(trial.model.requests) == 3
     await trial.check(task_id)
@@ -196,3 +198,23 @@ async def test_cancel_ends_an_agent_within_two_seconds(trial: Trial, inside: str
     assert (task.status, task.attempt) == (TaskStatus.CANCELLED, 1)
     assert (trial.notes, len(trial.model.requests)) == (["slow"] if tool else [], 1)
     await trial.fleet.check_invariants([task_id, waiting])
+
+
+async def test_a_durable_task_that_kills_its_process_fails_alone(
+    fleet: Fleet, temporal: TemporalServer, tmp_path: Path
+) -> None:
+    options = ("--executor", "temporal", "--concurrency", "4", "--heartbeat-ttl", "6", "--retry-backoff", "0")
+    options += ("--max-retries", "1", "--allow-import", ISOLATION_JOBS)
+    with worker(fleet, "w", *options, TEMPORAL_HOST=temporal.host):
+        innocents = [
+            await fleet.broker.submit(attack("innocent", metadata={"seconds": 3, "notes": str(tmp_path / "notes")}))
+            for _ in range(3)
+        ]
+        for task_id in innocents:
+            await fleet.runs(task_id)
+        poison = await fleet.broker.submit(attack("segfault"))
+        ended = await fleet.ends(poison, 60)
+        beside = await fleet.all_end(innocents, 60)
+    assert (ended.status, ended.error_type, ended.retries) == (TaskStatus.FAILED, "ExecutorDiedError", 1)
+    assert "SIGSEGV" in (ended.error or "")
+    assert [(task.status, task.retries, task.crashes) for task in beside] == [(TaskStatus.COMPLETED, 0, 0)] * 3, beside

@@ -11,9 +11,9 @@ import pytest
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from orbiter.distributed import keys
+from orbiter.distributed.broker import keys
+from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskStatus
-from orbiter.distributed.redis_url import connect
 from tests.fleet import Fleet, job_payload, working
 from tests.integration.test_faults import died, worker
 from tests.servers import plain_server
@@ -140,11 +140,11 @@ async def test_workers_follow_a_queue_that_has_another_id(fleet: Fleet, temporal
         ended = await fleet.all_end(task_ids, 60)
         assert [task.status for task in ended] == [TaskStatus.COMPLETED] * 4
         # The first call finds out, and its task is handed back free of charge.
-        assert {(task.retries, task.crashes) for task in ended} == {(0, 0)}
+        assert {(task.retries, task.losses, task.crashes) for task in ended} == {(0, 0, 0)}
         for task_id in task_ids:
             workflow = await temporal.workflow(task_id)
             assert workflow.id == f"orbiter-task-{task_id}-another"
         # What was given away before is another fleet's: it holds no slot here.
-        await wait_until(lambda: not w._temporal._open)  # type: ignore[union-attr]
+        await wait_until(lambda: not w._parts.executor._open)
         assert left_behind not in task_ids
     await fleet.check_invariants(task_ids)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed import TaskBroker, keys
-from orbiter.distributed.events import EventSubscriber
+from orbiter.distributed import TaskBroker
+from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.models import TaskStatus, is_final
-from orbiter.distributed.worker import Worker
+from orbiter.distributed.worker.worker import Worker
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import slowness, start_orbiter, wait_until
 
@@ -34,6 +35,27 @@ async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> No
     assert await fleet.workers() == []
 
 
+async def test_a_fault_of_the_worker_is_no_error_of_its_tasks(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(wish: str) -> None:
+        raise ZeroDivisionError(wish)
+
+    worker = Worker(fleet.url, worker_id="w1", heartbeat_ttl=3, allow_import=["tests"])
+    monkeypatch.setattr(worker._commands, "apply", fault)
+    # In a loop of its own, which ends with it, as the command's does.
+    life = asyncio.create_task(asyncio.to_thread(asyncio.run, worker.start()))
+    task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+    await fleet.runs(task_id)
+    await fleet.client.publish(keys.control("w1"), "drain")
+    await asyncio.wait({life})
+    assert isinstance(life.exception(), ExceptionGroup)
+    task = await fleet.store.get_status(task_id)
+    assert task is not None
+    assert (task.status, task.retries, task.attempt) == (TaskStatus.RUNNING, 0, 1)
+    await fleet.broker.cancel(task_id)
+    async with working(fleet, heartbeat_ttl=3):
+        assert (await fleet.ends(task_id)).status == TaskStatus.CANCELLED
+
+
 async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
     for _ in range(6):
         await fleet.submit("sleep", metadata={"seconds": 0.5})
@@ -47,7 +69,7 @@ async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
     assert seen == 2
 
 
-async def test_never_claims_more_than_it_can_start_while_tasks_end_and_others_follow(fleet: Fleet) -> None:
+async def test_worker_claims_no_more_than_it_can_start_while_tasks_end(fleet: Fleet) -> None:
     await fleet.submit_many("sleep", 300, metadata={"seconds": 0.005})
     async with working(fleet, concurrency=4):
         seen = set()
@@ -223,10 +245,8 @@ async def test_has_four_connections_whatever_the_concurrency(fleet: Fleet, concu
     assert most == 4
 
 
-async def test_two_calls_with_outcomes_are_under_way_each_on_a_connection_of_its_own(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turn, under_way, seen = TaskBroker.turn, [], set()
+async def test_two_calls_with_outcomes_use_a_connection_each(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, under_way, seen = TaskBroker.settle_and_claim, [], set()
 
     async def watched(broker: TaskBroker, consumer: str, outcomes: Any, count: int, *, client: Any = None) -> Any:
         if not outcomes:
@@ -238,7 +258,7 @@ async def test_two_calls_with_outcomes_are_under_way_each_on_a_connection_of_its
         finally:
             under_way.remove(id(client))
 
-    monkeypatch.setattr(TaskBroker, "turn", watched)
+    monkeypatch.setattr(TaskBroker, "settle_and_claim", watched)
     tasks = await fleet.submit_many("echo", 400)
     async with working(fleet, concurrency=16):
         ended = await fleet.all_end(tasks, 30)
@@ -319,9 +339,10 @@ async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
             finally:
                 heir.send_signal(signal.SIGTERM)
                 heir.communicate(timeout=10)
-    assert {(task.status, task.worker_id, task.crashes, task.retries) for task in ended} == {
-        (TaskStatus.COMPLETED, "heir", 1, 0)
+    assert {(task.status, task.worker_id, task.losses, task.crashes, task.retries) for task in ended} == {
+        (TaskStatus.COMPLETED, "heir", 1, 0, 0)
     }
+    assert {task.last_loss for task in ended} == {"its worker victim was lost"}
     assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5
     assert sorted(log.read_text().split()[1::2]) == ["1"] * 4 + ["2"] * 4
     assert await fleet.is_empty()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orbiter.distributed.broker.store import decode
 from orbiter.distributed.models import (
     InvalidPayloadError,
     StatusEvent,
@@ -20,7 +21,6 @@ from orbiter.distributed.models import (
     is_final,
 )
 from orbiter.distributed.settings import SettingsError, WorkerSettings
-from orbiter.distributed.store import decode
 
 KEYS = [
     "task_id",

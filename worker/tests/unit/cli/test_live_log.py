@@ -46,11 +46,11 @@ def test_tasks_that_speak_at_once_are_told_apart_to_the_last_line() -> None:
     ]
 
 
-def test_lines_of_worker_and_command_end_an_open_line_and_cannot_rewrite_the_terminal() -> None:
+def test_log_lines_end_an_open_line_and_cannot_rewrite_the_terminal() -> None:
     live, output = log()
     live.event("a", TextEvent(text="one\x1b[2J"))
     live.worker("a\x1b[2Jb")
-    live.say("ready")
+    live.print("ready")
     assert output.getvalue() == "task a\none\\x1b[2J\nworker | a\\x1b[2Jb\nready\n"
 
 

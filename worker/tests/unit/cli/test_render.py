@@ -77,6 +77,18 @@ def test_markup_in_an_error_is_shown_and_escapes_are_not_executed(capsys: pytest
     assert re.search(r"^  Retries: +3$", shown, re.MULTILINE)
 
 
+def test_losses_are_shown_and_what_the_last_one_was(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_task(TaskResult(task_id="t1", crashes=1, losses=2, last_loss="killed by signal 11 \x1b[2J"))
+    shown = capsys.readouterr().out
+    assert re.search(r"^  Crashes: +1$\n^  Losses: +2$", shown, re.MULTILINE)
+    assert re.search(r"^  Last loss: +killed by signal 11 \\x1b\[2J$", shown, re.MULTILINE)
+    render.print_task(TaskResult(task_id="t2"))
+    assert "Last loss" not in capsys.readouterr().out
+    assert (
+        render.task_json(TaskResult(losses=2, last_loss="gone")).items() >= {"losses": 2, "last_loss": "gone"}.items()
+    )
+
+
 def test_a_long_result_is_cut_at_200_characters(capsys: pytest.CaptureFixture[str]) -> None:
     render.print_task(TaskResult(task_id="t1", status=TaskStatus.COMPLETED, result={"output": "x" * 500}))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  Result:")]

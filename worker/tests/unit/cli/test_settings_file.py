@@ -63,6 +63,16 @@ def test_environment_wins_over_the_file_and_the_file_over_the_default() -> None:
     assert settings["queue"]["source"] == "default", "an empty variable is no setting"
 
 
+def test_size_may_have_a_unit_wherever_it_comes_from() -> None:
+    assert shown(ORBITER_MAX_RSS_PER_PROCESS="2G")["max_rss_per_process"]["value"] == 2_000_000_000
+    write(f'redis_url = "{NOBODY}"\nmax_rss_per_process = "512MiB"\nprocesses = 4\nconnect_timeout = 0\n')
+    settings = shown()
+    assert (settings["max_rss_per_process"]["value"], settings["processes"]["value"]) == (536_870_912, 4)
+    for concurrency, said in (("3", "--processes"), ("4", "cannot reach Redis")):
+        started = invoke("start", "worker", "--concurrency", concurrency, "--max-rss-per-process", "1G")
+        assert said in started.stderr
+
+
 def test_the_url_s_secrets_are_masked_wherever_it_comes_from() -> None:
     url = "redis://me:hunter2@db.example:6380/3"
     assert shown(ORBITER_REDIS_URL=url)["redis_url"]["value"] == "redis://db.example:6380/***"
@@ -73,7 +83,7 @@ def test_the_url_s_secrets_are_masked_wherever_it_comes_from() -> None:
     assert "hunter2" not in table
 
 
-def test_commands_take_what_the_file_says_unless_variable_or_flag_say_otherwise() -> None:
+def test_settings_file_applies_unless_variable_or_flag_overrides_it() -> None:
     write('redis_url = "redis://127.0.0.1:1"')
     for command in (("worker", "list"), ("task", "dead", "list"), ("task", "cancel", "x"), ("queue", "info")):
         assert "redis://127.0.0.1:1/" in invoke(*command).stderr

@@ -27,6 +27,12 @@ def test_the_summary_counts_every_task_once() -> None:
     assert (summary["wait_p50"], summary["wait_p95"]) == (4, 9)
 
 
+def test_the_summary_adds_up_what_runs_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [TaskResult(retries=1, crashes=2, losses=3, handoffs=4), TaskResult(losses=1)]
+    print_summary(summarize(records), records)
+    assert "  Extra: 1 retries, 2 crashes, 4 losses, 4 hand-offs\n" in capsys.readouterr().out
+
+
 def test_a_summary_of_nothing_known_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(summarize([None]), [None])
     assert "0 completed, 0 failed, 1 missing" in capsys.readouterr().out

@@ -59,7 +59,7 @@ async def test_plain_tasks_tell_text_and_tool_calls_only():
     assert targets.SEEN == {"tool in main thread": False}
 
 
-async def test_detailed_tasks_tell_steps_usage_and_tool_results_but_no_final_status():
+async def test_detailed_tasks_emit_steps_usage_and_results_but_no_final_status():
     result, run = await execute(agent(tools=tools("add")), detailed=True)
     step = ["step started", "usage", "tool_call", "tool_result", "step completed"]
     assert run.kinds() == ["status starting", *step, "step started", "text", "usage", "step completed"]

@@ -47,7 +47,7 @@ async def test_any_callable_will_do(name, output):
     assert result == {"output": output}
 
 
-async def test_a_plain_function_runs_in_a_thread_and_its_dict_with_output_is_the_result():
+async def test_plain_function_runs_in_a_thread_and_returns_its_dict_as_result():
     result, run = await call("in_which_thread")
     assert result == {"output": "done", "main": False, "n": 1}
     assert run.text == "from a thread"

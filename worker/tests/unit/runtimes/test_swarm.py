@@ -12,7 +12,7 @@ from orbiter.distributed.models import is_final
 from tests.unit.runtimes.support import agent, execute, failing, replying
 
 
-async def test_a_workflow_gives_the_output_of_one_to_the_next_and_never_ends_the_stream():
+async def test_workflow_passes_outputs_on_and_never_ends_the_stream():
     config = {"agents": [agent("a"), agent("b")]}
     model = replying(lambda prompt, _: f"<{prompt}>")
     result, run = await execute(config, "x", model, detailed=True)

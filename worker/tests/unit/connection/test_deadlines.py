@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.deadlines import TIMED_OUT, Deadlines, Limit
+from orbiter.distributed.connection.deadlines import Deadlines, Limit
 
 
 class Run:
@@ -17,12 +17,11 @@ class Run:
     def __init__(self, stopped: list[Run]) -> None:
         self._stopped = stopped
 
-    def stop(self, reason: str) -> None:
-        assert reason == TIMED_OUT
+    def time_out(self) -> None:
         self._stopped.append(self)
 
 
-async def test_each_run_is_stopped_at_its_own_time_and_what_is_over_is_left_alone() -> None:
+async def test_each_run_is_stopped_at_its_own_time_unless_it_is_over() -> None:
     stopped: list[Any] = []
     deadlines = Deadlines()
     late, early, over, last = runs = [Run(stopped) for _ in range(4)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orbiter.distributed.logs import setup_logging
+from orbiter.distributed.worker.logs import setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_human_lines_are_one_line_each_with_fields_behind() -> None:
 
 def test_the_journal_gets_levels_instead_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.StringIO()
-    monkeypatch.setattr("orbiter.distributed.logs._is_journal", lambda _: True)
+    monkeypatch.setattr("orbiter.distributed.worker.logs._is_journal", lambda _: True)
     setup_logging("human", "debug", stream=output)
     logging.getLogger("orbiter.x").warning("careful")
     logging.getLogger("orbiter.x").debug("detail")

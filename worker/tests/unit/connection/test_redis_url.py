@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orbiter.distributed.redis_url import EXAMPLES, RedisUrlError, check, connect, mask
+from orbiter.distributed.connection.redis_url import EXAMPLES, RedisUrlError, check, connect, mask
 from tests.servers import Certificates
 
 

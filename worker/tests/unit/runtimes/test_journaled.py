@@ -27,10 +27,10 @@ class Notebook:
         self._scopes[name] = self._scopes.get(name, 0) + 1
         return f"{name} {self._scopes[name]}"
 
-    def recall(self, key: str) -> Any:
+    def replay(self, key: str) -> Any:
         return json.loads(self.steps[key]) if key in self.steps else None
 
-    async def remember(self, key: str, value: Any) -> None:
+    async def append(self, key: str, value: Any) -> None:
         assert key not in self.steps
         self.steps[key] = json.dumps(value)
 
@@ -64,7 +64,7 @@ class Script:
 
 async def run(config: dict[str, Any], script: Script, steps: dict[str, str]) -> tuple[dict[str, Any], Run]:
     started = Run(config, input="go", detailed=True)
-    context = replace(started.context, memory=Notebook(steps))
+    context = replace(started.context, journal=Notebook(steps))
     return await AgentRuntime(config, GUARD, resolve=lambda _: script.model).run(context), started
 
 

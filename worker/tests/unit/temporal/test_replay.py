@@ -10,7 +10,7 @@ from temporalio.worker import Replayer
 
 from orbiter.distributed.temporal import AgentExecutionWorkflow
 
-HISTORIES = sorted((Path(__file__).parents[1] / "histories").glob("*.json"))
+HISTORIES = sorted((Path(__file__).parents[2] / "histories").glob("*.json"))
 
 
 def test_there_is_a_history_of_every_way_a_task_can_go() -> None:

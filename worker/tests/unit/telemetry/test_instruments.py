@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from orbiter.distributed import instruments, metrics
-from orbiter.distributed.instruments import Counter, Gauge, Histogram
-from orbiter.distributed.prometheus import prometheus_text
+from orbiter.distributed.telemetry import instruments, metrics
+from orbiter.distributed.telemetry.instruments import Counter, Gauge, Histogram
+from orbiter.distributed.telemetry.prometheus import prometheus_text
 from tests.support import wait_until
 
 
@@ -116,8 +116,9 @@ def test_without_opentelemetry_the_metrics_are_kept_in_memory() -> None:
     code = """
 import sys
 sys.modules["opentelemetry"] = None
-from orbiter.distributed import metrics, tracing, worker
-from orbiter.distributed.telemetry import exporting
+from orbiter.distributed.telemetry import metrics, tracing
+from orbiter.distributed.worker import worker
+from orbiter.distributed.telemetry.otel import exporting
 with exporting("w"):
     metrics.record_task_submitted(task_id="t", queue_name="q")
 assert not tracing.active()
