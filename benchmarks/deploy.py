@@ -54,7 +54,8 @@ def inventory(folder: Path, workers: int) -> Path:
 
 def play(hosts: Path, playbook: str, *options: str, count: Path | None = None) -> float:
     """Run a playbook; return the seconds it took, and end the program with its output if it fails."""
-    environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    collections = str(CHECKOUT / ".cache/collections")
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_COLLECTIONS_PATH": collections}
     if count:
         environment |= {"ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS), "ANSIBLE_CALLBACKS_ENABLED": "remote_tasks"}
         environment["ORBITER_REMOTE_TASKS"] = str(count)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import counting, drain, durable, idle, shutdown, submit
+from benchmarks import counting, drain, durable, idle, isolation, shutdown, submit
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
@@ -24,7 +24,7 @@ from orbiter.distributed.models import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("drain", "idle", "submit", "metrics", "shutdown")
+NAMES = ("drain", "idle", "submit", "metrics", "isolation", "shutdown")
 # Measured where it is asked for: it needs Temporal, and takes some minutes.
 EVERY = (*NAMES, "temporal")
 
@@ -44,6 +44,9 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "idle": Plan(partial(idle.measure, tasks=50 if quick else 500), rounds),
         "submit": Plan(partial(submit.measure, tasks=tasks), rounds),
         "metrics": Plan(partial(counting.measure, tasks=tasks), rounds),
+        "isolation": Plan(
+            partial(isolation.measure, tasks=tasks, waits=50 if quick else 300, agents=tasks // 20), rounds
+        ),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
         "temporal": Plan(partial(durable.measure, load=durable.Load(*((20, 5, 40) if quick else (200, 50, 2000)))), 1),
     }

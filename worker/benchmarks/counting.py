@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from benchmarks import drain
 from benchmarks.report import Measure
 from orbiter.distributed import TaskPayload
-from orbiter.distributed.claims import Claim
-from orbiter.distributed.task_meter import TaskMeter
+from orbiter.distributed.broker.records import Claim, Recorded
+from orbiter.distributed.execution.metering import TaskMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class _Run:
 def measure(machine: Machine, tasks: int) -> list[Measure]:
     """Drain twice by a worker, without and with readers of its metrics; count as for one task, again and again."""
     warm = tasks // 10
-    off = drain.drained(machine, tasks, warm)
+    off = drain.drained(machine, tasks, warm, "--isolation", "none")
     with _collector() as url, _scraper() as port:
         # Both far more often than anybody wants it: once a second.
         environment = {
@@ -46,7 +46,9 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
             "OTEL_TRACES_EXPORTER": "none",
             "OTEL_METRIC_EXPORT_INTERVAL": f"{EVERY * 1000:.0f}",
         }
-        on = drain.drained(machine, tasks, warm, "--health-port", str(port), environment=environment)
+        on = drain.drained(
+            machine, tasks, warm, "--isolation", "none", "--health-port", str(port), environment=environment
+        )
     return [
         Measure("metrics: rate, read / not read", "tasks/s", 1 / on["seconds"], 1 / off["seconds"], "≥ 0.95"),
         Measure("metrics: CPU, read / not read", "µs/task", on["cpu"] * 1e6, off["cpu"] * 1e6, "≤ 1.05"),
@@ -63,7 +65,7 @@ def _counting() -> float:
         for _ in range(CALLS):
             meter.started(runs)  # type: ignore[arg-type] # all that it looks at
             for run in runs:
-                meter.ended(run, "completed")  # type: ignore[arg-type]
+                meter.ended(run, Recorded.COMPLETED)  # type: ignore[arg-type]
         took.append((time.process_time() - began) / CALLS / len(runs))
     return min(took)
 

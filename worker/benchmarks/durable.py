@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from benchmarks.machine import BenchmarkError, end, free_port, payload
 from benchmarks.report import Measure
 from benchmarks.targets import resident
-from orbiter.distributed import TaskBroker, TaskStore, keys
+from orbiter.distributed import TaskBroker, TaskStore
+from orbiter.distributed.broker import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ANSWER_WITHIN = 10.0
 
 
-def measure(machine: Machine, tasks: int) -> list[Measure]:
+def measure(machine: Machine, tasks: int, *, isolation: str = "none") -> list[Measure]:
     """Send one task at a time, in turn to blocking readers of bare redis-py and to an idle worker.
 
     In turn, as how long a machine takes to wake up changes from minute to minute by more than is to be seen here.
@@ -35,13 +35,17 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
     with (
         machine.floor_process("idle", tasks, floor.QUEUE) as reader,
         machine.floor_process("idle", tasks, floor.PLAIN_QUEUE, plain=True) as plain_reader,
-        machine.worker("--concurrency", "16") as worker,
+        machine.worker("--concurrency", "16", "--isolation", isolation) as worker,
     ):
         machine.wait_ready(worker)
         machine.wait(worker, "all wait", lambda: machine.client.info("clients")["blocked_clients"] == 3)
         raw, plain, ours = asyncio.run(_in_turn(machine.url, tasks))
         for process in (reader, plain_reader):
             machine.answer(process)
+    if isolation != "none":
+        return [
+            Measure("isolation: idle, submit to start, p50", "ms", _percentile(ours, 50), _percentile(raw, 50), "≤ 2.2")
+        ]
     return [
         Measure("idle: submit to start, p50", "ms", _percentile(ours, 50), _percentile(raw, 50), "≤ 1.3"),
         Measure("idle: …, beside redis-py alone", "ms", _percentile(ours, 50), _percentile(plain, 50), "≤ 1.3"),

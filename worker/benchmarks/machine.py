@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orbiter.distributed import TaskPayload, keys
+from orbiter.distributed import TaskPayload
+from orbiter.distributed.broker import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
