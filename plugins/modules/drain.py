@@ -80,7 +80,7 @@ outcomes:
   elements: dict
   sample:
     - worker_id: worker1-812-a1b2c3d4
-      wish: drain
+      command: drain
       done: true
       state: gone
       message: Worker worker1-812-a1b2c3d4 has drained.

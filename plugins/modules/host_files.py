@@ -62,8 +62,7 @@ EXAMPLES = r"""
     files:
       - {path: /etc/orbiter, group: orbiter, mode: "0750"}
       - path: /etc/orbiter/worker.env
-        group: orbiter
-        mode: "0640"
+        mode: "0600"
       - path: /etc/systemd/system/orbiter-workers.target
         content: "{{ lookup('ansible.builtin.template', 'orbiter-workers.target.j2') }}"
         mode: "0644"

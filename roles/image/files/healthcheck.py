@@ -1,8 +1,8 @@
 """The image's HEALTHCHECK: asks the worker's /livez, and kills one that hangs for ORBITER_WATCHDOG_TIMEOUT seconds.
 
 Docker only marks a container that is not well. A worker that is killed is started anew by its restart policy, and its
-tasks run again elsewhere, as with systemd's watchdog. It takes an init (docker run --init, init: true): nobody may kill
-a container's first process from inside. Where no worker listens nothing is killed: another command may run here.
+tasks run again elsewhere, as with systemd's watchdog. It takes an init, such as init.py: nobody may kill a container's
+first process from inside. Where no worker listens nothing is killed: another command may run here.
 """
 
 from __future__ import annotations

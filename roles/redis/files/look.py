@@ -1,8 +1,9 @@
 """Tell what on this host would keep Redis from being installed: who has its port, and how full its disk is.
 
-Usage: look.py PORT
-Prints {"taken_by": "NAME (process N)" or "", "free_mb": N, "disk": PATH, "members": [ADDRESS]}: the last are those of
-the group of Redis hosts that it is in now. Redis itself, as systemd started it, takes nothing from nobody.
+Usage: look.py PORT [SENTINEL_PORT]
+Prints {"taken_by": "N is taken by NAME (process N)" or "", "free_mb": N, "disk": PATH, "members": [ADDRESS], "users":
+[NAME] or null}: `members` are those of the group of Redis hosts that it is in now, `users` those that the role made.
+Redis itself, as systemd started it, takes nothing from nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 LISTENING = "0A"
-UNIT = "redis-server.service"
+UNITS = ("redis-server.service", "redis-sentinel.service")
 
 
 def sockets(port: int) -> set[str]:
@@ -40,21 +41,18 @@ def owner(wanted: set[str]) -> str:
     return ""
 
 
-def taken_by(port: int) -> str:
-    """Return who else listens at the port, or nothing."""
+def taken_by(port: int, unit: str) -> str:
+    """Return who else than the unit listens at the port, or nothing."""
     wanted = sockets(port)
     if not wanted:
         return ""
     process = owner(wanted)
-    show = ["systemctl", "show", "--property=MainPID", "--value", UNIT]
+    show = ["systemctl", "show", "--property=MainPID", "--value", unit]
     ours = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
     if process and process == ours:
         return ""
-    return (
-        f"{(Path('/proc') / process / 'comm').read_text().strip()} (process {process})"
-        if process
-        else "another process"
-    )
+    name = f"{(Path('/proc') / process / 'comm').read_text().strip()} (process {process})" if process else ""
+    return f"{port} is taken by {name or 'another process'}"
 
 
 def main() -> None:
@@ -64,7 +62,10 @@ def main() -> None:
     free = state.f_bavail * state.f_frsize // 2**20
     group = Path("/etc/redis/fleet.json")
     members = json.loads(group.read_text())["members"] if group.exists() else []
-    print(json.dumps({"taken_by": taken_by(int(sys.argv[1])), "free_mb": free, "disk": str(disk), "members": members}))
+    taken = " and ".join(filter(None, map(taken_by, map(int, sys.argv[1:]), UNITS)))
+    file = Path("/etc/redis/users.acl")
+    users = [line.split()[1] for line in file.read_text().splitlines() if line] if file.exists() else None
+    print(json.dumps({"taken_by": taken, "free_mb": free, "disk": str(disk), "members": members, "users": users}))
 
 
 main()

@@ -15,9 +15,11 @@ and what they say is left as it is. Prints ``{"changed": bool, ...}``; ends with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -29,12 +31,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FLEET = json.loads(Path("/etc/redis/fleet.json").read_text())
+FLEET = json.loads(Path(os.environ.get("ORBITER_REDIS_FLEET", "/etc/redis/fleet.json")).read_text())
 ME: str = FLEET["me"]
 MEMBERS: list[str] = FLEET["members"]
 OTHERS = [address for address in MEMBERS if address != ME]
 SERVICE: str = FLEET["service"]
 PATIENCE = float(FLEET["patience"])
+# Seconds that an answer takes at most, and those after which it is looked whether there will be one.
+SLOW, QUICK = 5.0, 0.5
 
 SETTINGS = Path("/etc/redis/member.conf")
 STATE = Path("/etc/redis/replication.conf")  # Redis' own: it writes there whose replica it is
@@ -50,11 +54,27 @@ def cli(address: str, port: int, password: str, *words: str) -> list[str] | None
     tls = ["--tls", "--cacert", FLEET["tls_ca"]] if FLEET["tls_ca"] else []
     command = ["redis-cli", "-h", address, "-p", str(port), *tls, "--no-auth-warning", "-e", *words]
     environment = os.environ | {"REDISCLI_AUTH": password}
+    asked = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=5, check=False)
-    except subprocess.TimeoutExpired:  # a host that is off answers nothing at all
-        return None
-    return done.stdout.splitlines() if done.returncode == 0 else None
+        answer = asked.communicate(timeout=QUICK)[0]
+    except subprocess.TimeoutExpired:
+        # A server without encryption, as the package starts one, would wait for the rest of the question until the end.
+        if tls and in_clear(address, port):
+            asked.kill()
+        try:
+            answer = asked.communicate(timeout=SLOW - QUICK)[0]
+        except subprocess.TimeoutExpired:  # a host that is off answers nothing at all
+            asked.kill()
+            asked.communicate()
+    return answer.splitlines() if asked.returncode == 0 else None
+
+
+def in_clear(address: str, port: int) -> bool:
+    """Return whether a server answers there without encryption."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=QUICK) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in (b"+", b"-")  # what all answers to that begin with: PONG, or an error
+    return False
 
 
 def redis(address: str, *words: str) -> list[str] | None:
