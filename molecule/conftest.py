@@ -17,7 +17,7 @@ import testinfra.utils.ansible_runner
 CHECKOUT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fleet import Fleet  # noqa: E402 - beside this file, which is no package
+from fleet import VERSION, Fleet  # noqa: E402 - beside this file, which is no package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,7 @@ def counted_play(
 
     def run(*words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("ANSIBLE_CALLBACK_PLUGINS", "molecule/plugins/callback")
-            patch.setenv("ANSIBLE_CALLBACKS_ENABLED", "remote_tasks")
+            patch.setenv("ANSIBLE_CALLBACKS_ENABLED", f"{os.environ['ANSIBLE_CALLBACKS_ENABLED']},remote_tasks")
             patch.setenv("ORBITER_REMOTE_TASKS", str(file))
             done = play(*words)
         return done, json.loads(file.read_text())
@@ -102,7 +101,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         unwanted = shutil.ignore_patterns("tests", "benchmarks", "__pycache__", ".*", "*.egg-info", "build", "dist")
         shutil.copytree(CHECKOUT / "worker", folder, ignore=unwanted)
         project = folder / "pyproject.toml"
-        project.write_text(project.read_text().replace('\nversion = "0.1.0"\n', f'\nversion = "{version}"\n'))
+        project.write_text(project.read_text().replace(f'\nversion = "{VERSION}"\n', f'\nversion = "{version}"\n'))
         with (folder / "src/orbiter/cli/start.py").open("a") as command:
             command.write(start)
         return str(folder)

@@ -7,18 +7,22 @@ import json
 import random
 import threading
 import time
+import tomllib
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orbiter.distributed.broker import TaskBroker
+from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.connection.redis_url import connect_sync
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.redis_url import connect_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 Thing = TypeVar("Thing")
 QUEUE = "orbiter:tasks"
+# Of this checkout's worker. The tests' own releases are 99.0.1 and 99.0.2 (later), and 0.0.9 (earlier).
+VERSION = tomllib.loads((Path(__file__).parents[1] / "worker/pyproject.toml").read_text())["project"]["version"]
 
 
 class Fleet:
@@ -93,7 +97,7 @@ class Fleet:
         for task_id, task in zip(ids, self.tasks(ids), strict=True):
             assert self.final_events(task_id) == ["completed"]
             assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
-            assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
+            assert [int(task.get(count) or 0) for count in ("retries", "losses", "crashes")] == [0, 0, 0]
         # The answer is stored a moment before the queue forgets the task.
         nothing = {"waiting": 0, "pending": 0}
         wait_until(lambda: self.left_over() == nothing, within=10, what=lambda: str(self.left_over()))
@@ -140,6 +144,14 @@ def sleepy(seconds: float) -> TaskPayload:
         metadata={"seconds": seconds},
         created_at=time.time(),
     )
+
+
+def slowness() -> float:
+    """Return how many times longer than its CPU time some work takes at the moment: 1 where nobody else computes."""
+    began, computing = time.monotonic(), time.process_time()
+    while (used := time.process_time() - computing) < 0.5:
+        pass
+    return max(1.0, (time.monotonic() - began) / used)
 
 
 def counted(things: Iterable[Thing]) -> dict[Thing, int]:

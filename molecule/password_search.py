@@ -24,7 +24,8 @@ def words(*inventories: Mapping[str, Any]) -> set[str]:
         users = variables["orbiter_redis_users"].values()
         passwords = {variables["orbiter_redis_password"], registry, *(user["password"] for user in users)}
         # What the role treats as secret, such as a model provider's key.
-        passwords |= set(variables.get("worker_extra_env", {}).values())
+        for name in ("worker_extra_env", "worker_task_env"):
+            passwords |= set(variables.get(name, {}).values())
         for password in passwords - {None}:
             found |= _spellings(password)
         if registry:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from fleet import VERSION
+
 MEGABYTE = 1_000_000
 
 
@@ -31,7 +33,7 @@ def image(builder, reference):
 
 def test_hosts_run_the_image_of_the_registry_by_its_digest(reference, workers, replicas, runner):
     registry = runner.get_variables("worker1")["image_registry"]
-    assert reference.startswith(f"{registry}/orbiter-worker:0.1.0-")
+    assert reference.startswith(f"{registry}/orbiter-worker:{VERSION}-")
     assert "@sha256:" in reference
     images = {row["Config"]["Image"] for host in workers.values() for row in replicas(host)}
     assert images == {reference}
@@ -41,6 +43,7 @@ def test_image_says_what_it_is_and_how_it_is_run(image, reference):
     config = image["Config"]
     assert config["User"] == "10001:10001"
     assert config["StopSignal"] == "SIGTERM"
+    assert config["Entrypoint"] == ["/opt/orbiter/bin/python", "-I", "/opt/orbiter/init.py"]
     assert config["Cmd"] == ["orbiter", "start", "worker", "--concurrency", "4"]
     assert config["Healthcheck"]["Test"] == ["CMD", "python3", "/opt/orbiter/healthcheck.py"]
     labels = config["Labels"]

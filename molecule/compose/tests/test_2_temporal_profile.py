@@ -113,6 +113,7 @@ def test_profile_brings_a_temporal_and_a_worker_that_uses_it(compose):
     wait_until(lambda: listed() == wanted, within=60, what=lambda: f"{listed()}\n{compose('logs --tail=20')}")
 
 
+@pytest.mark.nightly  # in the scenario `temporal`, workers of systemd are killed
 def test_kill_9_of_the_temporal_worker_loses_none_of_its_tasks(compose, submit, tasks, on, container):
     ids = submit(SLOTS, 8)  # so many that the temporal-worker has its share
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fleet import Load, counted, wait_until
+from fleet import VERSION, Load, counted, wait_until
 
 
 def one_line(done):
@@ -35,8 +35,8 @@ def images(host):
 
 @pytest.fixture(scope="module")
 def newer(source):
-    """Return the source of 0.1.1."""
-    return source("0.1.1")
+    """Return the source of 99.0.1."""
+    return source("99.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def refused(play, fleet, state, newer):
 
 @pytest.fixture(scope="module")
 def upgraded(refused, play, fleet, newer):
-    """Upgrade to 0.1.1 under load."""
+    """Upgrade to 99.0.1 under load."""
     with Load(fleet) as load:
         done = play("playbooks/rolling_update.yml", release_source=newer)
     return {"done": done, "load": load, "versions": {beat["version"] for beat in fleet.workers()}}
@@ -59,7 +59,7 @@ def upgraded(refused, play, fleet, newer):
 @pytest.fixture(scope="module")
 def failed(play, fleet, ids, upgraded, source):
     """Try to upgrade to a release whose workers crash at start, under load."""
-    broken = source("0.1.2", start='\nraise SystemExit("the broken release says hello")\n')
+    broken = source("99.0.2", start='\nraise SystemExit("the broken release says hello")\n')
     before = ids()
     with Load(fleet) as load:
         done = play("playbooks/rolling_update.yml", release_source=broken, worker_gate_timeout=8)
@@ -81,7 +81,7 @@ def test_login_that_one_host_is_refused_stops_the_update_before_the_first_host_c
 
 def test_new_release_reaches_every_replica_under_load(upgraded, nothing_lost):
     assert upgraded["done"].returncode == 0
-    assert upgraded["versions"] == {"0.1.1"}
+    assert upgraded["versions"] == {"99.0.1"}
     assert min(upgraded["load"].live) >= 2
     nothing_lost(upgraded["load"])
 
@@ -89,11 +89,11 @@ def test_new_release_reaches_every_replica_under_load(upgraded, nothing_lost):
 def test_broken_release_is_taken_back_from_the_first_replica_under_load(failed, fleet, nothing_lost):
     shown = one_line(failed["done"])
     assert failed["done"].returncode == 2
-    assert "worker1 is back on release 0.1.1-" in shown
-    assert "Release 0.1.2-" in shown
+    assert "worker1 is back on release 99.0.1-" in shown
+    assert "Release 99.0.2-" in shown
     assert "has no heartbeat in Redis" in shown or "does not run" in shown
     assert "the broken release says hello" in shown
-    assert {beat["version"] for beat in fleet.workers()} == {"0.1.1"}
+    assert {beat["version"] for beat in fleet.workers()} == {"99.0.1"}
     assert len(fleet.instances()) == 4
     assert min(failed["load"].live) >= 2
     nothing_lost(failed["load"])
@@ -106,10 +106,10 @@ def test_replicas_that_the_broken_release_had_not_reached_go_on_undisturbed(fail
 
 def test_rollback_takes_every_replica_to_the_release_before(failed, play, fleet, workers):
     # The broken one has come to this host, and never ran there: it goes with the next change.
-    assert images(workers["worker2"]) == {"0.1.0", "0.1.1", "0.1.2"}
+    assert images(workers["worker2"]) == {VERSION, "99.0.1", "99.0.2"}
     assert play("playbooks/rollback.yml").returncode == 0
-    assert images(workers["worker2"]) == {"0.1.0", "0.1.1"}
-    assert {beat["version"] for beat in fleet.workers()} == {"0.1.0"}
+    assert images(workers["worker2"]) == {VERSION, "99.0.1"}
+    assert {beat["version"] for beat in fleet.workers()} == {VERSION}
     assert len(fleet.instances()) == 4
 
 
@@ -117,7 +117,7 @@ def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, i
     before = ids()
     done = play("playbooks/rollback.yml", worker_version="0.0.9-00000000")
     assert done.returncode == 2
-    assert "Release 0.0.9-00000000 is not on this host; these are: 0.1.0-" in one_line(done)
+    assert f"Release 0.0.9-00000000 is not on this host; these are: {VERSION}-" in one_line(done)
     assert ids() == before
 
 

@@ -23,6 +23,8 @@ MISTAKES = {
         "worker_drain_timeout (30 s) must be a whole number below worker_stop_timeout (30 s",
     ),
     "a URL that is none": ({"worker_redis_url": "http://redis1"}, "worker_redis_url must be a URL such as redis://"),
+    "a queue that no worker can read": ({"worker_queue": "q q"}, 'worker_queue is "q q"; it must be 1 to 128 letters'),
+    "a queue that no user may have": ({"redis_queues": ["q*"]}, """redis_queues is ["q*"]; a queue's name must be"""),
     "an executor that is none": (
         {"worker_executor": "cloud"},
         "worker_executor is 'cloud'; it must be local",
@@ -48,6 +50,13 @@ MISTAKES = {
         "temporal_namespace is 'a b'; it must be two or more letters",
     ),
     "a setting on two lines": ({"worker_extra_env": {"A": "x\ny"}}, "needs a name of letters, digits and underscores"),
+    "a setting of the worker for tasks": (
+        {"worker_task_env": {"ORBITER_REDIS_URL": "redis://elsewhere"}},
+        "worker_task_env has ORBITER_REDIS_URL; tasks do not get names that are the worker's alone",
+    ),
+    "an isolation that is none": ({"worker_isolation": "thread"}, "worker_isolation is 'thread'; it must be process,"),
+    "more processes than tasks": ({"worker_processes": 5}, "worker_processes is 5 and worker_concurrency 4"),
+    "a limit that only systemd reads": ({"worker_memory_max": "50%"}, "worker_memory_max is 50%; it must be bytes"),
     "a port out of range": ({"redis_port": 70000}, "redis_port is 70000"),
     "a setting that the role writes": (
         {"redis_settings": [{"name": "requirepass", "value": "x"}]},
@@ -59,7 +68,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_play_stops_before_it_touches_a_host(play, mistake):
     variables, message = MISTAKES[mistake]
-    done = play("site.yml", **variables)
+    # What site.yml and the others begin with.
+    done = play("playbooks/prepare.yml", **variables)
     shown = " ".join(done.stdout.split())
     assert done.returncode != 0
     assert message in shown

@@ -20,6 +20,27 @@ GUIDE = {
 }
 
 
+def main_pid(host):
+    """Return the process id of a host's first instance."""
+    return host.check_output("systemctl show --property=MainPID --value orbiter-worker@1")
+
+
+def executor_processes(host):
+    """Return the process ids of what runs the tasks of a host's first instance."""
+    return host.check_output(f"pgrep --parent {main_pid(host)} --full orbiter.distributed.execution").split()
+
+
+def process_environment(host, pid):
+    """Return a process's environment as root sees it."""
+    text = host.file(f"/proc/{pid}/environ").content.decode()
+    return dict(line.split("=", 1) for line in text.split("\0") if line)
+
+
+def main_environment(host):
+    """Return the environment that systemd gave a host's first instance."""
+    return process_environment(host, main_pid(host))
+
+
 @pytest.mark.parametrize("name", GUIDE)
 def test_redis_runs_with_the_settings_of_the_guide(fleet, name):
     assert fleet.redis.config_get(name) == {name: GUIDE[name]}
@@ -72,10 +93,60 @@ def test_workers_start_with_their_host(workers):
         assert not host.service("orbiter-worker@3").is_enabled
 
 
-def test_settings_are_readable_to_root_and_the_workers_only(workers):
+def test_settings_are_readable_to_root_only(workers):
     for host in workers.values():
         settings = host.file("/etc/orbiter/worker.env")
-        assert (settings.mode, settings.user, settings.group) == (0o640, "root", "orbiter")
+        assert (settings.mode, settings.user, settings.group) == (0o600, "root", "root")
+        for path in ("/etc/orbiter/worker.env", "/etc/orbiter/good/worker.env"):
+            assert host.run(f"runuser --user orbiter -- cat {path}").rc != 0
+
+
+def test_isolation_of_the_inventory_is_in_the_settings(workers):
+    wanted = {
+        "ORBITER_ISOLATION": "process",
+        "ORBITER_PROCESSES": "2",
+        "ORBITER_MAX_RSS_PER_PROCESS": "350M",
+        "ORBITER_MAX_TASKS_PER_PROCESS": "1000",
+        "ORBITER_STALL_TIMEOUT": "30",
+        "ORBITER_TASK_TTL": "80000",
+    }
+    for host in workers.values():
+        given = main_environment(host)
+        assert {name: given.get(name) for name in wanted} == wanted
+
+
+def test_limits_of_the_inventory_are_in_force(workers):
+    names = "MemoryMax,TasksMax,CPUQuotaPerSecUSec,Delegate,OOMPolicy,KillMode"
+    for host in workers.values():
+        shown = host.check_output(f"systemctl show --property={names} orbiter-worker@1").splitlines()
+        assert dict(line.split("=", 1) for line in shown) == {
+            "MemoryMax": str(1500 << 20),
+            "TasksMax": "1000",
+            "CPUQuotaPerSecUSec": "4s",
+            "Delegate": "yes",
+            "OOMPolicy": "continue",
+            "KillMode": "mixed",
+        }
+
+
+def test_executor_processes_have_the_environment_of_tasks_and_none_of_the_worker(workers, runner):
+    wanted = runner.get_variables("worker1")["worker_task_env"] | {"TEST_OLD_KEY": "0ld k3y"}
+    for host in workers.values():
+        pids = executor_processes(host)
+        assert len(pids) == 2
+        for pid in pids:
+            given = process_environment(host, pid)
+            assert {name: given.get(name) for name in wanted} == wanted
+            hidden = ("ORBITER_", "TEMPORAL_", "WATCHDOG_", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY")
+            assert [name for name in given if name.startswith(hidden)] == []
+
+
+def test_workers_cannot_be_looked_into_by_their_user(workers):
+    """What a task could do that got out of its unit, even."""
+    for host in workers.values():
+        pid = main_pid(host)
+        for file in ("environ", "mem", "maps"):
+            assert host.run(f"runuser --user orbiter -- head -c 1 /proc/{pid}/{file}").rc != 0
 
 
 def test_no_secret_is_in_a_unit_a_process_list_or_a_log(workers, runner):

@@ -77,7 +77,7 @@ def test_every_task_completes_exactly_once(fleet, load):
     for task_id, task in zip(load["ids"], fleet.tasks(load["ids"]), strict=True):
         assert fleet.final_events(task_id) == ["completed"]
         assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
-        assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
+        assert [int(task.get(count) or 0) for count in ("retries", "losses", "crashes")] == [0, 0, 0]
 
 
 def test_nothing_stays_in_the_queue(fleet, load):

@@ -47,9 +47,13 @@ def isolate(container):
     engine("exec", container, "systemctl", "isolate", "default.target")
 
 
-@pytest.fixture(scope="module", params=[stop_the_container, reboot, isolate], ids=lambda way: way.__name__)
+# A reboot is a shutdown, too.
+WAYS = [stop_the_container, pytest.param(reboot, marks=pytest.mark.nightly), isolate]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.__name__)
 def stopped(request, fleet, workers, runner):
-    """Stop all that runs on worker1 under load, in each of three ways, and start it again."""
+    """Stop all that runs on worker1 under load, in each way, and start it again."""
     for host in workers.values():
         host.check_output("systemctl start orbiter-workers.target")
     wait_until(lambda: len(fleet.instances()) == 4, within=60, what=lambda: str(fleet.instances()))

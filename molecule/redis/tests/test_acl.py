@@ -16,10 +16,10 @@ SCRIPTS = {"evalsha", "script|load", "script|exists"}  # no EVAL: nothing but wh
 ACROSS = {"fast", "slow", "read", "write"}
 ALLOWED = {
     "worker": {
-        "admin": {"role", "client|unblock"},
+        "admin": {"role"},
         "blocking": {"xreadgroup"},
-        "connection": LOGIN | {"client|id", "client|unblock"},
-        "dangerous": {"info", "role", "client|unblock"},
+        "connection": LOGIN | {"client|id"},
+        "dangerous": {"info", "role"},
         "hash": {"hget", "hgetall", "hmget", "hset", "hsetnx", "hdel", "hincrby"},
         "keyspace": {"scan", "exists", "del", "expire", "pexpire"},
         "pubsub": {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"},

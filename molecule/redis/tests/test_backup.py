@@ -16,7 +16,7 @@ NAME = "redis2"
 # Somewhere in the middle of the last of the files that the AOF consists of.
 DAMAGE = (
     "f=$(ls -t /var/lib/redis/appendonlydir/*.incr.aof | head -1); "
-    "printf 'XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX' "
+    f"printf {'X' * 150} "  # more than a value is long: within one it would be no damage
     "| dd of=$f bs=1 seek=$(($(stat --format=%s $f) / 2)) conv=notrunc status=none"
 )
 

@@ -110,7 +110,7 @@ def test_no_task_is_lost_while_passwords_change(rotated):
     assert counted(fleet.statuses(ids)) == {"completed": len(ids)}
     for task_id, task in zip(ids, fleet.tasks(ids), strict=True):
         assert fleet.final_events(task_id) == ["completed"]
-        assert int(task.get("retries") or 0) == int(task.get("crashes") or 0) == 0
+        assert [int(task.get(count) or 0) for count in ("retries", "losses", "crashes")] == [0, 0, 0]
     assert min(rotated["live"]) >= 1
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fleet import Load, releases
+from fleet import VERSION, Load, releases
 
 
 def processes(host):
@@ -16,17 +16,17 @@ def processes(host):
 
 @pytest.fixture(scope="module")
 def upgraded(play, source, fleet, workers):
-    """Upgrade to 0.1.1 under load."""
+    """Upgrade to 99.0.1 under load."""
     before = releases(workers)
     with Load(fleet) as load:
-        done = play("playbooks/rolling_update.yml", release_source=source("0.1.1"))
+        done = play("playbooks/rolling_update.yml", release_source=source("99.0.1"))
     return {"before": before, "after": releases(workers), "load": load, "done": done}
 
 
 @pytest.fixture(scope="module")
 def failed(play, source, fleet, workers, upgraded):
     """Try to upgrade to a release whose workers crash at start, under load."""
-    broken = source("0.1.2", start='\nraise SystemExit("the broken release says hello")\n')
+    broken = source("99.0.2", start='\nraise SystemExit("the broken release says hello")\n')
     before = {name: processes(host) for name, host in workers.items()}
     with Load(fleet) as load:
         done = play("playbooks/rolling_update.yml", release_source=broken)
@@ -35,7 +35,7 @@ def failed(play, source, fleet, workers, upgraded):
 
 def test_check_of_an_upgrade_shows_the_restarts_and_changes_nothing(play, source, workers):
     before = releases(workers), {name: processes(host) for name, host in workers.items()}
-    done = play("playbooks/rolling_update.yml", "--check", "--diff", release_source=source("0.1.1"))
+    done = play("playbooks/rolling_update.yml", "--check", "--diff", release_source=source("99.0.1"))
     assert done.returncode == 0
     assert done.stdout.count("RUNNING HANDLER [orbiter.fleet.worker : Restart workers]") == len(workers)
     assert (releases(workers), {name: processes(host) for name, host in workers.items()}) == before
@@ -43,9 +43,9 @@ def test_check_of_an_upgrade_shows_the_restarts_and_changes_nothing(play, source
 
 def test_new_release_reaches_every_host(upgraded, fleet):
     assert upgraded["done"].returncode == 0
-    assert all(release.startswith("0.1.0-") for release in upgraded["before"].values())
-    assert all(release.startswith("0.1.1-") for release in upgraded["after"].values())
-    assert {beat["version"] for beat in fleet.workers()} == {"0.1.1"}
+    assert all(release.startswith(f"{VERSION}-") for release in upgraded["before"].values())
+    assert all(release.startswith("99.0.1-") for release in upgraded["after"].values())
+    assert {beat["version"] for beat in fleet.workers()} == {"99.0.1"}
     assert len(fleet.instances()) == 4
 
 
@@ -62,8 +62,8 @@ def test_every_task_completes_once_while_the_fleet_is_upgraded(upgraded, fleet):
 def test_play_with_a_broken_release_fails_and_says_why(failed):
     shown = " ".join(failed["done"].stdout.split())
     assert failed["done"].returncode == 2
-    assert "worker1 is back on release 0.1.1-" in shown
-    assert "Release 0.1.2-" in shown
+    assert "worker1 is back on release 99.0.1-" in shown
+    assert "Release 99.0.2-" in shown
     # Between two of its starts, or in the middle of one.
     assert re.search(r"orbiter-worker@1\.service \(systemd: activating/(auto-restart|start)\) has no heartbeat", shown)
     assert "the broken release says hello" in shown
@@ -75,7 +75,7 @@ def test_others_may_deploy_after_it(failed, fleet):
 
 def test_first_host_is_back_on_the_release_before(failed, upgraded, fleet, workers):
     assert releases(workers) == upgraded["after"]
-    assert {beat["version"] for beat in fleet.workers() if beat["hostname"] == "worker1"} == {"0.1.1"}
+    assert {beat["version"] for beat in fleet.workers() if beat["hostname"] == "worker1"} == {"99.0.1"}
     assert len(fleet.instances()) == 4
 
 
@@ -85,7 +85,7 @@ def test_instance_after_the_one_that_failed_goes_on_undisturbed(failed, workers)
 
 def test_second_host_is_untouched(failed, workers):
     assert processes(workers["worker2"]) == failed["before"]["worker2"]
-    assert workers["worker2"].run("ls -d /opt/orbiter/releases/0.1.2-*").rc != 0
+    assert workers["worker2"].run("ls -d /opt/orbiter/releases/99.0.2-*").rc != 0
 
 
 def test_every_task_completes_once_while_a_broken_release_comes_and_goes(failed, fleet):
@@ -97,7 +97,7 @@ def test_rollback_takes_every_host_to_the_release_before_under_load(failed, play
     with Load(fleet) as load:
         assert play("playbooks/rollback.yml").returncode == 0
     assert releases(workers) == upgraded["before"]
-    assert {beat["version"] for beat in fleet.workers()} == {"0.1.0"}
+    assert {beat["version"] for beat in fleet.workers()} == {VERSION}
     assert min(load.live) >= 2
     fleet.assert_nothing_lost(load.ids)
 
@@ -106,5 +106,5 @@ def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, w
     before = releases(workers)
     done = play("playbooks/rollback.yml", worker_version="0.0.9-00000000")
     assert done.returncode == 2
-    assert "Release 0.0.9-00000000 is not installed here; these are: 0.1.0-" in " ".join(done.stdout.split())
+    assert f"Release 0.0.9-00000000 is not installed here; these are: {VERSION}-" in " ".join(done.stdout.split())
     assert releases(workers) == before

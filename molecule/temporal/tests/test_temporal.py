@@ -136,7 +136,7 @@ def test_port_that_another_program_has_is_refused(play, temporal):
     temporal.check_output("systemd-run --unit=squatter --collect python3 -m http.server 7299 --bind 127.0.0.1")
     try:
         temporal.check_output("timeout 20 sh -c 'until ss -ltn | grep -q 127.0.0.1:7299; do sleep 0.1; done'")
-        done = play("site.yml", "--limit", "redis1", temporal_port=7299)
+        done = play("site.yml", "--limit", "redis1", "--skip-tags=redis", temporal_port=7299)
     finally:
         temporal.check_output("systemctl stop squatter")
     assert done.returncode != 0
@@ -144,10 +144,13 @@ def test_port_that_another_program_has_is_refused(play, temporal):
     assert "changed=0" in done.stdout
 
 
-def test_teardown_removes_the_server_and_keeps_its_database(play, temporal):
-    done = play("playbooks/teardown.yml", "--limit", "redis1", orbiter_teardown=True, orbiter_teardown_temporal=True)
-    assert done.returncode == 0
+def test_teardown_removes_the_servers_and_keeps_their_data(play, temporal):
+    parts = {"orbiter_teardown": True, "orbiter_teardown_temporal": "yes", "orbiter_teardown_redis": "yes"}
+    data = {"temporal_remove_data": "no", "redis_remove_data": "no"}
+    assert play("playbooks/teardown.yml", "--limit", "redis1", **parts, **data).returncode == 0
     assert temporal.run("systemctl cat orbiter-temporal orbiter-temporal-proxy.socket").rc != 0
     assert not temporal.file("/opt/orbiter-temporal").exists
     assert temporal.file("/var/lib/temporal/temporal.db").user == "temporal"
     assert temporal.run("pgrep --exact temporal").rc == 1
+    assert temporal.run("command -v redis-server").rc != 0
+    assert temporal.file("/var/lib/redis/appendonlydir").is_directory

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet import Load, releases
+from fleet import VERSION, Load, releases
 
 CHECKOUT = Path(__file__).parents[3]
 UNIT = "/etc/systemd/system/orbiter-worker@.service"
@@ -69,7 +69,7 @@ def back(upgraded, under_load):
 @pytest.fixture(scope="module")
 def next_release(source):
     """Return the variables of a deployment of one more release, which keeps one other at most."""
-    return {"release_source": source("0.1.1"), "worker_keep_releases": 1}
+    return {"release_source": source("99.0.1"), "worker_keep_releases": 1}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def repeated(crashed, under_load, next_release):
 def test_upgrade_brings_release_and_settings_at_once(upgraded, earlier, fleet, workers):
     assert upgraded["done"].returncode == 0
     assert all(release.startswith("0.0.9-") for release in earlier.values())
-    assert all(release.startswith("0.1.0-") for release in upgraded["releases"].values())
+    assert all(release.startswith(f"{VERSION}-") for release in upgraded["releases"].values())
 
 
 def test_upgrade_brings_the_unit_of_today(upgraded, workers):
@@ -128,13 +128,13 @@ def test_rollback_loses_nothing(back, fleet):
 
 
 def test_deployment_that_is_killed_in_the_middle_leaves_the_workers_at_work(crashed):
-    assert all(release.startswith("0.1.1-") for release in crashed["releases"].values())
+    assert all(release.startswith("99.0.1-") for release in crashed["releases"].values())
     assert crashed["versions"] == {("0.0.9", "4")}
 
 
 def test_next_deployment_completes_it(repeated, fleet, workers):
     assert repeated["done"].returncode == 0
-    assert versions(fleet) == {("0.1.1", "4")}
+    assert versions(fleet) == {("99.0.1", "4")}
     assert len(fleet.instances()) == 4
 
 
@@ -144,7 +144,7 @@ def test_that_loses_nothing_either(repeated, fleet):
 
 def test_releases_above_the_number_are_removed_and_the_one_that_was_in_use_is_not(repeated, workers):
     for host in workers.values():
-        assert installed(host) == {"0.0.9", "0.1.1"}
+        assert installed(host) == {"0.0.9", "99.0.1"}
 
 
 def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeated, play, fleet, workers, tmp_path):
@@ -153,10 +153,10 @@ def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeat
     more = tmp_path / "more.yml"
     more.write_text("workers: {hosts: {worker1: {worker_extra_env: {ORBITER_CONCURRENCY: none}}}}\n")
     with Load(fleet) as load:
-        options = {"worker_gate_timeout": 20, "worker_log_level": "warning"} | repeated["variables"]
-        done = play("site.yml", f"--inventory={more}", **options)
+        options = {"worker_gate_timeout": 12, "worker_log_level": "warning"} | repeated["variables"]
+        done = play("site.yml", f"--inventory={more}", "--skip-tags=redis", **options)
     assert done.returncode == 2
-    assert "worker1 is back on release 0.1.1-" in " ".join(done.stdout.split())
+    assert "worker1 is back on release 99.0.1-" in " ".join(done.stdout.split())
     assert releases(workers) == before
     quiet = {name: host.file("/etc/orbiter/worker.env").contains("=.warning") for name, host in workers.items()}
     assert quiet == {"worker1": False, "worker2": True}
