@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# This checkout as orbiter.fleet, by a link that `make setup` makes. The others come with the ansible package.
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
 .PHONY: help
 help: ## List the targets
@@ -21,7 +23,7 @@ demo-down: ## Remove the fleet in a box
 	ansible-playbook playbooks/demo_down.yml
 
 .PHONY: setup
-setup: ## Install what development needs: .venv, redis-server, shellcheck
+setup: ## Install what development needs: .venv, redis-server, shellcheck, luacheck
 	@tools/prereqs.sh python redis lint
 
 .PHONY: test
@@ -29,11 +31,14 @@ test: ## Run every test: lint, unit, integration, molecule
 	@tools/verdicts.sh lint test-unit test-integration test-molecule
 
 .PHONY: lint
-lint: setup ## Check style, types and shell scripts
+lint: setup ## Check style, types, shell and Lua scripts
 	ruff check .
 	ruff format --check .
 	cd worker && mypy src benchmarks
+	cd worker && lint-imports
+	python tools/picture.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
+	@tools/luacheck.sh
 	yamllint --strict .
 	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
 	@tools/sanity.sh
@@ -54,6 +59,11 @@ test-molecule: ## Test the roles on hosts of their own, systemd in containers (S
 	@tools/prereqs.sh python redis engine
 	@tools/molecule.sh $(SCENARIO)
 
+.PHONY: test-nightly
+test-nightly: ## Test the roles with the tests that take too long for every day, too
+	@tools/prereqs.sh python redis engine
+	@PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO)
+
 .PHONY: bench
 bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json
 	cd worker && python -m benchmarks --json "$(CURDIR)/.cache/bench.json" $(BENCH)
@@ -61,6 +71,10 @@ bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a p
 .PHONY: build
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
 	tools/build.sh
+
+.PHONY: picture
+picture: setup ## Draw the packages of the worker into docs/architecture.md
+	python tools/picture.py
 
 .PHONY: lock
 lock: setup ## Pin every dependency anew

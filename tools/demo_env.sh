@@ -3,3 +3,6 @@
 export PATH="$PWD/.venv/bin:$PATH"
 ORBITER_REDIS_URL="redis://default:$(tr -d '\n' <.cache/demo/redis_password)@172.28.77.10:6379/0"
 export ORBITER_REDIS_URL
+# With this checkout as orbiter.fleet. Not for all commands: ansible-galaxy would take the collection for installed.
+ORBITER_COLLECTIONS="$PWD/.cache/collections"
+ansible-playbook() { ANSIBLE_COLLECTIONS_PATH="$ORBITER_COLLECTIONS" command ansible-playbook "$@"; }

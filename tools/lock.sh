@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pins every dependency, with hashes: the worker's for each Python version that hosts may have, and the controller's.
-# Of the worker's, py311.txt is what every release has, and py311-EXTRA.txt what an extra adds to it.
+# Pins every dependency, with hashes: the worker's for each Python version that hosts may have, the controller's, and what the
+# worker's unit tests need. Of the worker's, py311.txt is what every release has, and py311-EXTRA.txt what an extra adds to it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp --directory)
@@ -25,14 +25,19 @@ for version in 3.11 3.12 3.13; do
   pin "${pins[@]}" --output-file "$lock.txt"
   for extra in $extras; do
     # `all` is a list of others, and these two are for developing.
-    case $extra in all | dev | redis-server) continue ;; esac
+    case $extra in all | reload | redis-server) continue ;; esac
     echo "$lock-$extra.txt"
     pin "${pins[@]}" --extra "$extra" --output-file "$scratch/extra.txt"
     without "$lock.txt" <"$scratch/extra.txt" >"$lock-$extra.txt"
     rm "$scratch/extra.txt"
   done
 done
-echo requirements/controller.txt
 # Tests run with every extra whose library they call.
-pin --python-version 3.11 requirements/controller.in worker/pyproject.toml \
-  --extra openai --extra anthropic --extra temporal --extra otel --extra dev --output-file requirements/controller.txt
+tested=(--extra openai --extra anthropic --extra temporal --extra otel --extra reload)
+echo requirements/controller.txt
+pin --python-version 3.11 requirements/controller.in worker/pyproject.toml "${tested[@]}" \
+  --group worker/pyproject.toml:test --group worker/pyproject.toml:lint --group worker/pyproject.toml:docs \
+  --output-file requirements/controller.txt
+echo requirements/unit.txt
+pin --python-version 3.11 worker/pyproject.toml "${tested[@]}" --group worker/pyproject.toml:unit \
+  --constraints requirements/controller.txt --output-file requirements/unit.txt

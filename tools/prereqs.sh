@@ -31,7 +31,7 @@ apt() {
   say "installing with apt: ${missing[*]}"
   as_root apt-get update -qq
   # Services are for hosts; here only the programs are wanted.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 python() {
@@ -40,7 +40,7 @@ python() {
   if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     say "installing with apt: python3-venv"
     as_root apt-get update -qq
-    as_root apt-get install -y -qq python3-venv >/dev/null
+    as_root apt-get -o DPkg::Lock::Timeout=300 install -y -qq python3-venv >/dev/null
   fi
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "prereqs: Python 3.11 or newer is needed, this is $(python3 --version)" >&2
@@ -62,7 +62,7 @@ redis() { apt redis-server=redis-server redis-cli=redis-tools; }
 
 promtool() { apt promtool=prometheus; }
 
-lint() { apt shellcheck=shellcheck; }
+lint() { apt shellcheck=shellcheck luacheck=lua-check; }
 
 engine() {
   apt dockerd=docker.io mmdebstrap=mmdebstrap iptables=iptables ssh-keygen=openssh-client

@@ -1,22 +1,26 @@
 #!/usr/bin/env bash
-# Runs make targets one after another, all of them, and ends with one line a part. Usage: verdicts.sh TARGET...
+# Runs make targets one after another, all of them, and ends with one line a part; below a part that failed stand its tests
+# that did, each with the end of its error. Usage: verdicts.sh TARGET...
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
+mkdir -p .cache/log
 verdicts=()
 passed=0
 failed=0
 for part in "$@"; do
   printf '\n==> make %s\n' "$part"
   began=$SECONDS
-  if make --no-print-directory "$part"; then
+  failures=
+  if make --no-print-directory "$part" 2>&1 | tee ".cache/log/$part.log"; then
     verdict=ok
     passed=$((passed + 1))
   else
     verdict=FAILED
     failed=$((failed + 1))
+    failures=$(python3 tools/reasons.py ".cache/log/$part.log" | sed 's/^/    /')
   fi
-  verdicts+=("$(printf '%-20s %-6s %4d s' "$part" "$verdict" $((SECONDS - began)))")
+  verdicts+=("$(printf '%-20s %-6s %4d s' "$part" "$verdict" $((SECONDS - began)))" ${failures:+"$failures"})
 done
 
 printf '\n'

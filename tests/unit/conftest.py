@@ -23,6 +23,8 @@ CHECKOUT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).parent / "orbiter")
 # Modules import each other by the collection's name, under which `make setup` has linked this checkout.
 sys.path.insert(0, str(CHECKOUT / ".cache/collections"))
+# So does what the tests start, as Make has it.
+os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(CHECKOUT / ".cache/collections")
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +71,26 @@ def run(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., dic
         return answer
 
     return run_module
+
+
+@pytest.fixture
+def ansible(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that plays tasks (YAML, a list), or a playbook, on the hosts of an inventory (lines of INI)."""
+
+    def run(inventory: list[str], play: str | Path, *options: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "hosts.ini").write_text("\n".join([*inventory, ""]))
+        if isinstance(play, str):
+            (tmp_path / "play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{play}")
+            play = tmp_path / "play.yml"
+        command = [Path(sys.executable).parent / "ansible-playbook", "--inventory=hosts.ini", str(play), *options]
+        environment = os.environ | {
+            "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+        }
+        return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+
+    return run
 
 
 class Server:

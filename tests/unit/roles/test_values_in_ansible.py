@@ -1,0 +1,120 @@
+"""Ansible reads values as inventories and command lines write them: no is no, and other words are refused by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[3]
+CHECKED = ["redis", "temporal", "worker"]
+# As an inventory in INI writes them; quotes are part of how that says text.
+FORMS = ["no", "No", "n", "off", "false", "False", '"false"', "'no'", "0", '"0"']
+
+
+def booleans(role: str) -> list[str]:
+    """Return the names of a role's booleans."""
+    specs = yaml.safe_load((CHECKOUT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+    return [name for name, option in specs["main"]["options"].items() if option["type"] == "bool"]
+
+
+ALL = [name for role in CHECKED for name in booleans(role)]
+CHECK = "".join(
+    f"    - include_role: {{name: orbiter.fleet.{role}, tasks_from: preflight_values, public: true}}\n"
+    for role in CHECKED
+)
+ARE_FALSE = f"    - assert:\n        that: not lookup('ansible.builtin.vars', item) | bool\n      loop: {ALL}\n"
+
+
+def test_every_way_of_an_inventory_to_say_no_is_no(ansible):
+    hosts = [f"host{number} " + " ".join(f"{name}={form}" for name in ALL) for number, form in enumerate(FORMS)]
+    done = ansible(hosts, CHECK + ARE_FALSE)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_on_the_command_line_is_no(ansible):
+    done = ansible(["host"], CHECK + ARE_FALSE, *(f"--extra-vars={name}=no" for name in ALL))
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_word_that_is_neither_yes_nor_no_is_refused_by_name(ansible):
+    done = ansible([f"with-{name} {name}=maybe" for name in ALL], CHECK)
+    for name in ALL:
+        said = re.search(rf"^fatal: \[with-{name}\].*", done.stdout, re.MULTILINE)
+        assert said is not None, done.stdout
+        assert name in said[0].partition("]")[2]
+        assert "maybe" in said[0]
+
+
+def test_docker_is_installed_only_where_it_is_asked_for(ansible):
+    """A host without an engine is refused otherwise, before anything changes."""
+    forms = {"never": "no", "nor": "false", "nothing": "0", "please": "yes"}
+    tasks = """
+    - include_role: {name: orbiter.fleet.worker, tasks_from: preflight_host}
+      vars:
+        worker_deploy: compose
+        __worker_host: {asked: 0, now: 0}
+        __worker_asked_until: 0
+        __worker_engine: {trouble: not installed, systemd: false, docker: "", compose: ""}
+        ansible_facts:
+          os_family: Debian
+          distribution: Debian
+          distribution_major_version: "13"
+          service_mgr: systemd
+          python_version: 3.13.5
+"""
+    done = ansible([f"{host} worker_install_docker={form}" for host, form in forms.items()], tasks)
+    refused = re.findall(r"fatal: \[(\w+)\].*worker_install_docker: true where", done.stdout)
+    assert sorted(refused) == ["never", "nor", "nothing"], done.stdout
+    assert re.search(r"^please .*failed=0", done.stdout, re.MULTILINE)
+
+
+def test_a_list_on_the_command_line_has_commas(ansible):
+    tasks = """
+    - assert:
+        that:
+          - __redis_queues == ['one', 'two']
+          - __worker_env['ORBITER_ALLOW_IMPORT'] == 'alone'
+"""
+    said = ["--extra-vars=redis_queues=one,two", "--extra-vars=worker_allow_imports=alone"]
+    done = ansible(["host"], CHECK + tasks, *said)
+    assert done.returncode == 0, done.stdout
+
+
+FLEET = ["[redis]", "queue", "[workers]", "work", "[all:vars]", "ansible_host=192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("playbook", "name"),
+    [
+        ("teardown", "orbiter_teardown_redis"),
+        ("teardown", "orbiter_teardown_temporal"),
+        ("teardown", "redis_remove_data"),
+        ("rotate_secrets", "orbiter_rotate_keep_old"),
+    ],
+)
+def test_a_switch_that_is_neither_yes_nor_no_stops_a_playbook_at_once(ansible, playbook, name):
+    said = [f"--extra-vars={name}=maybe", "--extra-vars=orbiter_teardown=true"]
+    done = ansible(FLEET, CHECKOUT / f"playbooks/{playbook}.yml", *said)
+    assert done.returncode == 2, done.stdout
+    assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check what is meant"]
+    assert re.search(rf"^fatal: .*{name}.*maybe", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("redis", "redis_users"),
+        ("worker", "worker_extra_env"),
+        ("worker", "worker_task_env"),
+        ("worker", "worker_compose_service"),
+    ],
+)
+def test_a_mapping_that_is_text_is_refused_by_name(ansible, role, name):
+    tasks = f"    - include_role: {{name: orbiter.fleet.{role}, tasks_from: preflight_inventory}}\n"
+    given = ["--extra-vars=redis_password=a-good-passw0rd-of-redis", "--extra-vars=worker_redis_url=redis://queue"]
+    done = ansible(["host"], tasks, *given, f"--extra-vars={name}=text")
+    assert done.returncode == 2, done.stdout
+    assert re.search(rf"fatal: .*host: {name} .*must be a mapping", done.stdout), done.stdout

@@ -1,0 +1,190 @@
+"""What the inventory says and cannot be resolved, as without its vault, is an error and not "nothing said"."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from jinja2 import nodes
+
+CHECKOUT = Path(__file__).parents[2]
+FILES = sorted(
+    path
+    for folder in ("roles", "playbooks")
+    for suffix in ("yml", "j2")
+    for path in (CHECKOUT / folder).rglob(f"*.{suffix}")
+)
+# Ansible's own words, and what is made from answers of modules.
+ANSWERS = {
+    *(
+        "ansible_facts",
+        "ansible_failed_result",
+        "ansible_failed_task",
+        "hostvars",
+        "hostvars[lock_host]",
+        "inventory_dir",
+        "item",
+    ),
+    *("__image_labels", "__image_seen", "__image_tags", "__worker_compose_by_hand", "__worker_failure", "value"),
+}
+
+
+def texts(value, key=""):
+    """Return all strings of a YAML document with the key that they stand under."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from texts(part, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def templates(path):
+    """Return the templates of a file: bare expressions of conditions in braces."""
+    if path.suffix == ".j2":
+        yield path.read_text()
+        return
+    for document in yaml.safe_load_all(path.read_text()):
+        for key, text in texts(document):
+            bare = key in ("when", "that", "changed_when", "failed_when", "until") and "{{" not in text
+            yield f"{{{{ {text} }}}}" if bare else text
+
+
+@cache
+def answers():
+    """Return the names of what tasks register or set: nobody writes these into an inventory."""
+    found = set(ANSWERS)
+    for path in FILES:
+        if path.suffix != ".yml":
+            continue
+        stack = [yaml.safe_load(path.read_text())]
+        while stack:
+            part = stack.pop()
+            stack += part if isinstance(part, list) else part.values() if isinstance(part, dict) else []
+            if isinstance(part, dict):
+                found |= {part["register"]} if isinstance(part.get("register"), str) else set()
+                found |= set(part.get("ansible.builtin.set_fact") or {})
+    return found
+
+
+def root(node):
+    """Return the name that an expression begins with; of a host's variables that of the host, too."""
+    while not isinstance(node, nodes.Name):
+        if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "hostvars":
+            return f"hostvars[{getattr(node.arg, 'name', '')}]"
+        node = getattr(node, "node", None)
+        if node is None:
+            return ""
+    return node.name
+
+
+def swallowed(text):
+    """Return what of a template turns something that cannot be resolved into nothing."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.do"])
+    # Ansible's own tests and filters are not known here, and need not be.
+    environment.filters, environment.tests = AnyName(environment.filters), AnyName(environment.tests)
+    for node in environment.parse(text).find_all((nodes.Filter, nodes.Test)):
+        words = {part.value for part in node.args if isinstance(part, nodes.Const)} | {node.name}
+        words |= {part.key for part in node.kwargs}
+        kinds = {"default", "d"} if isinstance(node, nodes.Filter) and node.name != "selectattr" else set()
+        if words & (kinds | {"defined", "undefined"}):
+            yield root(node.node)
+
+
+class AnyName(dict):
+    """A table that knows every name."""
+
+    def __contains__(self, name):
+        return True
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # Jinja takes them as they are
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_no_default_stands_in_for_what_cannot_be_resolved(path):
+    """Instead: hostvars[host].get('name', …), dictionary.get('name', …), lookup('ansible.builtin.vars', 'name', …)."""
+    known = answers()
+    found = [name for template in templates(path) for name in swallowed(template) if name not in known]
+    assert found == []
+
+
+UNRESOLVED = "redis://worker:{{ vault_of_nobody }}@elsewhere:6379/0"
+CASES = {
+    "a Redis elsewhere": ({"orbiter_redis_url": UNRESOLVED}, {}),
+    "a Redis elsewhere only": ({"orbiter_redis_url": UNRESOLVED}, {"orbiter_redis_hosts": "nobody"}),
+    "a password": ({"orbiter_redis_users": {"worker": {"password": "{{ vault_of_nobody }}"}}}, {}),
+    "an address": ({"redis_bind": "{{ vault_of_nobody }}"}, {}),
+    "which hosts": ({}, {"orbiter_worker_hosts": "{{ vault_of_nobody }}"}),
+}
+
+
+def deployed(folder, inventory, *options, **extra):
+    """Deploy hosts that nothing answers for."""
+    hosts = {"redis": {"hosts": {"redis1": {}}}, "workers": {"hosts": {"worker1": {}, "worker2": {}}}}
+    common = {"orbiter_redis_password": "operator's password", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": hosts, "vars": common | inventory}}))
+    (folder / "extra.json").write_text(json.dumps(extra))
+    command = [
+        Path(sys.executable).parent / "ansible-playbook",
+        "-i",
+        folder / "hosts.yml",
+        "-e",
+        f"@{folder}/extra.json",
+    ]
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(
+        [*command, *options], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_deploy_with_an_undefined_variable_inside_ends_before_a_host_is_contacted(tmp_path, case):
+    inventory, extra = CASES[case]
+    done = deployed(tmp_path, inventory, "site.yml", **extra)
+    assert done.returncode != 0
+    assert "vault_of_nobody" in done.stdout + done.stderr
+    assert "Look at the hosts" not in done.stdout
+
+
+@pytest.fixture
+def url(tmp_path):
+    """Return a function that gives the URL that worker1 gets of an inventory."""
+
+    def shown(**inventory):
+        play = {
+            "hosts": "worker1",
+            "gather_facts": False,
+            "vars_files": [str(CHECKOUT / "playbooks/vars/fleet.yml")],
+            "tasks": [{"ansible.builtin.debug": {"msg": "URL {{ orbiter_redis_url }} URL"}}],
+        }
+        (tmp_path / "show.yml").write_text(yaml.safe_dump([play]))
+        return re.search(r"URL\s+(\S+)\s+URL", deployed(tmp_path, inventory, tmp_path / "show.yml").stdout)[1]
+
+    return shown
+
+
+def test_workers_connect_as_worker_also_without_a_password_of_the_inventory(url):
+    one, other = url(redis_bind="10.0.0.1"), url(redis_bind="10.0.0.1", orbiter_redis_password="another password")
+    assert one.startswith("redis://worker:")
+    assert one.endswith("@10.0.0.1:6379/0")
+    assert len(one.split(":")[2].split("@")[0]) == 48
+    assert one != other
+
+
+def test_workers_have_the_password_that_the_inventory_gives_them(url):
+    users = {"worker": {"password": "w/rker"}}
+    assert url(redis_bind="10.0.0.1", orbiter_redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
+    assert url(redis_bind="10.0.0.1", redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
+
+
+def test_a_url_of_the_inventory_is_taken_as_it_is(url):
+    assert url(orbiter_redis_url="redis://elsewhere:1/2") == "redis://elsewhere:1/2"
