@@ -63,7 +63,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 # A task may name any number of models.
-_REMEMBERED = 1000
+_MOST_KNOWN = 1000
 
 
 def full_name(name: str) -> str:
@@ -106,7 +106,7 @@ class ModelGuard:
             raise ModelRefusedError(text) from None
         if not any(fnmatchcase(each, pattern) for each in (full, _same(full)) for pattern in self.patterns):
             raise ModelRefusedError(self._why(name, full))
-        if len(self._allowed) < _REMEMBERED:
+        if len(self._allowed) < _MOST_KNOWN:
             self._allowed.add(name)
 
     def _why(self, name: str, full: str) -> str:
