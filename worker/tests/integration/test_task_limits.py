@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskPayload, TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.integration.openai_server import OpenAIServer, openai_server, text
 from tests.isolated import attack, isolated
