@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import json_option, open_redis, queue_filter_option, queue_option, redis_url_option, run
+from orbiter.cli.output import print_line, print_raw
+from orbiter.cli.render import print_json
 
 if TYPE_CHECKING:
     from orbiter.distributed.alerts import Alert
@@ -29,10 +30,10 @@ def check(ctx: click.Context, redis_url: str, queue: str, as_json: bool) -> None
     found = run(redis_url, _judge(redis_url, queue))
     firing = [alert for alert in found if alert.firing]
     if as_json:
-        click.echo(json.dumps({"queue": queue, "firing": len(firing), "alerts": [_row(alert) for alert in found]}))
+        print_json({"queue": queue, "firing": len(firing), "alerts": [_row(alert) for alert in found]}, indent=None)
     else:
         for alert in found:
-            click.echo(f"{alert.rule.severity if alert.firing else 'ok':<8}  {alert.message}")
+            print_line(f"{alert.rule.severity if alert.firing else 'ok':<8}  {alert.message}")
     ctx.exit(1 if firing else 0)
 
 
@@ -70,4 +71,4 @@ def export(kind: str, only_queue: str | None) -> None:  # noqa: ARG001 - there i
     """Print the rules in the form that another program evaluates."""
     from orbiter.distributed.alerts.export import prometheus_rules  # noqa: PLC0415 - not needed to print help
 
-    click.echo(prometheus_rules(queue=only_queue), nl=False)
+    print_raw(prometheus_rules(queue=only_queue), nl=False)

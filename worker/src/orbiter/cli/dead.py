@@ -13,8 +13,10 @@ from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import dead_letters, task_ids
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import TASK_ID, json_option, open_redis, queue_of_task, queue_option, redis_url_option, run
-from orbiter.cli.render import format_time, page, plain, print_json, print_view, table
+from orbiter.cli.output import print_line
+from orbiter.cli.render import format_time, page, print_json, print_view, table
 from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
+from orbiter.distributed.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -59,7 +61,7 @@ def list_letters(redis_url: str, queue: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json([_without_payload(letter) for letter in found])
     elif not found:
-        click.echo("No dead letters found.")
+        print_line("No dead letters found.")
     else:
         rows = [
             (
@@ -112,14 +114,14 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
             (
                 ("Task", letter.task_id or "-"),
                 ("Time", format_time(letter.dead_since)),
-                ("Reason", Text(plain(letter.reason), style="red")),
+                ("Reason", Text(inert(letter.reason), style="red")),
                 ("Error type", letter.error_type or "-"),
                 *letter.other.items(),
                 ("Payload", f"{len(letter.payload)} characters{cut}"),
             ),
         )
     )
-    print_view(Text(plain(text, keep="\n")))
+    print_view(Text(inert(text, keep="\n")))
 
 
 async def _find(redis_url: str, queue: str, name: str) -> DeadLetter | None:
@@ -183,10 +185,10 @@ def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
     if as_json:
         print_json([{"name": one.name, "task_id": one.task_id, "error": one.error or None} for one in done])
     elif not done:
-        click.echo("No dead letters found.")
+        print_line("No dead letters found.")
     else:
         for one in done:
-            click.echo(plain(one.error or f"Task {one.task_id} will run again."), err=bool(one.error))
+            print_line(one.error or f"Task {one.task_id} will run again.", err=bool(one.error))
     if any(one.error for one in done):
         raise click.exceptions.Exit(1)
 
@@ -214,7 +216,7 @@ def drop_letters(
     if as_json:
         print_json({"dropped": dropped})
     else:
-        click.echo(f"{dropped} dropped.")
+        print_line(f"{dropped} dropped.")
 
 
 async def _count(redis_url: str, queue: str, names: Sequence[str] | None) -> tuple[int, list[str]]:

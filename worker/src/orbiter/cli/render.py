@@ -7,16 +7,21 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.box import SQUARE
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from orbiter.cli.output import print_raw
+from orbiter.distributed.errors import TEXT_CAP
+from orbiter.distributed.inert import inert
 from orbiter.distributed.models import TaskResult, TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.console import ConsoleOptions, RenderableType
 
 STATUS_STYLES = {
     TaskStatus.PENDING: "yellow",
@@ -29,9 +34,23 @@ STATUS_STYLES = {
 # A pipe has no width: nothing may be cut or folded there.
 _PIPE_WIDTH = 100_000
 _RESULT_LIMIT = 200
+# The longest name there may be is 200 characters; what Redis holds may be any length.
+CELL_LIMIT = 1000
+_LINE_LIMIT = TEXT_CAP
 
 
 class _Console(Console):
+    """Shows nothing that is not inert, whatever it is given to draw."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return what is drawn, in pieces."""
+        for piece in super().render(renderable, options):
+            text = piece.text
+            if piece.control or text.isprintable() or text == "\n":
+                yield piece
+            else:
+                yield Segment(inert(text, keep="\n\t"), piece.style)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the command, as rich's own way of leaving is exit code 1."""
         raise  # noqa: PLE0704 - rich calls it where it has caught the error
@@ -42,13 +61,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return _Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
-
-
-def plain(text: object, *, keep: str = "") -> str:
-    """Return the text with control characters escaped (save those in ``keep``): they could rewrite a terminal."""
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in str(text)
-    )
 
 
 def format_time(seconds: float | None) -> str:
@@ -91,7 +103,7 @@ def format_duration(task: TaskResult) -> str:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print a value as JSON."""
-    click.echo(json.dumps(value, indent=indent))
+    print_raw(json.dumps(value, indent=indent))
 
 
 def status_text(status: TaskStatus) -> Text:
@@ -105,18 +117,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text
     for column in columns:
         drawn.add_column(column, overflow="fold", min_width=max(len(word) for word in column.split()))
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(inert(cell, limit=CELL_LIMIT)) for cell in row))
     return drawn
 
 
 def page(title: str, lines: Iterable[tuple[str, str | Text]]) -> Text:
     """Return a title with labelled lines below it."""
-    rows = list(lines)
+    rows = [(inert(label, limit=CELL_LIMIT), value) for label, value in lines]
     width = max([9, *(len(label) for label, _ in rows)]) + 2
-    parts = [Text(plain(title), style="bold")]
+    parts = [Text(inert(title, limit=CELL_LIMIT), style="bold")]
     for label, value in rows:
-        text = value if isinstance(value, Text) else Text(plain(value))
-        parts.append(Text.assemble(f"  {plain(label) + ':':<{width}}", text))
+        text = value if isinstance(value, Text) else Text(inert(value, limit=_LINE_LIMIT))
+        parts.append(Text.assemble(f"  {label + ':':<{width}}", text))
     return Text("\n").join(parts)
 
 
@@ -170,7 +182,7 @@ def task_view(task: TaskResult) -> Text:
         ("Attempt", str(task.attempt)),
     ]
     if task.last_loss:
-        lines.append(("Last loss", plain(task.last_loss)))
+        lines.append(("Last loss", task.last_loss))
     if task.next_attempt_at is not None and task.status is TaskStatus.RETRYING:
         lines.append(("Next run", format_time(task.next_attempt_at)))
     if task.agent_name:
@@ -178,7 +190,7 @@ def task_view(task: TaskResult) -> Text:
     if task.queue:
         lines.append(("Queue", task.queue))
     if task.error:
-        lines.append(("Error", Text(plain(task.error), style="red")))
+        lines.append(("Error", Text(inert(task.error, limit=_LINE_LIMIT), style="red")))
     if task.result is not None:
         result = json.dumps(task.result)
         lines.append(("Result", result if len(result) <= _RESULT_LIMIT else f"{result[:_RESULT_LIMIT]}..."))

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
+from orbiter.cli.output import print_line
 from orbiter.distributed import signals
 from orbiter.distributed.connection.redis_url import mask
 from orbiter.distributed.errors import SettingsError
@@ -169,12 +170,12 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 
 def _print_banner(redis_url: str, settings: WorkerSettings) -> None:
-    click.echo("Orbiter Worker Starting")
-    click.echo(f"  Worker ID:   {settings.worker_id}")
-    click.echo(f"  Redis URL:   {mask(redis_url)}")
-    click.echo(f"  Queue:       {settings.queue}")
-    click.echo(f"  Concurrency: {settings.concurrency}")
+    print_line("Orbiter Worker Starting")
+    print_line(f"  Worker ID:   {settings.worker_id}")
+    print_line(f"  Redis URL:   {mask(redis_url)}")
+    print_line(f"  Queue:       {settings.queue}")
+    print_line(f"  Concurrency: {settings.concurrency}")
     if settings.executor != "local":
-        click.echo(f"  Executor:    {settings.executor}")
-    click.echo()
-    click.echo("Press Ctrl+C to stop.")
+        print_line(f"  Executor:    {settings.executor}")
+    print_line()
+    print_line("Press Ctrl+C to stop.")

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import json_option, queue_filter_option, redis_url_option
-from orbiter.cli.render import format_bytes, format_seconds, format_time, plain, table
+from orbiter.cli.render import CELL_LIMIT, format_bytes, format_seconds, format_time, table
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.worker_health import WorkerHealth, get_worker_fleet_status
+from orbiter.distributed.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,8 +118,8 @@ def _status(health: WorkerHealth, *, with_problem: bool) -> Text:
     if not health.alive:
         return Text("dead", style="red")
     state = health.state or health.status
-    why = f": {plain(health.problem)}" if with_problem and state == "degraded" and health.problem else ""
-    return Text(state + why, style="green" if state == "running" else "yellow")
+    why = f": {health.problem}" if with_problem and state == "degraded" and health.problem else ""
+    return Text(inert(state + why, limit=CELL_LIMIT), style="green" if state == "running" else "yellow")
 
 
 def _wide(health: WorkerHealth) -> tuple[str, ...]:
