@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 from functools import partial
@@ -27,6 +28,7 @@ from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS, setup_loggi
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
+    from types import TracebackType
 
     from pydantic.fields import FieldInfo
 
@@ -131,6 +133,7 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
+    sys.excepthook = _log_uncaught
     _print_banner(redis_url, settings)
 
     # Not needed to print help or refuse an option.
@@ -144,6 +147,11 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         raise Failure(f"Error: {error}") from None
     _spare_the_collector()
     run(redis_url, worker.start(), runner=partial(run_contained, loop_factory=_loop_factory()))
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Log what ends the program: as Python writes it, a text of a task's in it could forge lines of the journal."""
+    logging.getLogger(__name__).critical("the worker ends, of an error", exc_info=(kind, error, traceback))
 
 
 def _hide_from_tasks() -> None:
