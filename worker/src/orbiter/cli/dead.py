@@ -17,6 +17,7 @@ from orbiter.cli.output import print_line
 from orbiter.cli.render import format_time, page, print_json, print_view, table
 from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
 from orbiter.distributed.inert import inert
+from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -67,7 +68,7 @@ def list_letters(redis_url: str, queue: str, limit: int, as_json: bool) -> None:
             (
                 letter.entry_id,
                 letter.task_id or "-",
-                _excerpt(letter.reason),
+                inert(letter.reason, limit=_REASON_LIMIT),
                 letter.error_type or "-",
                 format_time(letter.dead_since),
             )
@@ -85,10 +86,6 @@ def _without_payload(letter: DeadLetter) -> dict[str, Any]:
     return {name: value for name, value in asdict(letter).items() if name not in {"payload", "other"}}
 
 
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _REASON_LIMIT else f"{text[:_REASON_LIMIT]}..."
-
-
 @dead.command("show")
 @click.argument("name", metavar="ENTRY_OR_TASK_ID", shell_complete=dead_letters)
 @redis_url_option
@@ -100,8 +97,8 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
     if letter is None:
         raise Failure(f"Dead letter not found on queue {queue}: {name}")
     try:
-        payload: Any = json.loads(letter.payload)
-    except (ValueError, RecursionError):
+        payload: Any = read_json(letter.payload)
+    except ValueError:
         payload = letter.payload
     if as_json:
         print_json(asdict(letter) | {"payload": payload})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from orbiter.cli.output import print_raw
 from orbiter.distributed.errors import TEXT_CAP
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import TaskResult, TaskStatus
+from orbiter.distributed.plain_json import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +32,7 @@ STATUS_STYLES = {
     TaskStatus.FAILED: "red",
     TaskStatus.CANCELLED: "dim",
     TaskStatus.RETRYING: "magenta",
+    TaskStatus.UNREADABLE: "red",
 }
 # A pipe has no width: nothing may be cut or folded there.
 _PIPE_WIDTH = 100_000
@@ -102,13 +105,31 @@ def format_duration(task: TaskResult) -> str:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print a value as JSON."""
-    print_raw(json.dumps(value, indent=indent))
+    """Print a value as JSON in ASCII, which every reader takes: a number that is none is ``null``."""
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_nan(value), indent=indent)
+    print_raw(whole(text))
 
 
-def status_text(status: TaskStatus) -> Text:
-    """Return a task's status in its colour."""
-    return Text(status.value, style=STATUS_STYLES[status])
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def status_text(task: TaskResult) -> Text:
+    """Return a task's status in its colour, and what of its record cannot be read."""
+    return Text(status_word(task.status, task.unreadable), style=STATUS_STYLES[task.status])
+
+
+def status_word(status: str, unreadable: str | None) -> str:
+    """Return a status with what cannot be read of where it stands: ``running, unreadable: retries: ...``."""
+    words = status if status == "unreadable" or not unreadable else f"{status}, unreadable"
+    return inert(f"{words}: {unreadable}" if unreadable else words, limit=CELL_LIMIT)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -152,7 +173,7 @@ def tasks_view(tasks: Sequence[TaskResult]) -> Table | Text:
         [
             (
                 task.task_id,
-                status_text(task.status),
+                status_text(task),
                 task.worker_id or "-",
                 format_time(task.started_at),
                 format_duration(task),
@@ -170,7 +191,7 @@ def print_task(task: TaskResult) -> None:
 def task_view(task: TaskResult) -> Text:
     """Return everything known of one task."""
     lines: list[tuple[str, str | Text]] = [
-        ("Status", status_text(task.status)),
+        ("Status", status_text(task)),
         ("Worker", task.worker_id or "-"),
         ("Started", format_time(task.started_at)),
         ("Completed", format_time(task.completed_at)),

@@ -21,7 +21,7 @@ from orbiter.cli.options import (
     redis_url_option,
     run,
 )
-from orbiter.cli.output import print_line, print_raw
+from orbiter.cli.output import print_line
 from orbiter.cli.render import print_json, task_json, task_view, tasks_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.cluster_broker import broker_for
@@ -102,7 +102,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
             raise Failure(f"Task not found: {task_id}")
         return found
 
-    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.terminal)
+    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.lasting)
     show(redis_url, view, watch=watch, as_json=as_json)
 
 
@@ -170,6 +170,6 @@ async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) 
 def show_event(printer: EventPrinter, event: Event, *, as_json: bool) -> None:
     """Print one event, for a person or as a line of JSON."""
     if as_json:
-        print_raw(event.to_json())
+        print_json(event.values(), indent=None)
     else:
         printer.show(event)

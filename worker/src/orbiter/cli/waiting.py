@@ -50,7 +50,7 @@ async def wait_for_tasks(
             counts[seen[task_id]] -= 1
             counts[status] += 1
             seen[task_id] = status
-            if record is None or record.status.terminal:
+            if record is None or record.status.lasting:
                 records[task_id] = record
             else:
                 waiting.append(task_id)
@@ -89,11 +89,11 @@ class _Lines:
 
 
 def _ended(counts: Counter[str]) -> int:
-    return sum(counts[name] for name in ("completed", "failed", "cancelled", "missing"))
+    return sum(counts[name] for name in ("completed", "failed", "cancelled", "missing", "unreadable"))
 
 
 def _words(counts: Counter[str]) -> str:
-    names = ("completed", "failed", "cancelled", "missing", "running", "retrying", "pending")
+    names = ("completed", "failed", "cancelled", "missing", "unreadable", "running", "retrying", "pending")
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
@@ -117,6 +117,7 @@ def summarize(records: Sequence[TaskResult | None]) -> dict[str, Any]:
         "failed": counts[TaskStatus.FAILED],
         "cancelled": counts[TaskStatus.CANCELLED],
         "missing": len(records) - len(known),
+        "unreadable": counts[TaskStatus.UNREADABLE],
         "retries": sum(record.retries for record in known),
         "crashes": sum(record.crashes for record in known),
         "losses": sum(record.losses for record in known),
@@ -131,7 +132,7 @@ def summarize(records: Sequence[TaskResult | None]) -> dict[str, Any]:
 def print_summary(summary: dict[str, Any], records: Sequence[TaskResult | None]) -> None:
     """Print the summary, and the first failures with their errors."""
     ended = [f"{summary[name]} {name}" for name in ("completed", "failed")]
-    ended += [f"{summary[name]} {name}" for name in ("cancelled", "missing") if summary[name]]
+    ended += [f"{summary[name]} {name}" for name in ("cancelled", "missing", "unreadable") if summary[name]]
     took = "-" if summary["seconds"] is None else format_seconds(summary["seconds"])
     rate = "-" if summary["tasks_per_second"] is None else f"{summary['tasks_per_second']:.1f} tasks/s"
     waits = ["-" if summary[name] is None else format_seconds(summary[name]) for name in ("wait_p50", "wait_p95")]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_QUEUE = "orbiter:tasks"
+# Epoch seconds.
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 # Written where they are set.
 _OPTIONAL = ("not_before", "max_retries")
 
@@ -38,6 +40,13 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRYING = "retrying"
+    # Of a record that is none: never written.
+    UNREADABLE = "unreadable"
+
+    @property
+    def lasting(self) -> bool:
+        """Whether there is nothing to wait for: the task has ended, or its record cannot be read."""
+        return self in TERMINAL or self is TaskStatus.UNREADABLE
 
     @property
     def terminal(self) -> bool:
@@ -184,7 +193,8 @@ class TaskResult(BaseModel):
 
     Times are epoch seconds. ``retries`` counts runs repeated after an error, ``handoffs`` those handed to another
     worker by a drain, ``losses`` those that ended without an outcome, as their process or worker died, ``crashes``
-    those of them that are charged to the task. ``last_loss`` says what the last one died of.
+    those of them that are charged to the task. ``last_loss`` says what the last one died of. ``unreadable`` says which
+    fields of the record cannot be read, and why; they have their defaults.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -193,8 +203,8 @@ class TaskResult(BaseModel):
     status: TaskStatus = TaskStatus.PENDING
     result: dict[str, Any] | None = None
     error: str | None = None
-    started_at: float | None = None
-    completed_at: float | None = None
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
     worker_id: str | None = None
     retries: int = 0
     attempt: int = 0
@@ -202,11 +212,12 @@ class TaskResult(BaseModel):
     losses: int = 0
     last_loss: str | None = None
     handoffs: int = 0
-    created_at: float | None = None
+    created_at: Moment | None = None
     queue: str | None = None
     agent_name: str | None = None
     error_type: str | None = None
-    next_attempt_at: float | None = None
+    next_attempt_at: Moment | None = None
+    unreadable: str | None = None
 
     @property
     def duration(self) -> float | None:
@@ -247,15 +258,20 @@ class _Event(BaseModel):
     attempt: int = Field(default=0, exclude=True)
     entry_id: str = Field(default="", exclude=True)
 
+    def values(self, *, seq: int | None = None, attempt: int | None = None) -> dict[str, Any]:
+        """Return what :meth:`to_json` writes."""
+        values = self.model_dump()
+        values["seq"] = self.seq if seq is None else seq
+        values["attempt"] = self.attempt if attempt is None else attempt
+        return values
+
     def to_json(self, *, seq: int | None = None, attempt: int | None = None) -> str:
         """Return the event's form on the stream and the channel, with another place in it if that is given.
 
         Raises:
             ValueError: Something in it has no form in JSON.
         """
-        values = self.model_dump()
-        values["seq"] = self.seq if seq is None else seq
-        values["attempt"] = self.attempt if attempt is None else attempt
+        values = self.values(seq=seq, attempt=attempt)
         text = whole(json.dumps(values, allow_nan=False))
         check_depth(values, text)
         return text

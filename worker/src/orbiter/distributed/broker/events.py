@@ -527,7 +527,7 @@ class EventSubscriber(Connected):
                                 if is_final(event):
                                     return
                         patience.answered()
-                        if task is None or task.status.terminal:
+                        if task is None or task.status.lasting:
                             return
                         await channel.heard(LOOK_AGAIN)
             except FAILURES as error:
