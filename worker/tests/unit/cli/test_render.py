@@ -118,7 +118,7 @@ def test_colours_on_a_terminal_unless_refused(
         monkeypatch.setenv(name, value)
     terminal = _Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    render.console().print(render.status_text(TaskStatus.FAILED))
+    render.console().print(render.status_text(TaskResult(status=TaskStatus.FAILED)))
     assert ("\x1b[31m" in terminal.getvalue()) is coloured
 
 
