@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.worker_health import WorkerHealth
 from orbiter.distributed.client.client import Client
 from orbiter.distributed.models import (
@@ -24,6 +23,7 @@ from orbiter.distributed.models import (
     ToolCallEvent,
     ToolResultEvent,
 )
+from tests import keys
 from tests.fleet import QUEUE, Fleet
 from tests.support import WORKER_DIRECTORY, environment
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.dead_letters import DeadLetters
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskResult, TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.integration.odd_jobs import ERRORS, HALVES, VALUES
 from tests.support import wait_until

@@ -86,7 +86,9 @@ def test_no_command_tells_a_password(password: str, tmp_path: Path, monkeypatch:
 @pytest.fixture(scope="module")
 def without_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that does not know AUTH, as some proxies, and repeats what it was given."""
-    with plain_server(tmp_path_factory.mktemp("redis"), "rename-command AUTH NO1", "rename-command HELLO NO2") as server:
+    with plain_server(
+        tmp_path_factory.mktemp("redis"), "rename-command AUTH NO1", "rename-command HELLO NO2"
+    ) as server:
         yield server
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.application import LazyGroup
-from orbiter.cli.options import json_option, open_redis, queue_filter_option, queue_option, redis_url_option, run
+from orbiter.cli.options import (
+    fleet_options,
+    json_option,
+    namespace,
+    namespace_option,
+    open_redis,
+    queue_filter_option,
+    queue_option,
+    run,
+)
 from orbiter.cli.output import print_line, print_raw
 from orbiter.cli.render import print_json
 
@@ -21,7 +30,7 @@ def alerts() -> None:
 
 
 @alerts.command("check")
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 @click.pass_context
@@ -41,7 +50,7 @@ async def _judge(redis_url: str, queue: str) -> list[Alert]:
     from orbiter.distributed.alerts import judge, read_queue  # noqa: PLC0415 - not needed to print help
 
     async with open_redis(redis_url) as client:
-        return judge(await read_queue(redis_url, queue, client=client))
+        return judge(await read_queue(redis_url, queue, namespace=namespace(), client=client))
 
 
 def _row(alert: Alert) -> dict[str, Any]:
@@ -66,6 +75,7 @@ def _row(alert: Alert) -> dict[str, Any]:
     show_default=True,
     help="For whom: a rules file of Prometheus.",
 )
+@namespace_option
 @queue_filter_option
 def export(kind: str, only_queue: str | None) -> None:  # noqa: ARG001 - there is one kind so far
     """Print the rules in the form that another program evaluates."""

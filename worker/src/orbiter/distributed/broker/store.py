@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import TaskResult, TaskStatus, broken_rule
-from orbiter.distributed.names import check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_task_id
 from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from redis.asyncio import Redis
 
 
 PAGE = 200
@@ -65,8 +67,13 @@ class TaskStore(Connected):
 
     Args:
         redis_url: Where Redis is.
+        namespace: The first word of all keys.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
+
+    def __init__(self, redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None) -> None:
+        super().__init__(redis_url, client=client)
+        self._keys = Keys(namespace)
 
     async def get_status(self, task_id: str) -> TaskResult | None:
         """Return one task, or ``None`` where it is unknown or expired.
@@ -82,7 +89,7 @@ class TaskStore(Connected):
         ids = list(task_ids)
         async with self.client.pipeline(transaction=False) as pipeline:
             for task_id in ids:
-                pipeline.hgetall(keys.task(task_id))
+                pipeline.hgetall(self._keys.task(task_id))
             rows = await pipeline.execute(raise_on_error=False)
         return [_record(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
 
@@ -91,7 +98,7 @@ class TaskStore(Connected):
         found: list[TaskResult] = []
         at = 0
         while len(found) < limit:
-            ids: Any = await self.client.zrevrange(keys.BY_TIME, at, at + PAGE - 1)
+            ids: Any = await self.client.zrevrange(self._keys.by_time, at, at + PAGE - 1)
             if not ids:
                 break
             at += len(ids)
