@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ from click.core import ParameterSource
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
+from orbiter.cli.output import print_line
 from orbiter.cli.settings_file import empty_list
 from orbiter.distributed import signals
 from orbiter.distributed.connection.redis_url import mask
@@ -27,6 +29,7 @@ from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS, setup_loggi
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from pydantic.fields import FieldInfo
 
@@ -142,6 +145,7 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
+    sys.excepthook = _log_uncaught
     _print_banner(redis_url, settings)
 
     # Not needed to print help or refuse an option.
@@ -155,6 +159,11 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         raise Failure(f"Error: {error}") from None
     _spare_the_collector()
     run(redis_url, worker.start(), runner=partial(run_contained, loop_factory=_loop_factory()))
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Log what ends the program: as Python writes it, a text of a task's in it could forge lines of the journal."""
+    logging.getLogger(__name__).critical("the worker ends, of an error", exc_info=(kind, error, traceback))
 
 
 def _hide_from_tasks() -> None:
@@ -181,12 +190,12 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 
 def _print_banner(redis_url: str, settings: WorkerSettings) -> None:
-    click.echo("Orbiter Worker Starting")
-    click.echo(f"  Worker ID:   {settings.worker_id}")
-    click.echo(f"  Redis URL:   {mask(redis_url)}")
-    click.echo(f"  Queue:       {settings.queue}")
-    click.echo(f"  Concurrency: {settings.concurrency}")
+    print_line("Orbiter Worker Starting")
+    print_line(f"  Worker ID:   {settings.worker_id}")
+    print_line(f"  Redis URL:   {mask(redis_url)}")
+    print_line(f"  Queue:       {settings.queue}")
+    print_line(f"  Concurrency: {settings.concurrency}")
     if settings.executor != "local":
-        click.echo(f"  Executor:    {settings.executor}")
-    click.echo()
-    click.echo("Press Ctrl+C to stop.")
+        print_line(f"  Executor:    {settings.executor}")
+    print_line()
+    print_line("Press Ctrl+C to stop.")

@@ -24,7 +24,7 @@ from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.patience import FAILURES, Patience, answer
 from orbiter.distributed.connection.subscriptions import Subscriptions
-from orbiter.distributed.errors import describe
+from orbiter.distributed.errors import describe, kind_of
 from orbiter.distributed.limits import (
     BYTES_A_CHARACTER,
     BYTES_OF_AN_EVENT,
@@ -142,7 +142,7 @@ class EventLog:
             text = event.to_json(seq=seq, attempt=self.attempt)
         except BaseException as error:  # noqa: BLE001 - what is in it is user code's, which must not end others' runs
             failure = f"an event of type {event.type!r} is not JSON: {describe(error)}"
-            text = self._error(failure, type(error).__name__, seq)
+            text = self._error(failure, kind_of(error), seq)
             return text, len(text)
         if len(text) <= self._largest:
             return text, len(text)
@@ -564,7 +564,7 @@ class EventSubscriber(Connected):
                                 if is_final(event):
                                     return
                         patience.answered()
-                        if task is None or task.status.terminal:
+                        if task is None or task.status.lasting:
                             return
                         await channel.heard(LOOK_AGAIN)
             except FAILURES as error:

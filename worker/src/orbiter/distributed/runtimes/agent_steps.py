@@ -15,7 +15,7 @@ from pydantic_ai import messages as ai
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import UsageBase, UsageLimits
 
-from orbiter.distributed.errors import ConfigurationError, OrbiterError, text_of
+from orbiter.distributed.errors import ConfigurationError, OrbiterError, kind_of, text_of
 from orbiter.distributed.models import (
     ReasoningEvent,
     StatusEvent,
@@ -335,7 +335,7 @@ class _ReportingTools(WrapperToolset[RunContext]):
             logger.warning(
                 "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
             )
-            raise exceptions.ToolFailed(f"{type(error).__name__}: {text_of(error)}") from error
+            raise exceptions.ToolFailed(f"{kind_of(error)}: {text_of(error)}") from error
         finally:
             if ctx.tool_call_id:
                 self.durations[ctx.tool_call_id] = time.monotonic() - started
