@@ -128,7 +128,7 @@ async def test_failures_and_waits_are_what_the_workers_counted_lately(fleet: Fle
     async with working(fleet, max_retries=0, concurrency=4):
         tasks = await fleet.submit_many("echo", 9)
         tasks += await fleet.submit_many("fail", 1)
-        await fleet.all_end(tasks, 10)
+        await fleet.all_end(tasks)
 
         async def counted() -> Reading | None:
             reading = await read_queue(fleet.url)
@@ -137,7 +137,7 @@ async def test_failures_and_waits_are_what_the_workers_counted_lately(fleet: Fle
         reading = await wait_until(counted)
         assert (reading.failure_rate, reading.queue_depth, reading.worker_count) == (0.1, 0, 1)
         assert 0 < reading.wait_time < 10
-        await fleet.all_end(await fleet.submit_many("fail", 1), 10)
+        await fleet.all_end(await fleet.submit_many("fail", 1))
 
         async def worse() -> bool:
             return (await read_queue(fleet.url)).failure_rate > 0.1

@@ -19,7 +19,7 @@ from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.telemetry.prometheus import CONTENT_TYPE, prometheus_text
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.otlp_receiver import Receiver, receiving
-from tests.support import free_port, wait_until, worker_process
+from tests.support import PATIENCE, free_port, slowness, wait_until, worker_process
 
 # Name, type and unit of everything that a worker can say, the guide's seven first.
 METRICS = {
@@ -85,7 +85,7 @@ def _told(fleet: Fleet, log: Path, *options: str, **env: str) -> Iterator[str]:
 
 def _scrape(url: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     """Return samples by name and labels."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.headers["Content-Type"] == CONTENT_TYPE
         text = answer.read().decode()
     found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
@@ -229,8 +229,8 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_end(fleet: Fleet, t
         await fleet.ends(await fleet.submit("echo"))
         began = time.monotonic()
         process.terminate()
-        assert process.wait(10) == 0
-        assert time.monotonic() - began < 3
+        assert process.wait(PATIENCE) == 0
+        assert (time.monotonic() - began) / slowness() < 3
 
 
 async def test_the_depth_is_read_also_while_every_worker_is_busy(fleet: Fleet) -> None:
@@ -272,6 +272,6 @@ async def test_tasks_of_a_dead_worker_are_counted_as_reclaimed(fleet: Fleet) -> 
 async def test_the_checks_are_served_as_before(fleet: Fleet, tmp_path: Path, path: str) -> None:
     with (
         _told(fleet, tmp_path / "log") as url,
-        urllib.request.urlopen(url.replace("/metrics", path), timeout=5) as answer,
+        urllib.request.urlopen(url.replace("/metrics", path), timeout=30) as answer,
     ):
         assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")

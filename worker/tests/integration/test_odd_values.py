@@ -23,7 +23,7 @@ async def ended(fleet: Fleet, jobs: list[TaskPayload]) -> dict[str, TaskResult]:
     """Run these in a worker that retries; return how they ended, by task id. All invariants hold."""
     async with working(fleet, concurrency=4):
         ids = await fleet.broker.submit_many(jobs)
-        tasks = await fleet.all_end(ids, 20)
+        tasks = await fleet.all_end(ids)
     await fleet.check_invariants(ids)
     return {task.task_id: task for task in tasks}
 

@@ -25,7 +25,7 @@ from orbiter.distributed.models import StatusEvent, TaskPayload, TaskResult, is_
 from orbiter.distributed.worker import reconciler as reconciling
 from orbiter.distributed.worker.reconciler import Reconciler
 from tests.servers import Cluster, cluster_of_six, eventually
-from tests.support import wait_until, worker_process
+from tests.support import PATIENCE, wait_until, worker_process
 
 QUEUE = "orbiter:tasks"
 # Short, so that a task is old enough soon.
@@ -44,7 +44,7 @@ def url(request: pytest.FixtureRequest) -> str:
     if request.param == "standalone":
         return str(request.getfixturevalue("redis_url"))
     cluster: Cluster = request.getfixturevalue("six")
-    eventually(cluster.healthy, within=30, what="the cluster is whole")
+    eventually(cluster.healthy, what="the cluster is whole")
     cluster.flush()
     return cluster.url
 
@@ -171,7 +171,7 @@ async def test_a_submit_that_stopped_half_way_ends_after_a_minute(
 
 
 async def test_a_lost_task_that_is_on_no_list_either_is_found_in_a_cluster(six: Cluster) -> None:
-    eventually(six.healthy, within=30, what="the cluster is whole")
+    eventually(six.healthy, what="the cluster is whole")
     six.flush()
     broker = broker_for(six.url, queue_name=QUEUE)
     await broker.connect()
@@ -350,7 +350,7 @@ async def test_whoever_waits_for_a_lost_task_is_told(url: str, broker: TaskBroke
             worker.send_signal(signal.SIGKILL)
             await broker.client.xtrim(QUEUE, maxlen=0, approximate=False)
             with worker_process(url, "w2", tmp_path / "w2.log", *options):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE):
                     for task in (running, waiting):
                         with pytest.raises(RuntimeError, match="lost"):
                             await task.result()
@@ -387,5 +387,5 @@ async def test_a_user_without_the_rights_for_it_claims_all_the_same(redis_url: s
     log = tmp_path / "w1.log"
     with worker_process(narrow, "w1", log, "--heartbeat-ttl", "1"):
         await wait_until(lambda: "cannot be compared" in log.read_text())
-        async with await distributed(echo, "x", redis_url=redis_url) as task, asyncio.timeout(10):
+        async with await distributed(echo, "x", redis_url=redis_url) as task, asyncio.timeout(PATIENCE):
             assert await task.result() == {"output": "x"}
