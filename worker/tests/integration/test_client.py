@@ -130,7 +130,7 @@ async def test_a_result_waits_through_retries(redis_url: str) -> None:
 async def test_a_cancelled_task_says_so(redis_url: str) -> None:
     async with (
         working(redis_url),
-        await distributed(Job("sleep"), "", redis_url=redis_url, metadata={"seconds": 30}) as handle,
+        await distributed(Job("sleep"), "", redis_url=redis_url, metadata={"seconds": 600}) as handle,
     ):
         result = asyncio.create_task(handle.result())
         await wait_until(lambda: _is_running(handle))

@@ -591,7 +591,7 @@ async def test_the_blocking_client_does_what_the_client_does(redis_url: str, red
         with SyncClient(redis_url) as client:
             tasks = client.submit_many(job("echo"), (str(number) for number in range(20)))
             outputs = [task.result(timeout=PATIENCE)["output"] for task in tasks]
-            task = client.submit(job("sleep"), "x", metadata={"seconds": 30}, task_id="mine")
+            task = client.submit(job("sleep"), "x", metadata={"seconds": 600}, task_id="mine")
             again = client.task("mine")
             cancelled = again.cancel()
             kinds = [event.type for event in again.stream()]

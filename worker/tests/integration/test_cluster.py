@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orbiter.distributed.alerts import read_queue
 from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import cluster as cluster_calls
 from orbiter.distributed.broker.cluster_broker import ClusterBroker, broker_for
@@ -19,6 +20,7 @@ from orbiter.distributed.broker.dead_letters import DeadLetterError, DeadLetters
 from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.broker.housekeeping import Housekeeping
 from orbiter.distributed.broker.records import CancelOutcome, Claim, Entry, Outcome
+from orbiter.distributed.broker.storage import Threat, read_storage
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.patience import answer
@@ -28,7 +30,7 @@ from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, is_
 from tests.integration.load import Load, all_end, keep_submitting
 from tests.rights import RULES
 from tests.servers import Cluster, Server, cluster_of_six, eventually
-from tests.support import PATIENCE, slowness, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, slowness, start_orbiter, wait_until, worker_process
 
 QUEUE = "orbiter:tasks"
 ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
@@ -350,6 +352,23 @@ async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(cluster: C
         assert process.poll() is None
     assert process.returncode == 0, log.read_text()
     assert "CROSSSLOT" not in log.read_text()
+
+
+async def test_each_master_is_asked_how_it_keeps_what_it_holds(broker: ClusterBroker, cluster: Cluster) -> None:
+    odd = cluster.master_of(QUEUE)
+    odd.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        storage = await read_storage(cluster.url, broker.client)
+        reading = await read_queue(cluster.url)
+        shown = await asyncio.to_thread(orbiter, "queue", "info", "--redis-url", cluster.url)
+    finally:
+        odd.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert [server.replica for server in storage.servers] == [False] * 3 + [True] * 3
+    evicting = [warning for warning in storage.warnings if warning.kind is Threat.EVICTION]
+    assert [warning.server for warning in evicting] == [f"127.0.0.1:{odd.port}"]
+    assert reading.redis_evicting == 1
+    assert shown.returncode == 0
+    assert f"Redis 127.0.0.1:{odd.port}: maxmemory-policy is allkeys-lru" in shown.stdout
 
 
 async def test_many_steps_at_the_same_time_wait_for_a_connection(broker: ClusterBroker) -> None:

@@ -86,7 +86,7 @@ async def test_shutdown_step_4_connections_are_closed(fleet: Fleet) -> None:
 
 async def test_sigkill_leaves_the_task_running_and_unacknowledged(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log") as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.kill()
         process.wait()
@@ -110,7 +110,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
                 job_payload("echo"),
                 job_payload("echo"),
                 job_payload("fail", max_retries=0),
-                job_payload("sleep", task_id="abc123def", metadata={"seconds": 60}),
+                job_payload("sleep", task_id="abc123def", metadata={"seconds": 600}),
             ]
             for task in tasks:
                 client.xadd(QUEUE, {"payload": task.to_json()})
@@ -228,7 +228,7 @@ async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(
     """By hand, for who will not wait until the lease of half a minute is over."""
     with worker_process(fleet.url, "dead", tmp_path / "log") as process:
         task_id = await fleet.submit("sleep")
-        await fleet.submit("sleep", metadata={"seconds": 60})
+        await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.kill()
         process.wait()

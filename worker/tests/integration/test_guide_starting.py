@@ -168,7 +168,7 @@ async def test_concurrency_lets_tasks_that_wait_overlap(fleet: Fleet, tmp_path: 
 async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, tmp_path: Path) -> None:
     """Slots are independent: a plain function in one of them keeps neither the others nor the heartbeat waiting."""
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2"):
-        blocking = await fleet.submit("block", metadata={"seconds": 30})
+        blocking = await fleet.submit("block", metadata={"seconds": 600})
         await fleet.runs(blocking)
         assert (await fleet.ends(await fleet.submit("echo"))).status == TaskStatus.COMPLETED
         assert (await fleet.store.get_status(blocking)).status == TaskStatus.RUNNING  # type: ignore[union-attr]

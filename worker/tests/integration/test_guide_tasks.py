@@ -115,7 +115,7 @@ async def test_redis_key_task_hashes_are_retained_24_hours(fleet: Fleet) -> None
 
 async def test_redis_key_event_streams_are_retained_1_hour(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60):
-        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 60})
+        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 600})
         await wait_until(lambda: fleet.client.exists(keys.stream(task_id)))
         assert 3_590 < await fleet.client.ttl(keys.stream(task_id)) <= 3_600, "while it runs"
         await fleet.broker.cancel(task_id)
@@ -140,7 +140,7 @@ async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: 
     """A task that may still run keeps its record for a day, whatever the setting."""
     job = {"completed": "echo", "failed": "fail", "cancelled": "sleep"}[ending]
     async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1):
-        task_id = await fleet.submit(job, metadata={"seconds": 60, "retry_after": 0.5})
+        task_id = await fleet.submit(job, metadata={"seconds": 600, "retry_after": 0.5})
         if ending == "failed":
             await in_status(fleet, task_id, "retrying")
             assert await fleet.client.ttl(keys.task(task_id)) > 86_000
@@ -230,7 +230,7 @@ async def test_task_list_and_its_filter_by_each_status(fleet: Fleet, tmp_path: P
             "completed": await fleet.submit("echo"),
             "failed": await fleet.submit("fail", max_retries=0),
             "retrying": await fleet.submit("fail"),
-            "running": await fleet.submit("sleep", metadata={"seconds": 60}),
+            "running": await fleet.submit("sleep", metadata={"seconds": 600}),
             "pending": await fleet.submit("echo", not_before=4e9),
             "cancelled": await fleet.submit("echo", not_before=4e9),
         }
@@ -257,7 +257,7 @@ async def test_task_status_tells_everything_of_one_task(fleet: Fleet, tmp_path: 
 
 async def test_task_cancel_ends_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log"):
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         await command(fleet, "task", "cancel", task_id)
         task = await fleet.ends(task_id)

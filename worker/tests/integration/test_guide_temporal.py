@@ -103,7 +103,7 @@ async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Flee
 
 async def test_temporal_step_1_the_worker_claims_from_the_redis_queue(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, worker_id="w1", executor="temporal", heartbeat_ttl=3, drain_timeout=0.2) as worker:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await wait_until(lambda: runs(worker))
         task = await fleet.store.get_status(task_id)
         assert task is not None
@@ -130,7 +130,7 @@ async def test_temporal_step_2_and_3_a_workflow_runs_the_agent_in_an_activity(
 async def test_temporal_step_4_a_heartbeat_follows_every_tenth_event(fleet: Fleet, temporal: TemporalServer) -> None:
     """By the clock alone the second one would come after half a minute."""
     async with working(fleet, executor="temporal", heartbeat_ttl=90, drain_timeout=0.2):
-        task_id = await fleet.submit("ten_events", metadata={"seconds": 60})
+        task_id = await fleet.submit("ten_events", metadata={"seconds": 600})
         handle = await temporal.workflow(task_id)
 
         async def beat() -> bool:

@@ -56,7 +56,7 @@ async def test_a_worker_and_a_client_do_all_they_can_with_their_rights(server: S
                 await task.result()
         client = connect(mine)
         broker, store = TaskBroker(mine, client=client), TaskStore(mine, client=client)
-        slow = {"agent_config": agent("sleep"), "metadata": {"seconds": 60}}
+        slow = {"agent_config": agent("sleep"), "metadata": {"seconds": 600}}
         kept, waits = TaskPayload(**slow), TaskPayload(**slow, not_before=4e9)
         ended = TaskPayload(**slow)
         await broker.submit_many([kept, waits, ended])

@@ -140,7 +140,7 @@ async def test_the_listings_of_0_1_read_our_tasks_and_workers(fleet: Fleet, old:
             await fleet.submit("echo"): "completed",
             await fleet.submit("fail", max_retries=0): "failed",
             await fleet.submit("fail"): "retrying",
-            await fleet.submit("sleep", metadata={"seconds": 60}): "running",
+            await fleet.submit("sleep", metadata={"seconds": 600}): "running",
             await fleet.submit("echo", not_before=4e9): "pending",
         }
         gone = await fleet.submit("echo", not_before=4e9)

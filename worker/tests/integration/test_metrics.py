@@ -46,6 +46,10 @@ METRICS = {
     "orbiter.distributed.worker.loop_lag": ("gauge", "s"),
     "orbiter.distributed.worker.abandoned_threads": ("gauge", "{thread}"),
     "orbiter.distributed.executor.losses": ("counter", "{process}"),
+    "orbiter.distributed.redis.evicting": ("gauge", "{server}"),
+    "orbiter.distributed.redis.unsaved": ("gauge", "{server}"),
+    "orbiter.distributed.redis.unsaved_replicas": ("gauge", "{server}"),
+    "orbiter.distributed.redis.memory_share": ("gauge", "1"),
 }
 Q, A = "orbiter.distributed.queue_name", "orbiter.distributed.agent_name"
 CAUSE = "orbiter.distributed.cause"
@@ -107,7 +111,7 @@ async def _some_of_everything(fleet: Fleet, log: Path) -> list[str]:
     """Let tasks complete, fail, be retried and be cancelled."""
     tasks = [await fleet.submit("echo", "hello") for _ in range(3)]
     tasks += [await fleet.submit("fail", max_retries=1)]
-    cancelled = await fleet.submit("sleep", metadata={"seconds": 30, "log": str(log)})
+    cancelled = await fleet.submit("sleep", metadata={"seconds": 600, "log": str(log)})
     # Its record says so a moment before it runs: what is cancelled in between has taken no time.
     await wait_until(log.exists)
     await fleet.broker.cancel(cancelled)
@@ -235,7 +239,7 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_end(fleet: Fleet, t
 
 async def test_the_depth_is_read_also_while_every_worker_is_busy(fleet: Fleet) -> None:
     async with working(fleet, heartbeat_ttl=1, drain_timeout=0.2):
-        await fleet.submit("sleep", metadata={"seconds": 30})
+        await fleet.submit("sleep", metadata={"seconds": 600})
         await wait_until(lambda: metrics.RUNNING.values()[QUEUE,] == 1)
         metrics.DEPTH.clear()
         await fleet.submit_many("echo", 7)

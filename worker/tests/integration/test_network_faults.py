@@ -129,7 +129,7 @@ async def test_a_quiet_worker_requeues_claims_that_it_does_not_hold(fleet: Fleet
 
 async def test_a_busy_worker_requeues_claims_that_it_does_not_hold(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w1", heartbeat_ttl=LEASE, concurrency=1):
-        busy = await fleet.submit("sleep", metadata={"seconds": 60})
+        busy = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(busy)
         task_ids = await claimed_late(fleet, 2)
         await wait_until(lambda: nobody_holds(fleet, task_ids, others=1))

@@ -343,7 +343,7 @@ async def test_a_final_event_of_an_0_1_worker_is_one(broker: TaskBroker) -> None
 async def test_whoever_waits_for_a_lost_task_is_told(url: str, broker: TaskBroker, tmp_path: Path) -> None:
     """A worker is killed, and meanwhile somebody trims the queue; a task that waits behind others is lost as well."""
     options = ("--heartbeat-ttl", "1")
-    slow = {"metadata": {"seconds": 60}, "redis_url": url}
+    slow = {"metadata": {"seconds": 600}, "redis_url": url}
     with worker_process(url, "w1", tmp_path / "w1.log", *options) as worker:
         async with await distributed(SLEEP, "", **slow) as running, await distributed(SLEEP, "", **slow) as waiting:
             await wait_until(lambda: _runs(broker, running.task_id))
@@ -360,7 +360,7 @@ async def test_whoever_waits_for_a_lost_task_is_told(url: str, broker: TaskBroke
 
 async def test_a_worker_without_room_finds_lost_tasks_too(url: str, broker: TaskBroker, tmp_path: Path) -> None:
     with worker_process(url, "w1", tmp_path / "w1.log", "--heartbeat-ttl", "1"):
-        busy, lost = [TaskPayload(agent_config=SLEEP, metadata={"seconds": 60}) for _ in range(2)]
+        busy, lost = [TaskPayload(agent_config=SLEEP, metadata={"seconds": 600}) for _ in range(2)]
         await broker.submit(busy)
         await wait_until(lambda: _runs(broker, busy.task_id))
         await broker.submit(lost)

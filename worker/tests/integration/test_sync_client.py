@@ -140,7 +140,7 @@ def test_a_failure_is_raised_with_its_error(worker: str) -> None:
 
 
 def test_waiting_no_longer_than_told_the_task_goes_on_and_can_be_cancelled(worker: str) -> None:
-    handle = distributed_sync(job("sleep"), "", redis_url=worker, metadata={"seconds": 30})
+    handle = distributed_sync(job("sleep"), "", redis_url=worker, metadata={"seconds": 600})
     with pytest.raises(TimeoutError, match=f"Task {handle.task_id} had not ended after 0.2 s"):
         handle.result(timeout=0.2)
     until(lambda: client_connections(worker) == 0)

@@ -54,7 +54,7 @@ async def test_a_task_that_fails_each_time_ends_failed_as_a_dead_letter(fleet: F
 
 async def test_a_run_that_takes_too_long_counts_as_an_error(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, max_retries=1, **DURABLE):
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60}, timeout_seconds=1)
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600}, timeout_seconds=1)
         task = await fleet.ends(task_id)
         assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.FAILED]
     assert (task.status, task.error_type, task.attempt) == (TaskStatus.FAILED, "TaskTimeoutError", 2)
@@ -123,7 +123,7 @@ async def test_a_task_that_failed_can_be_retried_under_its_id(fleet: Fleet, temp
 @pytest.mark.parametrize("job", ["sleep", "block"])
 async def test_a_cancelled_run_ends_within_two_seconds(fleet: Fleet, temporal: TemporalServer, job: str) -> None:
     async with working(fleet, **DURABLE) as worker:
-        task_id = await fleet.submit(job, metadata={"seconds": 30})
+        task_id = await fleet.submit(job, metadata={"seconds": 600})
         await wait_until(lambda: runs(worker))
         asked = time.monotonic()
         assert await fleet.broker.cancel(task_id) == "requested"

@@ -133,7 +133,7 @@ async def test_a_redis_that_lost_the_id_is_told_it_again(fleet: Fleet, temporal:
 async def test_workers_follow_a_queue_that_has_another_id(fleet: Fleet, temporal: TemporalServer) -> None:
     """A Redis was restored or replaced under a worker; another one, started since, knows the new id alone."""
     async with working(fleet, worker_id="w", concurrency=2, **DURABLE) as w:
-        left_behind = await fleet.submit("sleep", metadata={"seconds": 60})
+        left_behind = await fleet.submit("sleep", metadata={"seconds": 600})
         await wait_until(lambda: runs(w))
         await fleet.client.set(ID, "another")
         task_ids = await fleet.submit_many("echo", 4)

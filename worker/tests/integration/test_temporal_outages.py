@@ -105,7 +105,7 @@ async def test_a_durable_outcome_is_recorded_behind_all_its_events(fleet: Fleet,
 async def test_a_worker_leaves_in_time_although_temporal_is_away(fleet: Fleet, tmp_path: Path) -> None:
     options = ("--executor", "temporal", "--drain-timeout", "1")
     with temporal_server(tmp_path) as server, worker(fleet, "w", *options, TEMPORAL_HOST=server.host) as leaving:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         server.kill()
         leaving.send_signal(signal.SIGTERM)

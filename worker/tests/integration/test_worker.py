@@ -43,7 +43,7 @@ async def test_a_fault_of_the_worker_is_no_error_of_its_tasks(fleet: Fleet, monk
     monkeypatch.setattr(worker._commands, "apply", fault)
     # In a loop of its own, which ends with it, as the command's does.
     life = asyncio.create_task(asyncio.to_thread(asyncio.run, worker.start()))
-    task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 600})
     await fleet.runs(task_id)
     await fleet.client.publish(keys.control("w1"), "drain")
     await asyncio.wait({life})
@@ -118,7 +118,7 @@ async def test_a_refused_import_fails_at_once_and_names_path_and_option(fleet: F
 
 async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None:
     async with working(fleet, max_retries=0):
-        task = await fleet.ends(await fleet.submit("sleep", metadata={"seconds": 60}, timeout_seconds=0.2))
+        task = await fleet.ends(await fleet.submit("sleep", metadata={"seconds": 600}, timeout_seconds=0.2))
     assert task.status == TaskStatus.FAILED
     assert task.error == "run took longer than timeout_seconds=0.2"
 
@@ -127,7 +127,7 @@ async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None
 @pytest.mark.parametrize("job", ["sleep", "block"])
 async def test_cancel_stops_a_running_task(fleet: Fleet, job: str) -> None:
     async with working(fleet):
-        task_id = await fleet.submit(job, metadata={"seconds": 30})
+        task_id = await fleet.submit(job, metadata={"seconds": 600})
         await fleet.runs(task_id)
         began = time.monotonic()
         assert await fleet.broker.cancel(task_id) == "requested"

@@ -305,9 +305,7 @@ async def main():
 asyncio.run(main())
 """
     started = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=99, env=environment(PYTHONPATH=":".join(sys.path))
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=99, env=environment(PYTHONPATH=":".join(sys.path)))
     assert time.monotonic() - started < 60
 
 

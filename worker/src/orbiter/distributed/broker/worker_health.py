@@ -55,6 +55,7 @@ class WorkerHealth:
         abandoned_threads: Threads that run code of tasks that have been given up.
         problem: Why it takes no tasks.
         failed_imports: What could not be imported, as ``module: reason``.
+        clock_skew_ms: Milliseconds that its machine's clock is ahead of Redis'; ``None`` where it does not say.
     """
 
     worker_id: str
@@ -82,6 +83,7 @@ class WorkerHealth:
     abandoned_threads: int = 0
     problem: str = ""
     failed_imports: tuple[str, ...] = ()
+    clock_skew_ms: float | None = None
 
 
 async def get_worker_fleet_status(redis_url: str, *, client: Redis | None = None) -> list[WorkerHealth]:
@@ -165,6 +167,7 @@ def worker_health(worker_id: str, fields: Mapping[str, str], *, now: float) -> W
         abandoned_threads=int(_number(fields.get("abandoned_threads")) or 0),
         problem=fields.get("problem") or "",
         failed_imports=_texts(fields.get("failed_imports")),
+        clock_skew_ms=_number(fields.get("clock_skew_ms")),
     )
 
 
