@@ -28,7 +28,8 @@ import asyncio
 
 async def talk(context):
     yield "first"
-    await asyncio.sleep(context.metadata.get("seconds", 0))
+    if context.attempt == 1:
+        await asyncio.sleep(context.metadata.get("seconds", 0))
     yield " last"
 """
 JOB = json.dumps({"runtime": "callable", "target": "loud.jobs:talk", "name": "talk"})
@@ -188,7 +189,7 @@ async def test_without_an_agent_at_hand_the_printed_line_brings_one(start, tmp_p
 async def test_lines_of_tasks_that_run_together_carry_their_names(start, app: Path) -> None:
     dev = start(app, "--app", "loud", "--concurrency", "2", "--drain-timeout", "0")
     await dev.ready()
-    submit(dev, "--task-id", "first-and-long", "--metadata", "seconds=30")
+    submit(dev, "--task-id", "first-and-long", "--metadata", "seconds=600")
     await dev.said("task first-and-long\nfirst")
     submit(dev, "--task-id", "second", "--wait")
     await dev.said(r"task first-and-long\nfirst\ntask second\nsecond \| first last\nsecond \| status completed")
@@ -232,7 +233,7 @@ async def test_a_single_module_is_an_app_and_other_directories_can_be_watched(st
 async def test_a_task_that_a_reload_interrupts_runs_again_with_the_new_worker(start, app: Path) -> None:
     dev = start(app, "--app", "loud", "--drain-timeout", "0")
     await dev.ready()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=2")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=600")
     await wait_until(lambda: status(dev, "t1") == "running")
     (app / "loud" / "tools.py").write_text(TOOL.format(word="NEW"))
     await dev.said("attempt 2")
@@ -284,7 +285,7 @@ async def test_ctrl_c_drains_and_leaves_nothing(start, app: Path, tmp_path: Path
     dev = start(app, "--app", "loud", TMPDIR=str(temporary))
     await dev.ready()
     children = dev.children()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=1")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=3")
     await dev.said("task t1")
     assert dev.end(number) == 0
     assert "status completed" in dev.log, "a running task gets its time"

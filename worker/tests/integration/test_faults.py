@@ -85,7 +85,7 @@ async def test_kill_9_at(fleet: Fleet, point: str, job: str, fields: dict[str, A
 
 @pytest.mark.parametrize("point", ["before settle", "after settle"])
 async def test_kill_9_in_a_hand_back(fleet: Fleet, point: str) -> None:
-    task_id = await fleet.submit("sleep", metadata={"seconds": 1})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 4})
     with worker(fleet, "victim", "--drain-timeout", "0", ORBITER_FAULT=point) as victim:
         await fleet.runs(task_id)
         victim.send_signal(signal.SIGTERM)
@@ -111,7 +111,7 @@ async def test_kill_9_after_the_promotion_of_a_delayed_task(fleet: Fleet) -> Non
 
 async def test_kill_9_in_a_sweep(fleet: Fleet) -> None:
     """A worker that dies while it takes over the tasks of a dead one leaves them to the next."""
-    task_id = await fleet.submit("sleep", metadata={"seconds": 1})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 4})
     with worker(fleet, "first", ORBITER_FAULT="after start") as first:
         await died(first)
     with worker(fleet, "sweeper", ORBITER_FAULT="after start") as sweeper:
@@ -124,7 +124,7 @@ async def test_kill_9_in_a_sweep(fleet: Fleet) -> None:
 
 async def test_restarted_worker_takes_up_its_tasks_at_once_under_its_name(fleet: Fleet) -> None:
     """systemd restarts a killed worker long before its lease is over: a fixed --worker-id finds its own history."""
-    task_id = await fleet.submit("sleep", metadata={"seconds": 0.5})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 4})
     with worker(fleet, "same", "--heartbeat-ttl", "300") as first:
         await fleet.runs(task_id)
         first.kill()
@@ -137,7 +137,7 @@ async def test_restarted_worker_takes_up_its_tasks_at_once_under_its_name(fleet:
 
 async def test_a_frozen_worker_writes_nothing_after_its_lease(fleet: Fleet) -> None:
     with worker(fleet, "frozen") as frozen:
-        task_id = await fleet.submit("murmur", metadata={"seconds": 2})
+        task_id = await fleet.submit("murmur", metadata={"seconds": 4})
         await fleet.runs(task_id)
         frozen.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
@@ -177,7 +177,7 @@ async def test_connections_killed_five_times_a_second_under_load_cost_nothing(fl
 async def test_a_full_redis_still_records_what_runs_and_refuses_what_comes(fleet: Fleet) -> None:
     """maxmemory with noeviction: submitting fails with a clear error, a running task ends."""
     async with working(fleet):
-        task_id = await fleet.submit("sleep", metadata={"seconds": 1})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await fleet.runs(task_id)
         await fleet.client.config_set("maxmemory", "1mb")
         try:

@@ -31,7 +31,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 @SIGNALS
 async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Path, number: int) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         process.send_signal(number)
         await wait_until(lambda: b"draining" in (tmp_path / "log").read_bytes())
@@ -44,7 +44,7 @@ async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Pa
 @SIGNALS
 async def test_shutdown_step_2_running_tasks_run_to_completion(fleet: Fleet, tmp_path: Path, number: int) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
-        tasks = await fleet.submit_many("sleep", 2, metadata={"seconds": 0.5})
+        tasks = await fleet.submit_many("sleep", 2, metadata={"seconds": 3})
         for task_id in tasks:
             await fleet.runs(task_id)
         process.send_signal(number)

@@ -102,7 +102,7 @@ async def test_redis_that_stops_answering_in_a_drain_does_not_keep_the_worker(fl
     """The drain ends at its deadline with exit 0; the task runs elsewhere once its lease is over."""
     options = ("--drain-timeout", "1", "--heartbeat-ttl", "3")
     with worker_process(fleet.url, "cut-off", tmp_path / "log", *options) as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 1.5})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await fleet.runs(task_id)
         await fleet.client.client_pause(8000, all=True)
         process.terminate()
@@ -115,7 +115,7 @@ async def test_redis_that_stops_answering_in_a_drain_does_not_keep_the_worker(fl
 
 async def test_quiet_claims_nothing_and_stays_and_resume_claims_again(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "quiet", tmp_path / "log") as process:
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         process.send_signal(signal.SIGUSR1)
         await wait_until(lambda: state(fleet, "quiet", "quiet"))
@@ -177,7 +177,7 @@ async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Pa
 
         assert "Redis" in (await wait_until(unready))["reason"]
         await wait_until(lambda: ask(port, "/readyz")[0] == 200)
-        task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await fleet.runs(task_id)
         process.terminate()
         await wait_until(lambda: ask(port, "/readyz") == (503, {"reason": "the worker is draining"}))

@@ -68,7 +68,7 @@ def test_a_client_on_uvloop_meets_a_connection_error(redis_url: str, how: str) -
 
 @pytest.mark.parametrize("which", [slice(None), *(slice(n, n + 1) for n in range(4))], ids=["all", *"0123"])
 async def test_a_worker_reconnects_after_resets(fleet: Fleet, redis_url: str, tmp_path: Path, which: slice) -> None:
-    task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 4})
     async with faults_proxy(urlsplit(redis_url).port or 0) as proxy:
         options = "--heartbeat-ttl", str(LEASE), "--concurrency", "2"
         starting = partial(worker_process, proxy.url, "w1", tmp_path / "worker.log", *options)

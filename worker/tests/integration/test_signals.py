@@ -33,7 +33,7 @@ def started(
     """Run a worker ``w`` without a terminal, ready or not; at the end it is killed if it still runs."""
     options = ["--redis-url", url, "--worker-id", "w", "--allow-import", "tests.integration.jobs"]
     process = subprocess.Popen(
-        [*COMMAND, *options, "--drain-timeout", "1", "--connect-timeout", "600"],
+        [*COMMAND, *options, "--drain-timeout", "60", "--connect-timeout", "600"],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -130,7 +130,7 @@ async def test_hangup_of_a_worker_without_a_terminal_replaces_its_executor_proce
     log = tmp_path / "log"
     with log.open("wb") as output, started(fleet.url, output) as process:
         await wait_until(lambda: _is(fleet, "running"))
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         before = {child.pid for child in psutil.Process(process.pid).children()}
         process.send_signal(signal.SIGHUP)
@@ -147,7 +147,7 @@ async def test_a_worker_whose_terminal_closes_drains(fleet: Fleet) -> None:
         with started(fleet.url, theirs, lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0)) as process:
             os.close(theirs)
             await wait_until(lambda: _is(fleet, "running"))
-            quick = await fleet.submit("sleep", metadata={"seconds": 0.5})
+            quick = await fleet.submit("sleep", metadata={"seconds": 3})
             await fleet.runs(quick)
             os.close(ours)
             await wait_until(lambda: _is(fleet, "draining"))

@@ -64,7 +64,7 @@ async def test_a_run_that_takes_too_long_counts_as_an_error(fleet: Fleet, tempor
 
 async def test_what_outlives_a_drain_is_handed_back(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, worker_id="first", drain_timeout=0, **DURABLE) as first:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await wait_until(lambda: runs(first))
     async with working(fleet, worker_id="second", **DURABLE):
         task = await fleet.ends(task_id)

@@ -211,7 +211,7 @@ async def test_a_durable_task_that_kills_its_process_fails_alone(
     options += ("--max-retries", "1", "--allow-import", ISOLATION_JOBS)
     with worker(fleet, "w", *options, TEMPORAL_HOST=temporal.host):
         innocents = [
-            await fleet.broker.submit(attack("innocent", metadata={"seconds": 3, "notes": str(tmp_path / "notes")}))
+            await fleet.broker.submit(attack("innocent", metadata={"seconds": 6, "notes": str(tmp_path / "notes")}))
             for _ in range(3)
         ]
         for task_id in innocents:

@@ -67,7 +67,7 @@ async def test_tasks_of_one_id_are_two_tasks(fleet: Fleet, other: Fleet, tempora
         working(other, worker_id="theirs", **DURABLE) as theirs,
     ):
         for one in (fleet, other):
-            await one.broker.submit(job_payload("sleep", task_id="nightly", metadata={"seconds": 3}))
+            await one.broker.submit(job_payload("sleep", task_id="nightly", metadata={"seconds": 6}))
         await wait_until(lambda: runs(ours) == runs(theirs) == 1)
         await fleet.broker.cancel("nightly")
         assert (await fleet.ends("nightly")).status == TaskStatus.CANCELLED
@@ -82,7 +82,7 @@ async def test_what_a_killed_worker_had_waits_for_a_worker_of_its_own_fleet(
     async with working(other, worker_id="theirs", concurrency=4, **DURABLE) as theirs:
         options = ("--executor", "temporal", "--heartbeat-ttl", "3")
         with worker(fleet, "victim", *options, TEMPORAL_HOST=temporal.host) as victim:
-            task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+            task_id = await fleet.submit("sleep", metadata={"seconds": 6})
             handle = await temporal.workflow(task_id)
 
             async def described() -> DescribeWorkflowExecutionResponse:

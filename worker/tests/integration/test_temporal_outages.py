@@ -63,7 +63,7 @@ async def test_temporal_away_in_mid_run_fails_nothing(
     with temporal_server(tmp_path) as server:
         monkeypatch.setenv("TEMPORAL_HOST", server.host)
         async with working(fleet, worker_id="w", concurrency=4, **DURABLE) as durable:
-            task_ids = await fleet.submit_many("sleep", 3, metadata={"seconds": 3})
+            task_ids = await fleet.submit_many("sleep", 3, metadata={"seconds": 6})
             await wait_until(lambda: runs(durable) == 3)
             server.kill()
             task_ids.append(await fleet.submit("echo"))
@@ -168,12 +168,12 @@ async def test_redis_away_while_a_run_ends_has_its_end_recorded_later(tmp_path: 
         fleet = Fleet(url, client)
         await fleet.broker.connect()
         async with working(fleet, **DURABLE) as durable:
-            task_id = await fleet.broker.submit(job_payload("sleep", metadata={"seconds": 1.5}))
+            task_id = await fleet.broker.submit(job_payload("sleep", metadata={"seconds": 4}))
             await wait_until(lambda: runs(durable))
             await wait_until(fleet.is_empty)
             server.kill()
             # The run ends meanwhile.
-            await asyncio.sleep(4)
+            await asyncio.sleep(6)
             server.start()
             eventually(server.answers)
             await client.connection_pool.disconnect()

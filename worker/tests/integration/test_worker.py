@@ -271,7 +271,7 @@ async def test_two_calls_with_outcomes_use_a_connection_each(fleet: Fleet, monke
 
 async def test_drain_lets_running_tasks_end_and_claims_no_more(fleet: Fleet) -> None:
     async with working(fleet, concurrency=2):
-        running = [await fleet.submit("sleep", metadata={"seconds": 1}) for _ in range(2)]
+        running = [await fleet.submit("sleep", metadata={"seconds": 3}) for _ in range(2)]
         for task_id in running:
             await fleet.runs(task_id)
         waiting = await fleet.submit("sleep")

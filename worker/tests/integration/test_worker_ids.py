@@ -120,7 +120,7 @@ async def test_a_worker_told_to_stop_while_it_watches_another_ends_in_order(flee
 
 async def test_a_worker_that_was_frozen_leaves_its_id_to_who_has_it_by_now(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "same", tmp_path / "first", *OPTIONS, "--concurrency", "2") as first:
-        task_ids = await fleet.submit_many("sleep", 2, metadata={"seconds": 2})
+        task_ids = await fleet.submit_many("sleep", 2, metadata={"seconds": 4})
         for task_id in task_ids:
             await fleet.runs(task_id)
         first.send_signal(signal.SIGSTOP)
