@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from orbiter.distributed import distributed
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.queue_info import get_queue_info
 from orbiter.distributed.health import get_worker_fleet_status
+from tests import keys
 from tests.fleet import Fleet, working
 from tests.support import orbiter, wait_until
 

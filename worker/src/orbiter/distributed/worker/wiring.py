@@ -91,6 +91,7 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
     broker = broker_for(
         redis_url,
         queue_name=settings.queue,
+        namespace=settings.namespace,
         max_retries=settings.max_retries,
         max_crashes=settings.max_crashes,
         max_payload_bytes=settings.max_payload_bytes,
@@ -103,7 +104,7 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
     login = [text for text in (known.login.get("password"), known.sentinel_login.get("password")) if text]
     secrets = (redis_url, *login) if login else ()
     redis = RedisLookout(redis_url, commanding)
-    announcements = Announcements(listening, name)
+    announcements = Announcements(listening, name, broker.keys)
     return assemble(settings, broker, Housekeeping(broker), announcements, clients, secrets=secrets, redis=redis)
 
 
