@@ -293,7 +293,7 @@ async def test_when_redis_dies_everything_ends_with_its_last_words(start, tmp_pa
 async def test_ctrl_c_drains_and_leaves_nothing(start, app: Path, tmp_path: Path, number: signal.Signals) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    dev = start(app, "--app", "loud", TMPDIR=str(temporary))
+    dev = start(app, "--app", "loud", "--drain-timeout", "60", TMPDIR=str(temporary))
     await dev.ready()
     children = dev.children()
     submit(dev, "--task-id", "t1", "--metadata", "seconds=3")
