@@ -135,7 +135,9 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(
         def counted() -> dict[str, Any]:
             found = _scrape(url)
             done = {key: found.get(f"orbiter_distributed_tasks_{key}_total", {}) for key in ("completed", "cancelled")}
-            return found if all(sum(rows.values()) for rows in done.values()) else {}
+            # Readings of the queue and of Redis are taken now and then, and count for a few seconds only.
+            read = all(f"TYPE orbiter_distributed_{name}" in found for name in ("queue_depth", "redis_evicting"))
+            return found if read and all(sum(rows.values()) for rows in done.values()) else {}
 
         found = await wait_until(counted)
         text = str(found)
