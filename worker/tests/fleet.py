@@ -15,7 +15,7 @@ from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, event_from_json, is_final
 from orbiter.distributed.worker.worker import Worker
 from tests import keys
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 QUEUE = "orbiter:tasks"
 # What may be there for ever; everything else expires.
@@ -43,7 +43,7 @@ class Fleet:
     async def submit_many(self, job: str, number: int, **fields: Any) -> list[str]:
         return await self.broker.submit_many([job_payload(job, **fields) for _ in range(number)])
 
-    async def all_end(self, task_ids: Iterable[str], timeout: float) -> list[TaskResult]:
+    async def all_end(self, task_ids: Iterable[str], timeout: float = PATIENCE) -> list[TaskResult]:
         """Wait until every one of these tasks has ended; return them."""
         left, ended = list(task_ids), []
 
@@ -57,7 +57,7 @@ class Fleet:
         await wait_until(over, timeout)
         return ended
 
-    async def ends(self, task_id: str, timeout: float = 20) -> TaskResult:
+    async def ends(self, task_id: str, timeout: float = PATIENCE) -> TaskResult:
         async def ended() -> TaskResult | None:
             task = await self.store.get_status(task_id)
             return task if task and task.status.terminal else None
@@ -149,4 +149,4 @@ async def working(fleet: Fleet, **options: Any) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await worker.stop()
-        await asyncio.wait_for(life, 10)
+        await asyncio.wait_for(life, PATIENCE)

@@ -16,7 +16,7 @@ import psutil
 
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
 from tests.fleet import Fleet
-from tests.support import WORKER_DIRECTORY, environment, orbiter, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, wait_until
 
 JOBS = "tests.integration.isolation_jobs"
 
@@ -59,7 +59,7 @@ class IsolatedWorker:
             said = await self.fleet.client.hmget(f"orbiter:workers:{self.worker_id}", ["state", "pid"])
             return said == ["running", str(self.process.pid)] and bool(self.children)
 
-        await wait_until(running, 60)
+        await wait_until(running)
 
     @property
     def text(self) -> str:
@@ -108,7 +108,7 @@ class IsolatedWorker:
         tree = self.tree()
         self.process.terminate()
         try:
-            self.process.wait(15)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -14,13 +14,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 SERVICE = "mymaster"
 DOWN_AFTER_MS = 1000
 
 
-def eventually(condition: Callable[[], object], *, within: float = 20.0, what: str = "") -> None:
+def eventually(condition: Callable[[], object], *, within: float = PATIENCE, what: str = "") -> None:
     """Call ``condition`` until it is true; a Redis that does not answer yet counts as false.
 
     Raises:
@@ -75,18 +75,18 @@ class Server:
 
     def start(self) -> None:
         """Start it again, after it was killed."""
-        self.process.wait(5)
+        self.process.wait(PATIENCE)
         self.process = self._spawn(self.command, self.log)
 
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self.process.wait(5)
+        self.process.wait(PATIENCE)
 
     def ask(self, *command: str | int) -> object:
         """Send one command on a connection of its own; return the answer as text."""
         once = Retry(NoBackoff(), 0)
-        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=2, protocol=2, retry=once) as client:
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10, protocol=2, retry=once) as client:
             return client.execute_command(*command)
 
     def answers(self) -> bool:
@@ -322,7 +322,7 @@ def cluster_of_six(directory: Path) -> Iterator[Cluster]:
         made = subprocess.run(create, capture_output=True, text=True, timeout=60, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
         cluster = Cluster(nodes)
-        eventually(cluster.healthy, within=30, what="the cluster is whole")
+        eventually(cluster.healthy, what="the cluster is whole")
         yield cluster
 
 

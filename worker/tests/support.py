@@ -15,15 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from orbiter.distributed.connection.redis_url import connect_sync
 
 T = TypeVar("T")
+
+# Seconds within which what is certain to come has come, on a slow and busy machine as well. A wait for something costs
+# no more than it takes; where the fault is a long wait, the test makes that one longer than this.
+PATIENCE = 60.0
 
 # The command runs here, so that a worker can import tests.integration.jobs.
 WORKER_DIRECTORY = Path(__file__).parents[1]
 
 
-async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float = 20.0, *, interval: float = 0.02) -> T:
+async def wait_until(
+    condition: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE, *, interval: float = 0.02
+) -> T:
     """Call ``condition`` (plain or async) until it returns something true; return that.
 
     Raises:
@@ -42,11 +50,18 @@ async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout: float =
 
 
 def slowness() -> float:
-    """Return how many times longer than its CPU time some work takes at the moment: 1 where nobody else computes."""
-    began, computing = time.monotonic(), time.process_time()
-    while (used := time.process_time() - computing) < 0.1:
+    """Return how many times longer some work takes at the moment than where limits of time were chosen: 1 at least.
+
+    A slower machine counts like one on which others compute.
+    """
+    began = time.monotonic()
+    for _ in range(_WORK):
         pass
-    return max(1.0, (time.monotonic() - began) / used)
+    return max(1.0, (time.monotonic() - began) / 0.1)
+
+
+# Turns of an empty loop that take a tenth of a second on two cores of a server of 2024, while nobody else computes.
+_WORK = 2_500_000
 
 
 # Below the ports that systems give to outgoing connections: one of those would take a port before its server does.
@@ -70,6 +85,22 @@ def free_port() -> int:
             _reserved.append(reservation)
             return port
     raise AssertionError("no free port")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process runs. One that has ended and is not yet waited for does not, nor one that ends now."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Return the words of a process's command line; none where it has ended or ends now."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -104,7 +135,7 @@ def worker_process(
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(**env), cwd=WORKER_DIRECTORY)
     try:
         with connect_sync(redis_url) as client:
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + PATIENCE
             heartbeat = f"{namespace or 'orbiter'}:workers:{worker_id}"
             # Its own heartbeat: that of an earlier process of this id may still stand.
             while client.hmget(heartbeat, "state", "pid") != ["running", str(process.pid)]:
@@ -115,7 +146,7 @@ def worker_process(
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

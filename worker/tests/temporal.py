@@ -19,7 +19,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from orbiter.distributed.temporal.wire import workflow_id
 from orbiter.distributed.worker.worker import Worker
-from tests.support import free_port, wait_until
+from tests.support import PATIENCE, free_port, wait_until
 
 
 @dataclass
@@ -62,7 +62,7 @@ class TemporalServer:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -76,7 +76,7 @@ class TemporalServer:
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
     def start(self) -> None:
         """Start it again, after it was killed."""
@@ -90,7 +90,7 @@ class TemporalServer:
 
     async def client(self, namespace: str = "default") -> Client:
         """Return a client of its, once it can serve one: it listens a little before that."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 return await Client.connect(self.host, namespace=namespace)
@@ -105,14 +105,14 @@ class TemporalServer:
         (found, *_) = await wait_until(lambda: self._workflows(client, task_id))
         return client.get_workflow_handle(found.id)
 
-    async def ends_of(self, task_id: str) -> list[WorkflowExecutionStatus | None]:
-        """Return how every workflow that the task has had has closed, once all have; the newest first."""
+    async def ends_of(self, task_id: str, number: int = 1) -> list[WorkflowExecutionStatus | None]:
+        """Return how the workflows that a task has had have closed, once so many have; the newest first."""
         client = await self.client()
 
         async def closed() -> list[WorkflowExecutionStatus | None]:
-            # The listing lags behind.
+            # The listing lags behind: it may lack the newest.
             ends = [found.status for found in await self._workflows(client, task_id)]
-            return [] if WorkflowExecutionStatus.RUNNING in ends else ends
+            return [] if WorkflowExecutionStatus.RUNNING in ends or len(ends) < number else ends
 
         ends = await wait_until(closed)
         if folder := os.environ.get("RECORD_HISTORIES"):

@@ -62,7 +62,7 @@ async def working(redis_url: str, **options: Any) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await worker.stop()
-        await asyncio.wait_for(life, 10)
+        await asyncio.wait_for(life, 60)
 
 
 class Fleet:

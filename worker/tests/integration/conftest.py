@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 
 from tests.fleet import Fleet
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 from tests.temporal import TemporalServer, temporal_server
 
 
@@ -35,11 +35,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE)
 
 
 def _wait_for_answer(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     with redis.Redis(port=port, retry=None) as client:
         while True:
             try:

@@ -74,6 +74,6 @@ async def all_end(url: str, load: Load) -> None:
         return all(task is not None and task.status == "completed" for task in tasks)
 
     try:
-        await wait_until(ended, timeout=30, interval=0.2)
+        await wait_until(ended, interval=0.2)
     finally:
         await client.aclose()

@@ -171,7 +171,7 @@ async def test_a_rate_limit_is_waited_out_in_the_queue_not_in_a_slot(fleet: Flee
             seen.add(task and task.status)
             return task is not None and task.status == TaskStatus.RETRYING
 
-        await wait_until(is_retrying, 5, interval=0.002)
+        await wait_until(is_retrying, interval=0.002)
         other = await fleet.run(agent())  # the only slot is free meanwhile
         assert other.text == "other"
         ended = await fleet.ended(task_id)

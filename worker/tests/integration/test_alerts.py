@@ -1,4 +1,4 @@
-"""The five rules fire at their threshold and not below it: in process, by the command, and in Prometheus."""
+"""The rules fire at their threshold and not below it: in process, by the command, and in Prometheus."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from orbiter.distributed.alerts import (
@@ -25,8 +26,9 @@ from orbiter.distributed.alerts import (
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.support import free_port, orbiter, wait_until
 
-DEPTH, CRITICAL, FAILURES, NOBODY, WAIT = (rule.name for rule in RULES)
+DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, EVICTION, UNSAVED, UNSAVED_REPLICA, MEMORY = (rule.name for rule in RULES)
 QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0}
+SAFE = {"redis_evicting": 0, "redis_unsaved": 0, "redis_unsaved_replicas": 0, "redis_memory_share": 0.0}
 
 # What is read, and what fires; each threshold from both sides.
 CASES = [
@@ -40,6 +42,11 @@ CASES = [
     ({"worker_count": 0}, {NOBODY}),
     ({"wait_time": 60}, set()),
     ({"wait_time": 60.5}, {WAIT}),
+    ({"redis_evicting": 1}, {EVICTION}),
+    ({"redis_unsaved": 1}, {UNSAVED}),
+    ({"redis_unsaved_replicas": 2}, {UNSAVED_REPLICA}),
+    ({"redis_memory_share": 0.899}, set()),
+    ({"redis_memory_share": 0.9}, {MEMORY}),
 ]
 
 
@@ -49,11 +56,20 @@ def _nothing_registered() -> Iterator[None]:
     alert_manager.clear()
 
 
+@pytest.fixture
+def redis_url(redis_url: str) -> Iterator[str]:
+    """A Redis that the rules have nothing to say of: it takes snapshots, though not while a test runs."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("save", "86400 1")
+        yield redis_url
+        client.config_set("save", "")
+
+
 def test_the_rules_are_those_of_the_guide() -> None:
     rules = [(rule.title, rule.comparison, rule.threshold, rule.severity.upper()) for rule in RULES]
     assert register_distributed_alerts() == list(RULES) == alert_manager.rules
     assert register_distributed_alerts() == alert_manager.rules
-    assert rules == [
+    assert rules[:5] == [
         ("Queue depth high", ">", 100, "WARNING"),
         ("Queue depth critical", ">", 500, "CRITICAL"),
         ("Task failure rate", ">", 0.1, "WARNING"),
@@ -102,7 +118,7 @@ async def test_a_callback_that_fails_does_not_silence_the_others() -> None:
 async def test_a_worker_evaluates_what_its_process_has_registered(fleet: Fleet) -> None:
     heard: list[Alert] = []
     register_distributed_alerts(heard.append)
-    await fleet.submit("sleep", metadata={"seconds": 30})
+    await fleet.submit("sleep", metadata={"seconds": 600})
     await fleet.submit_many("echo", 101)
     async with working(fleet, drain_timeout=0.2):
         await wait_until(lambda: heard)
@@ -128,7 +144,7 @@ async def test_failures_and_waits_are_what_the_workers_counted_lately(fleet: Fle
     async with working(fleet, max_retries=0, concurrency=4):
         tasks = await fleet.submit_many("echo", 9)
         tasks += await fleet.submit_many("fail", 1)
-        await fleet.all_end(tasks, 10)
+        await fleet.all_end(tasks)
 
         async def counted() -> Reading | None:
             reading = await read_queue(fleet.url)
@@ -137,7 +153,7 @@ async def test_failures_and_waits_are_what_the_workers_counted_lately(fleet: Fle
         reading = await wait_until(counted)
         assert (reading.failure_rate, reading.queue_depth, reading.worker_count) == (0.1, 0, 1)
         assert 0 < reading.wait_time < 10
-        await fleet.all_end(await fleet.submit_many("fail", 1), 10)
+        await fleet.all_end(await fleet.submit_many("fail", 1))
 
         async def worse() -> bool:
             return (await read_queue(fleet.url)).failure_rate > 0.1
@@ -217,12 +233,18 @@ SERIES = {
     "orbiter_distributed_task_wait_time_seconds_sum": "0+{waited}x10",
     "orbiter_distributed_task_wait_time_seconds_count": "0+2x10",
     "orbiter_distributed_queue_oldest_wait_seconds": "{oldest}+0x10",
+    "orbiter_distributed_redis_evicting": "{redis_evicting}+0x10",
+    "orbiter_distributed_redis_unsaved": "{redis_unsaved}+0x10",
+    "orbiter_distributed_redis_unsaved_replicas": "{redis_unsaved_replicas}+0x10",
+    "orbiter_distributed_redis_memory_share": "{redis_memory_share}+0x10",
 }
 
 
 def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float = 0) -> dict[str, object]:
     failed = round(values["failure_rate"] * 1000)
-    numbers = {"queue_depth": values["queue_depth"], "failed": failed, "completed": 1000 - failed, "oldest": oldest}
+    values = SAFE | values
+    numbers = {name: values[name] for name in SAFE}
+    numbers |= {"queue_depth": values["queue_depth"], "failed": failed, "completed": 1000 - failed, "oldest": oldest}
     numbers["waited"] = values["wait_time"] * 2
     series = [
         {"series": f'{name}{{{LABEL}="q",instance="w1"}}', "values": row.format(**numbers)}
@@ -236,6 +258,10 @@ def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float =
         FAILURES: values["failure_rate"],
         NOBODY: values["worker_count"],
         WAIT: max(values["wait_time"], oldest),
+        EVICTION: values["redis_evicting"],
+        UNSAVED: values["redis_unsaved"],
+        UNSAVED_REPLICA: values["redis_unsaved_replicas"],
+        MEMORY: values["redis_memory_share"],
     }
     return {
         "interval": "1m",

@@ -108,7 +108,7 @@ async def lose(
 
 async def reclaim(broker: TaskBroker, worker: str) -> list[Entry]:
     """Sweep until the leases of one second have run out."""
-    return await wait_until(lambda: Sweeper(Housekeeping(broker), worker, lease=1).sweep(10), timeout=5)
+    return await wait_until(lambda: Sweeper(Housekeeping(broker), worker, lease=1).sweep(10))
 
 
 async def test_a_renewed_claim_is_not_reclaimed(broker: TaskBroker, redis_client: Redis) -> None:

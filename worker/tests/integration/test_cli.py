@@ -15,7 +15,7 @@ from subprocess import Popen
 import pytest
 from redis.asyncio import Redis
 
-from tests.support import free_port, orbiter, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, free_port, orbiter, start_orbiter, wait_until, worker_process
 
 
 def job(name: str) -> str:
@@ -42,7 +42,7 @@ async def test_the_banner_comes_first_and_a_drained_worker_exits_0(redis_url: st
         ) as process:
             await wait_until(lambda: _state(redis_client, "w1", "running"))
             process.send_signal(signal.SIGTERM)
-            out, log = process.communicate(timeout=15)
+            out, log = process.communicate(timeout=PATIENCE)
     finally:
         await redis_client.config_set("requirepass", "")
     address = redis_url.removesuffix("/0")
@@ -72,7 +72,7 @@ async def test_ctrl_c_drains_too_and_json_logs_are_json(redis_url: str, redis_cl
     ) as process:
         await wait_until(lambda: _state(redis_client, "w1", "running"))
         process.send_signal(signal.SIGINT)
-        _, log = process.communicate(timeout=15)
+        _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     lines = [json.loads(line) for line in log.splitlines()]
     assert any("drained" in line["message"] for line in lines)
@@ -83,7 +83,7 @@ def test_a_worker_waits_for_redis_then_gives_up_with_one_line() -> None:
     began = time.monotonic()
     ended = orbiter("start", "worker", "--redis-url", f"redis://127.0.0.1:{free_port()}", "--connect-timeout", "1")
     assert ended.returncode == 1
-    assert 1 <= time.monotonic() - began < 10
+    assert 1 <= time.monotonic() - began < 25
     assert "trying again" in ended.stderr
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("Error: cannot reach Redis at redis://127.0.0.1:")
@@ -136,7 +136,7 @@ async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_clien
     assert set(alive) == {
         *("worker_id", "status", "alive", "hostname", "instance", "version", "queue", "executor", "state"),
         *("concurrency", "active", "tasks_processed", "tasks_failed", "current_task_id", "pid", "started_at"),
-        *("last_heartbeat", "isolation", "processes", "rss_bytes", "loop_lag_ms", "blocked_by"),
+        *("last_heartbeat", "isolation", "processes", "rss_bytes", "loop_lag_ms", "blocked_by", "clock_skew_ms"),
         *("abandoned_threads", "problem", "failed_imports"),
     }
     assert (alive["isolation"], alive["problem"], alive["failed_imports"]) == ("process", "", [])
@@ -149,7 +149,7 @@ def _alive(worker: dict[str, object]) -> bool:
 
 async def test_a_stopped_worker_leaves_the_list(redis_url: str, worker: Popen[bytes]) -> None:
     worker.terminate()
-    assert worker.wait(15) == 0
+    assert worker.wait(PATIENCE) == 0
     assert orbiter("worker", "list", "--redis-url", redis_url).stdout == "No active workers found.\n"
 
 
@@ -315,7 +315,7 @@ async def test_waiting_where_nobody_works_says_so(redis_url: str, redis_client: 
         assert process.stderr is not None
         assert "No worker reads queue orbiter:tasks yet" in process.stderr.readline()
         await redis_client.hset("orbiter:task:t1", mapping={"status": "cancelled"})
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
 
 

@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.client.control import WorkerControl
-from tests.support import orbiter, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, start_orbiter, wait_until, worker_process
 
 HOLD = json.dumps({"runtime": "callable", "target": "tests.integration.jobs:hold", "name": "hold"})
 
 
 @pytest.fixture
 def worker(redis_url: str, tmp_path: Path) -> Iterator[Popen[bytes]]:
-    with worker_process(redis_url, "w1", tmp_path / "w1.log", "--concurrency", "2", "--drain-timeout", "20") as process:
+    with worker_process(redis_url, "w1", tmp_path / "w1.log", "--concurrency", "2", "--drain-timeout", "60") as process:
         yield process
 
 
@@ -56,9 +56,9 @@ async def test_a_drained_worker_ends_its_task_and_is_gone(
         while (said := command.stderr.readline()) != "Worker w1: draining, 1 of 2 slots busy\n":
             assert said.startswith("Worker w1: "), said
         (tmp_path / "enough").touch()
-        told, _ = command.communicate(timeout=30)
+        told, _ = command.communicate(timeout=PATIENCE)
     assert (command.returncode, told) == (0, "Worker w1 has drained.\n")
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE) == 0
     assert await status_is(redis_client, "t1", "completed")
     assert not await redis_client.exists("orbiter:workers:w1")
     again = orbiter("worker", "drain", "w1", "--redis-url", redis_url)
@@ -94,7 +94,7 @@ async def test_all_means_every_live_worker_of_the_queue(redis_url: str, redis_cl
     with worker_process(redis_url, "w2", tmp_path / "w2.log", "--queue", "q2") as second:
         (drained,) = json.loads(orbiter("worker", "drain", "--all", "--queue", "q2", "--json", *at).stdout)
         assert (drained["worker_id"], drained["state"]) == ("w2", "gone")
-        assert second.wait(10) == 0
+        assert second.wait(PATIENCE) == 0
     told = json.loads(orbiter("worker", "quiet", "--all", "--json", *at).stdout)
     assert [(one["worker_id"], one["state"]) for one in told] == [("w1", "quiet")]
 
@@ -102,7 +102,7 @@ async def test_all_means_every_live_worker_of_the_queue(redis_url: str, redis_cl
 async def test_a_quiet_worker_can_be_drained(worker: Popen[bytes], redis_url: str) -> None:
     assert orbiter("worker", "quiet", "w1", "--redis-url", redis_url).returncode == 0
     assert orbiter("worker", "drain", "w1", "--redis-url", redis_url).returncode == 0
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE) == 0
 
 
 async def test_a_draining_worker_takes_no_other_command(
@@ -125,10 +125,10 @@ async def test_a_draining_worker_takes_no_other_command(
         assert command.stderr is not None
         assert re.search(r"w1: draining, 1 of 2", command.stderr.readline())
         (tmp_path / "enough").touch()
-        command.communicate(timeout=30)
+        command.communicate(timeout=PATIENCE)
     assert command.returncode == 0
     assert await status_is(redis_client, "t1", "completed")
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE) == 0
 
 
 # -- and those that cannot -------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_nobody_to_tell_is_no_failure(redis_url: str) -> None:
 async def test_a_killed_worker_is_dead_and_no_hash_is_made_for_it(
     redis_url: str, redis_client: Redis, tmp_path: Path
 ) -> None:
-    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "1") as process:
+    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "2") as process:
         process.kill()
 
         async def expired() -> bool:
@@ -194,13 +194,13 @@ async def test_command_is_left_in_the_hash_and_sent_on_the_channel(redis_url: st
 
 
 async def test_a_worker_that_dies_meanwhile_has_not_drained(redis_url: str, tmp_path: Path) -> None:
-    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "5") as process:
+    with worker_process(redis_url, "w1", tmp_path / "log", "--heartbeat-ttl", "15") as process:
         process.send_signal(signal.SIGSTOP)
         with start_orbiter("worker", "drain", "w1", "--redis-url", redis_url) as command:
             assert command.stderr is not None
             assert command.stderr.readline().startswith("Worker w1: ")
             process.kill()
-            _, said = command.communicate(timeout=30)
+            _, said = command.communicate(timeout=PATIENCE)
     assert command.returncode == 1
     assert "w1 died" in said.splitlines()[-1]
 

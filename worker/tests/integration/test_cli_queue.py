@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.support import WORKER_DIRECTORY, environment, orbiter, start_orbiter, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, start_orbiter, wait_until
 
 AGENT = '{"name": "a", "model": "test"}'
 
@@ -71,7 +71,7 @@ def test_watching_in_a_pipe_prints_one_look_below_the_other_until_ctrl_c(
         while marks < 3:
             marks += process.stdout.readline().startswith("--- 20")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (0, "")
 
 
@@ -80,7 +80,7 @@ def test_watching_as_json_is_a_line_each_time(redis_url: str) -> None:
         assert process.stdout is not None
         lines = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert [line["waiting"] for line in lines] == [0, 0, 0]
     assert process.returncode == 0
 
@@ -98,7 +98,7 @@ def test_on_a_terminal_the_look_is_redrawn(redis_url: str) -> None:
             shown += os.read(ours, 4096)
         process.send_signal(signal.SIGINT)
         _drain(ours)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(ours)
     assert shown.count(b"Waiting:") >= 3
     assert b"\x1b[1A" in shown, "the cursor goes up before it draws again"
@@ -120,7 +120,7 @@ async def test_watching_a_task_ends_with_it(redis_url: str, redis_client: Redis)
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["status"] == "pending"
         await redis_client.hset("orbiter:task:t1", "status", "completed")
-        rest, _ = process.communicate(timeout=10)
+        rest, _ = process.communicate(timeout=PATIENCE)
     assert json.loads(rest.splitlines()[-1])["status"] == "completed"
     assert process.returncode == 0
     gone = orbiter("task", "status", "--watch", "t9", "--redis-url", redis_url)

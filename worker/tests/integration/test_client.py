@@ -14,7 +14,7 @@ from orbiter.distributed.broker.records import CancelOutcome
 from orbiter.distributed.client.handle import TaskHandle, distributed
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
 from orbiter.distributed.worker.worker import Worker
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 class Job:
@@ -38,7 +38,7 @@ async def working(redis_url: str, **options: Any) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await worker.stop()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, PATIENCE)
 
 
 async def test_a_result_is_what_the_agent_returned(redis_url: str) -> None:
@@ -130,13 +130,13 @@ async def test_a_result_waits_through_retries(redis_url: str) -> None:
 async def test_a_cancelled_task_says_so(redis_url: str) -> None:
     async with (
         working(redis_url),
-        await distributed(Job("sleep"), "", redis_url=redis_url, metadata={"seconds": 30}) as handle,
+        await distributed(Job("sleep"), "", redis_url=redis_url, metadata={"seconds": 600}) as handle,
     ):
         result = asyncio.create_task(handle.result())
         await wait_until(lambda: _is_running(handle))
         assert await handle.cancel() is CancelOutcome.REQUESTED
         with pytest.raises(RuntimeError, match=f"Task {handle.task_id} was cancelled"):
-            await asyncio.wait_for(result, 10)
+            await asyncio.wait_for(result, PATIENCE)
 
 
 async def _is_running(handle: TaskHandle) -> bool:
@@ -152,7 +152,7 @@ async def test_a_result_is_found_although_no_event_tells_of_it(redis_url: str, r
         await redis_client.hset(
             f"orbiter:task:{handle.task_id}", mapping={"status": "completed", "result": '{"output": "old"}'}
         )
-        assert await asyncio.wait_for(result, 5) == {"output": "old"}
+        assert await asyncio.wait_for(result, PATIENCE) == {"output": "old"}
 
 
 async def test_the_end_is_learnt_from_the_events_not_from_polling(redis_url: str) -> None:
@@ -160,7 +160,7 @@ async def test_the_end_is_learnt_from_the_events_not_from_polling(redis_url: str
         working(redis_url),
         await distributed(Job("sleep"), "", redis_url=redis_url, metadata={"seconds": 0.3}) as handle,
     ):
-        assert await asyncio.wait_for(handle.result(poll_interval=60), 5) == {"output": "slept"}
+        assert await asyncio.wait_for(handle.result(poll_interval=600), PATIENCE) == {"output": "slept"}
 
 
 async def test_a_record_that_vanishes_ends_the_wait(redis_url: str, redis_client: Redis) -> None:
@@ -169,7 +169,7 @@ async def test_a_record_that_vanishes_ends_the_wait(redis_url: str, redis_client
         await asyncio.sleep(0.2)
         await redis_client.flushall()
         with pytest.raises(RuntimeError, match="expired"):
-            await asyncio.wait_for(result, 5)
+            await asyncio.wait_for(result, PATIENCE)
 
 
 async def test_giving_up_a_wait_leaves_no_connection_behind(redis_url: str, redis_client: Redis) -> None:

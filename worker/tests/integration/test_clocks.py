@@ -10,7 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from orbiter.distributed import distributed
-from tests.support import orbiter
+from orbiter.distributed.broker.queue_info import get_queue_info
+from orbiter.distributed.health import get_worker_fleet_status
+from tests import keys
+from tests.fleet import Fleet, working
+from tests.support import orbiter, wait_until
 
 AGENT = '{"name": "say", "runtime": "callable", "target": "tests.integration.jobs:say"}'
 
@@ -43,3 +47,26 @@ async def test_a_timedelta_is_by_the_server_s_clock(
     async with await distributed({"name": "a"}, "hi", redis_url=redis_url, task_id="later", not_before=soon):
         due = await redis_client.hget("orbiter:task:later", "next_attempt_at")
     assert before + 60 <= float(due) <= right() + 60.1
+
+
+@pytest.mark.parametrize("wrong", [600, -600])
+async def test_a_wrong_clock_is_shown_of_a_worker_and_of_who_asks(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: int
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + wrong)
+    async with working(fleet, worker_id="w1", drain_timeout=30) as worker:
+        [shown] = await get_worker_fleet_status(fleet.url)
+        asked = await get_queue_info(fleet.url)
+        until = tmp_path / "until"
+        task_id = await fleet.submit("hold", metadata={"until": str(until)})
+        await fleet.runs(task_id)
+        await worker.stop()
+        # By the clock that others compare it with.
+        deadline = float(await wait_until(lambda: fleet.client.hget(keys.worker("w1"), "drain_deadline")))
+        assert 0 < deadline - right() <= 31
+        until.touch()
+    assert shown.alive
+    assert [shown.clock_skew_ms, asked.clock_skew_ms] == pytest.approx([wrong * 1000] * 2, abs=900)
+    [warned] = [record.clock_skew_ms for record in caplog.records if hasattr(record, "clock_skew_ms")]
+    assert warned == pytest.approx(wrong * 1000, abs=900)

@@ -15,7 +15,7 @@ from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.redis_url import connect, connect_sync
 from orbiter.distributed.connection.transports import NotMasterError
 from tests.servers import Certificates, SentinelTrio, Server, plain_server, sentinel_trio, tls_server
-from tests.support import orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
 
@@ -38,7 +38,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 async def runs_a_task_and_drains(url: str, tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     with worker_process(url, "w1", log) as process:
-        async with await distributed(ECHO, "hello", redis_url=url) as task, asyncio.timeout(15):
+        async with await distributed(ECHO, "hello", redis_url=url) as task, asyncio.timeout(PATIENCE):
             assert await task.result() == {"output": "hello"}
         listed = await asyncio.to_thread(orbiter, "worker", "list", "--redis-url", url)
         assert (listed.returncode, "w1" in listed.stdout) == (0, True), listed

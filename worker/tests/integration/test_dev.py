@@ -19,7 +19,7 @@ import psutil
 import pytest
 import redis
 
-from tests.support import environment, free_port, wait_until
+from tests.support import PATIENCE, command_line, environment, free_port, is_alive, wait_until
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "demo_agent"
 TOOL = 'def shout(text: str) -> str:\n    """Shout."""\n    print("shouting", flush=True)\n    return "{word}"\n'
@@ -28,7 +28,8 @@ import asyncio
 
 async def talk(context):
     yield "first"
-    await asyncio.sleep(context.metadata.get("seconds", 0))
+    if context.attempt == 1:
+        await asyncio.sleep(context.metadata.get("seconds", 0))
     yield " last"
 """
 JOB = json.dumps({"runtime": "callable", "target": "loud.jobs:talk", "name": "talk"})
@@ -64,7 +65,7 @@ class Dev:
             assert self.process.poll() is None or len(re.findall(pattern, self.log)) >= times, self.log
             return len(re.findall(pattern, self.log)) >= times
 
-        await wait_until(logged, 20)
+        await wait_until(logged)
 
     async def ready(self, *, times: int = 1) -> None:
         await self.said("worker dev-.* is ready", times=times)
@@ -78,7 +79,7 @@ class Dev:
             ["bash", "-c", shell],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             env=environment(),
             cwd=self._directory,
             check=False,
@@ -91,7 +92,7 @@ class Dev:
 
     def child(self, word: str) -> psutil.Process:
         """Return the child whose command line has that word: redis-server or worker."""
-        (found,) = [child for child in self.children() if word in " ".join(child.cmdline())]
+        (found,) = [child for child in self.children() if word in " ".join(command_line(child))]
         return found
 
     def press_ctrl_c(self) -> None:
@@ -103,7 +104,7 @@ class Dev:
             self.press_ctrl_c()
         else:
             self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(PATIENCE)
 
 
 def pending_signals(pid: int) -> set[int]:
@@ -156,7 +157,7 @@ def status(dev: Dev, task_id: str) -> str | None:
 
 
 async def gone(processes: list[psutil.Process]) -> None:
-    await wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), 5)
+    await wait_until(lambda: not any(map(is_alive, processes)))
 
 
 async def test_dev_works_in_a_namespace(start, app: Path) -> None:
@@ -199,7 +200,7 @@ async def test_without_an_agent_at_hand_the_printed_line_brings_one(start, tmp_p
 async def test_lines_of_tasks_that_run_together_carry_their_names(start, app: Path) -> None:
     dev = start(app, "--app", "loud", "--concurrency", "2", "--drain-timeout", "0")
     await dev.ready()
-    submit(dev, "--task-id", "first-and-long", "--metadata", "seconds=30")
+    submit(dev, "--task-id", "first-and-long", "--metadata", "seconds=600")
     await dev.said("task first-and-long\nfirst")
     submit(dev, "--task-id", "second", "--wait")
     await dev.said(r"task first-and-long\nfirst\ntask second\nsecond \| first last\nsecond \| status completed")
@@ -243,7 +244,7 @@ async def test_a_single_module_is_an_app_and_other_directories_can_be_watched(st
 async def test_a_task_that_a_reload_interrupts_runs_again_with_the_new_worker(start, app: Path) -> None:
     dev = start(app, "--app", "loud", "--drain-timeout", "0")
     await dev.ready()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=2")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=600")
     await wait_until(lambda: status(dev, "t1") == "running")
     (app / "loud" / "tools.py").write_text(TOOL.format(word="NEW"))
     await dev.said("attempt 2")
@@ -278,7 +279,7 @@ async def test_when_redis_dies_everything_ends_with_its_last_words(start, tmp_pa
     await dev.ready()
     children = dev.children()
     dev.child("redis-server").terminate()
-    assert dev.process.wait(15) == 1
+    assert dev.process.wait(PATIENCE) == 1
     assert "Error: redis-server has ended with exit code 0:" in dev.log
     assert "Received SIGTERM" in dev.log
     assert "Traceback" not in dev.log
@@ -292,10 +293,10 @@ async def test_when_redis_dies_everything_ends_with_its_last_words(start, tmp_pa
 async def test_ctrl_c_drains_and_leaves_nothing(start, app: Path, tmp_path: Path, number: signal.Signals) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    dev = start(app, "--app", "loud", TMPDIR=str(temporary))
+    dev = start(app, "--app", "loud", "--drain-timeout", "60", TMPDIR=str(temporary))
     await dev.ready()
     children = dev.children()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=1")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=3")
     await dev.said("task t1")
     assert dev.end(number) == 0
     assert "status completed" in dev.log, "a running task gets its time"
@@ -307,9 +308,9 @@ async def test_ctrl_c_drains_and_leaves_nothing(start, app: Path, tmp_path: Path
 
 
 async def test_a_second_ctrl_c_does_not_wait_for_running_tasks(start, app: Path) -> None:
-    dev = start(app, "--app", "loud", "--drain-timeout", "60")
+    dev = start(app, "--app", "loud", "--drain-timeout", "600")
     await dev.ready()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=60")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=600")
     await wait_until(lambda: status(dev, "t1") == "running")
     dev.press_ctrl_c()
     await dev.said("stopping")
@@ -317,9 +318,9 @@ async def test_a_second_ctrl_c_does_not_wait_for_running_tasks(start, app: Path)
 
 
 async def test_worker_hears_a_second_ctrl_c_before_it_has_handled_the_first(start, app: Path) -> None:
-    dev = start(app, "--app", "loud", "--drain-timeout", "60")
+    dev = start(app, "--app", "loud", "--drain-timeout", "600")
     await dev.ready()
-    submit(dev, "--task-id", "t1", "--metadata", "seconds=60")
+    submit(dev, "--task-id", "t1", "--metadata", "seconds=600")
     await wait_until(lambda: status(dev, "t1") == "running")
     worker = dev.child("worker")
     worker.suspend()
@@ -330,7 +331,7 @@ async def test_worker_hears_a_second_ctrl_c_before_it_has_handled_the_first(star
     dev.press_ctrl_c()
     await wait_until(lambda: pending_signals(worker.pid) >= {signal.SIGINT, signal.SIGTERM})
     worker.resume()
-    assert dev.process.wait(15) == 0
+    assert dev.process.wait(PATIENCE) == 0
 
 
 async def test_nothing_survives_a_killed_orbiter_dev(start, tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ async def test_data_are_kept_where_wanted_and_used_by_one_at_a_time(start, tmp_p
     with redis.Redis.from_url(first.url) as client:
         client.set("kept", "yes")
     second = start(tmp_path, "--data", str(data))
-    assert second.process.wait(15) == 1
+    assert second.process.wait(PATIENCE) == 1
     assert second.log == f"Error: --data {data} is in use by another orbiter dev\n"
     assert first.end() == 0
     third = start(tmp_path, "--data", str(data))
@@ -376,7 +377,7 @@ def test_a_taken_port_is_named(start, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         dev = start(tmp_path, "--port", str(port))
-        assert dev.process.wait(15) == 1
+        assert dev.process.wait(PATIENCE) == 1
     assert dev.log == (
         f"Error: --port {port} is taken on 127.0.0.1: name another one, or none to get one that is free\n"
     )
@@ -384,7 +385,7 @@ def test_a_taken_port_is_named(start, tmp_path: Path) -> None:
 
 def test_without_redis_server_it_says_how_to_get_one(start, tmp_path: Path) -> None:
     dev = start(tmp_path, PATH="")
-    assert dev.process.wait(15) == 1
+    assert dev.process.wait(PATIENCE) == 1
     assert dev.log.startswith("Error: no redis-server on PATH: install it (")
     assert "apt-get install redis-server" in dev.log
     assert len(dev.log.splitlines()) == 1
@@ -396,7 +397,7 @@ def test_a_redis_server_that_is_too_old_is_refused(start, tmp_path: Path) -> Non
     old.write_text("#!/bin/sh\necho 'Redis server v=6.2.14 sha=00000000:0'\n")
     old.chmod(0o755)
     dev = start(tmp_path, PATH=f"{old.parent}:/bin:/usr/bin")
-    assert dev.process.wait(15) == 1
+    assert dev.process.wait(PATIENCE) == 1
     assert f"redis-server 7 or newer is needed and {old} is 6.2.14" in dev.log
 
 
@@ -427,6 +428,6 @@ async def test_a_redis_server_from_a_wheel_is_found(start, tmp_path: Path) -> No
 )
 def test_bad_input_is_one_line(start, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     dev = start(tmp_path, *options)
-    assert dev.process.wait(15) == 2
+    assert dev.process.wait(PATIENCE) == 2
     assert message in dev.log
     assert len(dev.log.splitlines()) == 1

@@ -90,17 +90,17 @@ async def test_a_thousand_malformed_payloads_between_a_thousand_good_ones(fleet:
     random.seed(20261124)
     rows = malformed(1000)
     async with one_worker(fleet, tmp_path / "log", "--concurrency", "8", "--max-retries", "0") as process:
-        await fleet.all_end(await fleet.submit_many("noop", 500), 30)  # warm
+        await fleet.all_end(await fleet.submit_many("noop", 500))  # warm
         # What agents need is imported with the first of them; that is not growth.
         first = await fleet.broker.submit(TaskPayload(agent_config={"name": "a", "model": "test"}))
-        await fleet.ends(first, 30)
+        await fleet.ends(first)
         before = memory(process)
         good = []
         for row in rows:
             good.append(await fleet.submit("echo", "fine"))
             await fleet.client.xadd(QUEUE, row)
-        ended = await fleet.all_end(good, 60)
-        await wait_until(fleet.is_empty, 60)
+        ended = await fleet.all_end(good)
+        await wait_until(fleet.is_empty)
         after = memory(process)
         assert process.poll() is None
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
@@ -134,11 +134,11 @@ def test_any_payload_is_a_task_or_says_why_not(text: str | bytes) -> None:
 
 async def test_twenty_thousand_tasks_leave_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
     async with one_worker(fleet, tmp_path / "log", "--concurrency", "16") as process:
-        await fleet.all_end(await fleet.submit_many("noop", 2000), 60)
+        await fleet.all_end(await fleet.submit_many("noop", 2000))
         before = memory(process)
         for _ in range(9):
             ids = await fleet.submit_many("noop", 2000)
-            await fleet.all_end(ids, 60)
+            await fleet.all_end(ids)
         after = memory(process)
         await fleet.check_invariants(ids, workers=["one"])
         consumers = [row["name"] for row in await fleet.client.xinfo_consumers(QUEUE, keys.group(QUEUE))]
@@ -160,7 +160,7 @@ async def test_a_worker_has_four_connections_whatever_its_concurrency(
             most = max(most, sum(row["name"] == "one" for row in await fleet.client.client_list()))
             return all(task and task.status.terminal for task in await fleet.store.get_many(ids))
 
-        await wait_until(done, 30)
+        await wait_until(done)
     assert 0 < most <= 4
 
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet, Run, working
 from tests.integration.openai_server import OpenAIServer, Reply, chunk, end, error, openai_server, text, tool_calls
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ["langgraph_agent", "openai_agents_agent"]
@@ -118,7 +118,7 @@ async def test_the_script_in_the_docs_runs(fleet: Fleet) -> None:
     script = _block("submit_many").replace("redis://localhost:6379", fleet.url)
     async with working(fleet.url):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0
     assert output.decode().splitlines()[-1] == "['success (no tool calls)', 'success (no tool calls)']"
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload
-from tests.support import environment, wait_until
+from tests.support import PATIENCE, environment, wait_until
 
 START_PYTHON = """
 import asyncio
@@ -75,7 +75,7 @@ def in_background(command: list[str], redis_url: str) -> Iterator[subprocess.Pop
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, output
 
 
@@ -83,7 +83,7 @@ async def live(client: Redis, count: int = 1) -> None:
     async def there() -> bool:
         return len([key async for key in client.scan_iter(match="orbiter:workers:*")]) == count
 
-    await wait_until(there, 20)
+    await wait_until(there)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_start_from_the_command_line(redis_client: Redis, redis_url: str, 
     with in_background(line.split(), redis_url) as worker:
         await live(redis_client)
         worker.send_signal(signal.SIGTERM)
-        output, _ = worker.communicate(timeout=30)
+        output, _ = worker.communicate(timeout=PATIENCE)
     assert "Orbiter Worker Starting" in output
     assert "  Redis URL:   redis://127.0.0.1:" in output
 

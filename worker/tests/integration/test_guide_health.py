@@ -21,7 +21,7 @@ from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.servers import eventually, plain_server
-from tests.support import orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 
@@ -30,25 +30,25 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 
 @SIGNALS
 async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Path, number: int) -> None:
-    with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "20") as process:
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+    with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         process.send_signal(number)
         await wait_until(lambda: b"draining" in (tmp_path / "log").read_bytes())
         late = await fleet.submit("echo")
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     assert (await fleet.store.get_status(late)).status == TaskStatus.PENDING  # type: ignore[union-attr]
     assert (await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"] == 0
 
 
 @SIGNALS
 async def test_shutdown_step_2_running_tasks_run_to_completion(fleet: Fleet, tmp_path: Path, number: int) -> None:
-    with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "20") as process:
-        tasks = await fleet.submit_many("sleep", 2, metadata={"seconds": 0.5})
+    with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
+        tasks = await fleet.submit_many("sleep", 2, metadata={"seconds": 3})
         for task_id in tasks:
             await fleet.runs(task_id)
         process.send_signal(number)
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     ended = [await fleet.store.get_status(task_id) for task_id in tasks]
     assert {(task.status, task.attempt, task.handoffs) for task in ended if task} == {("completed", 1, 0)}
     assert await fleet.is_empty()
@@ -56,16 +56,16 @@ async def test_shutdown_step_2_running_tasks_run_to_completion(fleet: Fleet, tmp
 
 async def test_shutdown_step_3_the_heartbeat_stops_once_the_tasks_have_ended(fleet: Fleet, tmp_path: Path) -> None:
     """It goes on for as long as a task runs: a worker that drains is not dead."""
-    log, options = tmp_path / "log", ("--heartbeat-ttl", "1", "--drain-timeout", "20")
+    log, options = tmp_path / "log", ("--heartbeat-ttl", "3", "--drain-timeout", "60")
     with worker_process(fleet.url, "w", log, *options) as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 2.5})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 5})
         await fleet.runs(task_id)
         process.terminate()
         while (await fleet.store.get_status(task_id)).status == TaskStatus.RUNNING:  # type: ignore[union-attr]
             if await fleet.client.hget(keys.worker("w"), "state") is None:
                 assert (await fleet.store.get_status(task_id)).status == TaskStatus.COMPLETED  # type: ignore[union-attr]
             await asyncio.sleep(0.05)
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     assert not await fleet.client.exists(keys.worker("w"))
     assert await get_worker_fleet_status(fleet.url) == []
 
@@ -81,12 +81,12 @@ async def test_shutdown_step_4_connections_are_closed(fleet: Fleet) -> None:
     async def closed() -> bool:
         return await connections() == 0
 
-    await wait_until(closed, 2)
+    await wait_until(closed)
 
 
 async def test_sigkill_leaves_the_task_running_and_unacknowledged(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log") as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.kill()
         process.wait()
@@ -110,7 +110,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
                 job_payload("echo"),
                 job_payload("echo"),
                 job_payload("fail", max_retries=0),
-                job_payload("sleep", task_id="abc123def", metadata={"seconds": 60}),
+                job_payload("sleep", task_id="abc123def", metadata={"seconds": 600}),
             ]
             for task in tasks:
                 client.xadd(QUEUE, {"payload": task.to_json()})
@@ -173,7 +173,7 @@ async def test_a_heartbeat_is_published_every_third_of_heartbeat_ttl(fleet: Flee
 
 
 async def test_a_crashed_worker_s_key_expires_and_it_is_dead_in_list_and_check(fleet: Fleet, tmp_path: Path) -> None:
-    with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "1") as process:
+    with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "3") as process:
         assert WorkerHealthCheck(fleet.url, "w").check().status is HealthStatus.HEALTHY
         process.kill()
         process.wait()
@@ -181,13 +181,13 @@ async def test_a_crashed_worker_s_key_expires_and_it_is_dead_in_list_and_check(f
     async def expired() -> bool:
         return not await fleet.client.exists(keys.worker("w"))
 
-    await wait_until(expired, 5)
+    await wait_until(expired)
     [worker] = await get_worker_fleet_status(fleet.url)
     assert (worker.worker_id, worker.alive, worker.status) == ("w", False, "dead")
     assert WorkerHealthCheck(fleet.url, "w").check().status is HealthStatus.UNHEALTHY
 
 
-@pytest.mark.parametrize(("age", "alive"), [(58, True), (62, False)])
+@pytest.mark.parametrize(("age", "alive"), [(50, True), (62, False)])
 async def test_a_heartbeat_older_than_60_seconds_is_alive_false(
     redis_url: str, redis_client: Redis, age: int, alive: bool
 ) -> None:
@@ -221,14 +221,14 @@ async def test_troubleshooting_dead_workers_show_in_red(fleet: Fleet, tmp_path: 
         )
         return "\x1b[31mdead" in shown.stdout
 
-    await wait_until(red, 10)
+    await wait_until(red)
 
 
 async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(fleet: Fleet, tmp_path: Path) -> None:
     """By hand, for who will not wait until the lease of half a minute is over."""
     with worker_process(fleet.url, "dead", tmp_path / "log") as process:
         task_id = await fleet.submit("sleep")
-        await fleet.submit("sleep", metadata={"seconds": 60})
+        await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.kill()
         process.wait()
@@ -241,8 +241,8 @@ async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(
 
 
 async def test_troubleshooting_a_synchronous_tool_does_not_hold_up_the_heartbeat(fleet: Fleet, tmp_path: Path) -> None:
-    with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "1"):
-        task_id = await fleet.submit("block", metadata={"seconds": 2.5})
+    with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "3"):
+        task_id = await fleet.submit("block", metadata={"seconds": 5})
         await fleet.runs(task_id)
         task = await fleet.ends(task_id)
     assert (task.status, task.attempt, task.losses, task.crashes) == (TaskStatus.COMPLETED, 1, 0, 0)

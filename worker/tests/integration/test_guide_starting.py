@@ -19,7 +19,7 @@ from orbiter.distributed.models import TaskStatus
 from orbiter.distributed.worker.worker import Worker
 from tests import keys
 from tests.fleet import Fleet, job_payload, working
-from tests.support import free_port, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, free_port, start_orbiter, wait_until, worker_process
 
 GENERATED = re.compile(rf"{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}")
 ALLOWED = ("--allow-import", "tests.integration.jobs", "--drain-timeout", "1")
@@ -37,14 +37,14 @@ def started(*options: str, **env: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.terminate()
-            _, log = process.communicate(timeout=20)
+            _, log = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, log
 
 
 async def most_at_once(fleet: Fleet, number: int) -> int:
     """Run so many tasks; return how many of them one process ran at the same time."""
     tasks = await fleet.submit_many("together", number, metadata={"seconds": 0.2})
-    ended = await fleet.all_end(tasks, 30)
+    ended = await fleet.all_end(tasks)
     return max(task.result["together"] for task in ended if task.result)
 
 
@@ -168,7 +168,7 @@ async def test_concurrency_lets_tasks_that_wait_overlap(fleet: Fleet, tmp_path: 
 async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, tmp_path: Path) -> None:
     """Slots are independent: a plain function in one of them keeps neither the others nor the heartbeat waiting."""
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2"):
-        blocking = await fleet.submit("block", metadata={"seconds": 30})
+        blocking = await fleet.submit("block", metadata={"seconds": 600})
         await fleet.runs(blocking)
         assert (await fleet.ends(await fleet.submit("echo"))).status == TaskStatus.COMPLETED
         assert (await fleet.store.get_status(blocking)).status == TaskStatus.RUNNING  # type: ignore[union-attr]
@@ -184,7 +184,7 @@ async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fl
         worker_process(fleet.url, "two", log, "--concurrency", "4"),
     ):
         tasks = await fleet.submit_many("sleep", 80, metadata={"seconds": 0.05, "log": str(runs)})
-        ended = await fleet.all_end(tasks, 30)
+        ended = await fleet.all_end(tasks)
     share = [task.worker_id for task in ended].count("one")
     assert 20 <= share <= 60
     assert sorted(runs.read_text().split()[::2]) == sorted(tasks), "each ran once"
@@ -197,7 +197,7 @@ async def test_each_process_on_a_machine_has_a_worker_id_of_its_own(fleet: Fleet
         async def both() -> bool:
             return len(await ids(fleet.client)) == 2
 
-        await wait_until(both, 20)
+        await wait_until(both)
         matched = [GENERATED.fullmatch(worker_id) for worker_id in await ids(fleet.client)]
         assert {int(found[1]) for found in matched if found} == {one.pid, two.pid}
         assert await asyncio.to_thread(lambda: one.poll() is two.poll() is None)

@@ -109,13 +109,13 @@ async def test_redis_key_task_hashes_are_retained_24_hours(fleet: Fleet) -> None
     assert 86_390 < await fleet.client.ttl(keys.task(ids[1])) <= 86_400, "while it waits"
     async with working(fleet):
         ids += [await fleet.submit("fail"), await fleet.submit("echo")]
-        await fleet.all_end(ids, 10)
+        await fleet.all_end(ids)
     assert all([86_390 < await fleet.client.ttl(keys.task(task_id)) <= 86_400 for task_id in ids])
 
 
 async def test_redis_key_event_streams_are_retained_1_hour(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60):
-        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 60})
+        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 600})
         await wait_until(lambda: fleet.client.exists(keys.stream(task_id)))
         assert 3_590 < await fleet.client.ttl(keys.stream(task_id)) <= 3_600, "while it runs"
         await fleet.broker.cancel(task_id)
@@ -140,7 +140,7 @@ async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: 
     """A task that may still run keeps its record for a day, whatever the setting."""
     job = {"completed": "echo", "failed": "fail", "cancelled": "sleep"}[ending]
     async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1):
-        task_id = await fleet.submit(job, metadata={"seconds": 60, "retry_after": 0.5})
+        task_id = await fleet.submit(job, metadata={"seconds": 600, "retry_after": 0.5})
         if ending == "failed":
             await in_status(fleet, task_id, "retrying")
             assert await fleet.client.ttl(keys.task(task_id)) > 86_000
@@ -174,7 +174,7 @@ async def test_redis_key_sizes_are_of_the_order_that_the_guide_says(fleet: Fleet
     ids = await fleet.broker.submit_many(tasks)
     queue = await memory(fleet, QUEUE) / number
     async with working(fleet, worker_id="w", concurrency=16):
-        await fleet.all_end(ids, 30)
+        await fleet.all_end(ids)
         worker = await memory(fleet, keys.worker("w"))
     index = await memory(fleet, keys.INDEX) / number
     record = sum([await memory(fleet, keys.task(task_id)) for task_id in ids]) / number
@@ -198,7 +198,7 @@ async def test_scaling_factor_task_wait_time_is_shown(fleet: Fleet) -> None:
     await asyncio.sleep(0.3)  # what is measured is the time that nothing happens
     async with working(fleet):
         await fleet.ends(task_id)
-    assert 0.3 <= json.loads(await command(fleet, "task", "status", task_id, "--json"))["wait_time"] < 10
+    assert 0.3 <= json.loads(await command(fleet, "task", "status", task_id, "--json"))["wait_time"] < 60
 
 
 async def test_scaling_factor_worker_failure_rate_is_shown(fleet: Fleet, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_scaling_factor_worker_failure_rate_is_shown(fleet: Fleet, tmp_pat
 @pytest.mark.parametrize("concurrency", [1, 16])
 async def test_scaling_factor_redis_connections_a_worker_has_four(fleet: Fleet, concurrency: int) -> None:
     async with working(fleet, worker_id="w", concurrency=concurrency):
-        await fleet.all_end(await fleet.submit_many("sleep", 2 * concurrency, metadata={"seconds": 0.1}), 10)
+        await fleet.all_end(await fleet.submit_many("sleep", 2 * concurrency, metadata={"seconds": 0.1}))
         assert [row["name"] for row in await fleet.client.client_list()].count("w") == 4
 
 
@@ -230,7 +230,7 @@ async def test_task_list_and_its_filter_by_each_status(fleet: Fleet, tmp_path: P
             "completed": await fleet.submit("echo"),
             "failed": await fleet.submit("fail", max_retries=0),
             "retrying": await fleet.submit("fail"),
-            "running": await fleet.submit("sleep", metadata={"seconds": 60}),
+            "running": await fleet.submit("sleep", metadata={"seconds": 600}),
             "pending": await fleet.submit("echo", not_before=4e9),
             "cancelled": await fleet.submit("echo", not_before=4e9),
         }
@@ -257,9 +257,9 @@ async def test_task_status_tells_everything_of_one_task(fleet: Fleet, tmp_path: 
 
 async def test_task_cancel_ends_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log"):
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         await command(fleet, "task", "cancel", task_id)
-        task = await fleet.ends(task_id, 5)
+        task = await fleet.ends(task_id)
         await wait_until(fleet.is_empty)
     assert task.status == TaskStatus.CANCELLED

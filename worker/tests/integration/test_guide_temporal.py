@@ -14,7 +14,7 @@ from typing import Any
 
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
 from tests.fleet import Fleet, working
-from tests.support import WORKER_DIRECTORY, environment, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, wait_until
 from tests.temporal import TemporalServer, runs
 
 COMMAND = """
@@ -50,14 +50,14 @@ def started(command: list[str], fleet: Fleet, temporal: TemporalServer) -> Itera
             yield
         finally:
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=40)
+            output, _ = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, output
 
 
 async def an_agent_runs(fleet: Fleet, temporal: TemporalServer) -> TaskResult:
     """Submit an agent; its workflow must be the one of the guide."""
     task_id = await fleet.broker.submit(TaskPayload(agent_config=AGENT, input="go", timeout_seconds=77))
-    task = await fleet.ends(task_id, 60)
+    task = await fleet.ends(task_id)
     assert (task.status, task.attempt) == (TaskStatus.COMPLETED, 1), task
     description = await (await temporal.workflow(task_id)).describe()
     assert description.workflow_type == "AgentExecutionWorkflow"
@@ -93,7 +93,7 @@ async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Flee
     command = COMMAND.replace("NAMESPACE=default", "NAMESPACE=elsewhere")
     with started(["bash", "-c", command], fleet, temporal):
         task_id = await fleet.broker.submit(TaskPayload(agent_config=AGENT, input="go"))
-        assert (await fleet.ends(task_id, 60)).status == TaskStatus.COMPLETED
+        assert (await fleet.ends(task_id)).status == TaskStatus.COMPLETED
     handle = await temporal.workflow(task_id, namespace="elsewhere")
     assert (await handle.describe()).workflow_type == "AgentExecutionWorkflow"
 
@@ -103,7 +103,7 @@ async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Flee
 
 async def test_temporal_step_1_the_worker_claims_from_the_redis_queue(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, worker_id="w1", executor="temporal", heartbeat_ttl=3, drain_timeout=0.2) as worker:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await wait_until(lambda: runs(worker))
         task = await fleet.store.get_status(task_id)
         assert task is not None
@@ -130,7 +130,7 @@ async def test_temporal_step_2_and_3_a_workflow_runs_the_agent_in_an_activity(
 async def test_temporal_step_4_a_heartbeat_follows_every_tenth_event(fleet: Fleet, temporal: TemporalServer) -> None:
     """By the clock alone the second one would come after half a minute."""
     async with working(fleet, executor="temporal", heartbeat_ttl=90, drain_timeout=0.2):
-        task_id = await fleet.submit("ten_events", metadata={"seconds": 60})
+        task_id = await fleet.submit("ten_events", metadata={"seconds": 600})
         handle = await temporal.workflow(task_id)
 
         async def beat() -> bool:
@@ -139,7 +139,7 @@ async def test_temporal_step_4_a_heartbeat_follows_every_tenth_event(fleet: Flee
                 return any(b"step:10" in part.data for run in pending for part in run.heartbeat_details.payloads)
             return False
 
-        await wait_until(beat, 25, interval=0.2)
+        await wait_until(beat, interval=0.2)
         await fleet.broker.cancel(task_id)
         await fleet.ends(task_id)
 
@@ -159,11 +159,11 @@ async def test_temporal_step_5_another_worker_runs_what_a_crashed_one_had(
     ) as victim:
         try:
             task_id = await fleet.submit("die")  # kills its worker in the middle of the first attempt
-            await wait_until(lambda: victim.poll() is not None, 40)
+            await wait_until(lambda: victim.poll() is not None)
         finally:
             victim.kill()
     async with working(fleet, worker_id="another", executor="temporal", heartbeat_ttl=3):
-        task = await fleet.ends(task_id, 40)
+        task = await fleet.ends(task_id)
     assert (task.status, task.worker_id, task.attempt, task.crashes) == (TaskStatus.COMPLETED, "another", 2, 1)
 
 

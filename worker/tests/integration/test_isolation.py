@@ -103,7 +103,7 @@ async def test_a_poison_among_many_on_two_workers_is_the_only_one_to_fail(fleet:
         poison = await fleet.broker.submit(attack("segfault"))
         innocents += await fleet.broker.submit_many(jobs[INNOCENTS // 2 :])
         check_unharmed(await fleet.all_end(innocents, 60 + INNOCENTS))
-        ended = await fleet.ends(poison, 60)
+        ended = await fleet.ends(poison)
         assert ended.status == TaskStatus.FAILED
         assert "SIGSEGV" in (ended.error or ""), ended
         assert await fleet.client.xlen(keys.tagged(QUEUE, "dead")) == 1
@@ -117,14 +117,14 @@ async def test_a_poison_that_kills_its_supervisor_ends(fleet: Fleet, tmp_path: P
         poison = await fleet.broker.submit(attack("kills_supervisor", **noting(tmp_path)))
         innocents = await fleet.broker.submit_many(jobs)
         ended = await fleet.ends(poison, 120)
-        check_unharmed(await fleet.all_end(innocents, 60), runs=8)
+        check_unharmed(await fleet.all_end(innocents), runs=8)
         assert ended.status == TaskStatus.FAILED, ended
         # The default of --max-crashes, and two more.
         assert ended.losses <= 3 + 2, ended
         assert sum(worker.deaths for worker in workers) == sum(what == "kills" for what, *_ in notes(tmp_path))
         assert await fleet.client.xlen(keys.tagged(QUEUE, "dead")) == 1
         dead = {str(pid) for worker in workers for pid in worker.pids[:-1]}
-        await wait_until(lambda: not [words for words in executors() if words[-1] in dead], 10)
+        await wait_until(lambda: not [words for words in executors() if words[-1] in dead])
     await fleet.check_invariants([poison, *innocents])
 
 
@@ -141,7 +141,7 @@ async def test_a_host_on_which_everything_dies_fails_no_task(fleet: Fleet, tmp_p
         async def degraded() -> bool:
             return bad.listed().get("state") == "degraded"
 
-        await wait_until(degraded, 60, interval=0.3)
+        await wait_until(degraded, interval=0.3)
         listed = bad.listed()
         assert "executor processes die here" in listed["problem"], listed
         other = IsolatedWorker(fleet, "good", tmp_path / "good.log", "--concurrency", "8")
@@ -173,9 +173,9 @@ async def test_a_coroutine_that_blocks_costs_its_neighbours_no_run_and_is_named(
             lines = "".join(worker.text for worker in workers).splitlines()
             return any("loop blocked" in line and blocker in line and "isolation_jobs.py" in line for line in lines)
 
-        await wait_until(named, 5)
+        await wait_until(named)
         assert (await fleet.store.get_status(blocker)).status == TaskStatus.RUNNING  # type: ignore[union-attr]
-        check_unharmed(await fleet.all_end([*neighbours, blocker], 30), runs=1)
+        check_unharmed(await fleet.all_end([*neighbours, blocker]), runs=1)
     await fleet.check_invariants([blocker, *neighbours])
 
 
@@ -196,12 +196,12 @@ async def test_a_task_that_grows_ends_alone_and_is_named(fleet: Fleet, tmp_path:
             return task is not None and task.status.terminal
 
         await fleet.runs(grower)
-        shown = (await wait_until(worker.listed, 10))["rss_bytes"]
-        await wait_until(ended, 40, interval=0.1)
+        shown = (await wait_until(worker.listed))["rss_bytes"]
+        await wait_until(ended, interval=0.1)
         task = await fleet.ends(grower)
         assert (task.status, task.error_type) == (TaskStatus.FAILED, "MemoryLimitError"), task
         assert "out of memory" in (task.error or "")
-        check_unharmed(await fleet.all_end(neighbours, 40))
+        check_unharmed(await fleet.all_end(neighbours))
         assert largest < 500_000_000
         assert shown > 20_000_000
         assert worker.deaths == 0
@@ -221,9 +221,9 @@ async def test_functions_that_do_not_stop_leave_no_threads(fleet: Fleet, tmp_pat
             return all(task and task.status.terminal for task in await fleet.store.get_many(ids))
 
         await wait_until(over, 120, interval=0.1)
-        assert {task.error_type for task in await fleet.all_end(ids, 1)} == {"TaskTimeoutError"}
+        assert {task.error_type for task in await fleet.all_end(ids)} == {"TaskTimeoutError"}
         assert largest < 80, (before, largest)
-        await wait_until(lambda: worker.threads() <= before + 4, 20)
+        await wait_until(lambda: worker.threads() <= before + 4)
         neighbour = await fleet.broker.submit(attack("innocent", **noting(tmp_path)))
         check_unharmed([await fleet.ends(neighbour)], runs=1)
         assert worker.deaths == 0
@@ -254,10 +254,10 @@ async def test_a_deaf_run_is_over_before_its_retry_after_a_timeout(fleet: Fleet,
             # Who is beside it keeps its process, and is not to end for its sake.
             beside = await fleet.broker.submit_many([attack("innocent", **noting(tmp_path, seconds=4)) for _ in "1234"])
             ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(min(5, RUNS - start))])
-            for task in await fleet.all_end(ids, 60):
+            for task in await fleet.all_end(ids):
                 assert (task.status, task.crashes) == (TaskStatus.COMPLETED, 0), task
                 check_no_overlap(tmp_path, task.task_id, runs=2)
-            check_unharmed(await fleet.all_end(beside, 20), runs=1)
+            check_unharmed(await fleet.all_end(beside), runs=1)
 
 
 @pytest.mark.parametrize("job", ["deaf_thread", "deaf_coroutine"])
@@ -271,17 +271,17 @@ async def test_a_deaf_run_is_over_before_its_successor_after_a_drain(fleet: Flee
             for worker in workers:
                 drained, pid = time.monotonic(), worker.process.pid
                 worker.process.terminate()
-                await wait_until(lambda worker=worker, pid=pid: worker.process.pid != pid, 15)  # type: ignore[misc]
+                await wait_until(lambda worker=worker, pid=pid: worker.process.pid != pid)  # type: ignore[misc]
                 assert time.monotonic() - drained < 5 * slowness()
                 await worker.ready()
-            for task in await fleet.all_end(ids, 60):
+            for task in await fleet.all_end(ids):
                 assert (task.status, task.crashes) == (TaskStatus.COMPLETED, 0), task
                 check_no_overlap(tmp_path, task.task_id, runs=2)
 
 
 @pytest.mark.parametrize("job", ["deaf_thread", "deaf_coroutine"])
 async def test_a_deaf_run_ends_soon_after_it_is_cancelled(fleet: Fleet, tmp_path: Path, job: str) -> None:
-    fields = noting(tmp_path, seconds=60)
+    fields = noting(tmp_path, seconds=300)
     async with isolated(fleet, tmp_path, "--concurrency", "8") as [worker]:
         neighbour = await fleet.broker.submit(attack("innocent", **noting(tmp_path, seconds=4)))
         await fleet.runs(neighbour)
@@ -289,10 +289,10 @@ async def test_a_deaf_run_ends_soon_after_it_is_cancelled(fleet: Fleet, tmp_path
         for task_id in ids:
             await wait_until(lambda task_id=task_id: any(row[1] == task_id for row in notes(tmp_path)))  # type: ignore[misc]
             await fleet.broker.cancel(task_id)
-        assert {task.status for task in await fleet.all_end(ids, 20)} == {TaskStatus.CANCELLED}
-        check_unharmed([await fleet.ends(neighbour, 20)], runs=1)
+        assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.CANCELLED}
+        check_unharmed([await fleet.ends(neighbour)], runs=1)
         # Once its neighbour has ended nothing keeps the process in which it would go on.
-        await wait_until(lambda: time.monotonic() - max(row[3] for row in notes(tmp_path)) > 1, 20)
+        await wait_until(lambda: time.monotonic() - max(row[3] for row in notes(tmp_path)) > 1)
         assert worker.deaths == 0
 
 
@@ -305,7 +305,7 @@ async def test_runs_of_a_frozen_supervisor_end_with_their_lease(fleet: Fleet, tm
         await wait_until(lambda: notes(tmp_path))
         os.kill(frozen.process.pid, signal.SIGSTOP)
         try:
-            ended = await fleet.ends(task_id, 40)
+            ended = await fleet.ends(task_id)
             assert (ended.status, ended.crashes) == (TaskStatus.COMPLETED, 0), ended
         finally:
             os.kill(frozen.process.pid, signal.SIGCONT)
@@ -319,7 +319,7 @@ async def test_what_a_run_has_started_ends_with_it(fleet: Fleet, tmp_path: Path)
         job = attack("orphan", timeout_seconds=1, max_retries=0, **noting(tmp_path, sleep=number))
         task = await fleet.ends(await fleet.broker.submit(job))
         assert task.error_type == "TaskTimeoutError", task
-        await wait_until(lambda: not sleeping(number), 15)
+        await wait_until(lambda: not sleeping(number))
         assert worker.deaths == 0
 
 
@@ -362,7 +362,7 @@ async def test_a_task_that_searches_all_it_can_read_finds_no_password(
     others = [ours.pid, *(process.pid for process in ours.children() if process.pid != worker.process.pid)]
     try:
         if isolation == "none":
-            await wait_until(lambda: "ready: queue" in worker.text, 40)
+            await wait_until(lambda: "ready: queue" in worker.text)
         else:
             await worker.ready()
         task = await fleet.ends(
@@ -401,7 +401,7 @@ async def test_a_flood_delays_no_stream_beside_it_and_takes_little_memory(
         loud = worker.resident()
         # It collects an answer that is too large to be one.
         await fleet.broker.cancel(flood)
-        assert (await fleet.ends(flood, 30)).status == TaskStatus.CANCELLED
+        assert (await fleet.ends(flood)).status == TaskStatus.CANCELLED
         # A turn of the loop, and of the interpreter, is 5 ms.
         assert beside < 3 * before + 0.02 * slowness(), (before, beside)
         assert loud - calm < 64_000_000
@@ -412,7 +412,7 @@ async def test_a_flood_delays_no_stream_beside_it_and_takes_little_memory(
 async def latency(fleet: Fleet) -> float:
     """Return the seconds, in the middle, from what streams say to when Redis has it."""
     ids = await fleet.broker.submit_many([attack("streams", metadata={"words": 40}) for _ in range(15)])
-    assert {task.status for task in await fleet.all_end(ids, 60)} == {TaskStatus.COMPLETED}
+    assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.COMPLETED}
     late: list[float] = []
     for task_id in ids:
         for entry, fields in await fleet.client.xrange(keys.stream(task_id)):
@@ -435,9 +435,9 @@ async def test_a_process_in_a_session_of_its_own_harms_nobody(fleet: Fleet, tmp_
             await fleet.runs(task_id)
         daemon, dies = await fleet.broker.submit_many([attack(job, **fields) for job in ("daemon", "daemon_and_dies")])
         assert (await fleet.ends(daemon)).status == TaskStatus.COMPLETED
-        ended = await fleet.ends(dies, 40)
+        ended = await fleet.ends(dies)
         assert "exited with status 7" in (ended.error or ""), ended
-        check_unharmed(await fleet.all_end(beside, 20))
+        check_unharmed(await fleet.all_end(beside))
         assert worker.deaths == 0
     # Nothing but a cgroup ends these with the worker.
     for pid in sleeping(number):

@@ -41,13 +41,13 @@ async def test_who_ends_its_process_is_told_from_who_was_beside_it(fleet: Fleet,
         for task_id in innocents:
             await fleet.runs(task_id)
         guilty = await fleet.broker.submit(attack(job, timeout_seconds=60))
-        ended = await fleet.ends(guilty, 60)
-        check_unharmed(await fleet.all_end(innocents, 40))
+        ended = await fleet.ends(guilty)
+        check_unharmed(await fleet.all_end(innocents))
         assert (ended.status, ended.error_type) == (TaskStatus.FAILED, "ExecutorDiedError"), ended
         assert re.search(FATAL[job], ended.error or ""), ended.error
         # Nobody needs to be an operator to see it.
         after = await fleet.broker.submit(attack("innocent", **fields))
-        check_unharmed([await fleet.ends(after, 30)], runs=1)
+        check_unharmed([await fleet.ends(after)], runs=1)
         assert worker.deaths == 0, worker.text
         await fleet.check_invariants([guilty, *innocents, after], workers=["w0"])
 
@@ -79,10 +79,10 @@ async def test_what_a_tool_does_to_its_process_harms_no_other_task(fleet: Fleet,
         for task_id in beside:
             await fleet.runs(task_id)
         guilty = await fleet.broker.submit(attack(job, max_retries=0, timeout_seconds=20))
-        ended = await fleet.ends(guilty, 40)
+        ended = await fleet.ends(guilty)
         later = await fleet.broker.submit_many([attack("innocent", **fields) for _ in range(4)])
         later += await fleet.broker.submit_many([attack("forks", max_retries=0) for _ in range(2)])
-        check_unharmed(await fleet.all_end([*beside, *later], 40))
+        check_unharmed(await fleet.all_end([*beside, *later]))
         if job == "runs_loop_in_loop":
             assert (ended.status, ended.error_type) == (TaskStatus.FAILED, "RuntimeError")
         elif job != "cancels_all":
@@ -119,7 +119,7 @@ async def test_imports_that_take_long_delay_nobody_but_their_tasks(fleet: Fleet,
         quick = await fleet.broker.submit(attack("innocent", metadata={"notes": str(tmp_path / "notes"), "seconds": 0}))
         check_unharmed([await fleet.ends(quick)], runs=1)
         assert time.monotonic() - began < 2 * slowness()
-        for task in await fleet.all_end(ids, 20):
+        for task in await fleet.all_end(ids):
             # It would take as long again.
             assert (task.status, task.attempt, task.crashes) == (TaskStatus.FAILED, 1, 0), task
             assert "took longer than timeout_seconds=3" in (task.error or ""), task

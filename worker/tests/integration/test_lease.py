@@ -81,7 +81,7 @@ async def test_the_events_of_a_run_that_says_nothing_do_not_expire(
     fleet: Fleet, temporal: TemporalServer, kind: str
 ) -> None:
     async with working(fleet, executor=kind, heartbeat_ttl=3, drain_timeout=0.2):
-        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 60})
+        task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 600})
         stream = keys.stream(task_id)
         await wait_until(lambda: fleet.client.exists(stream))
         await fleet.client.expire(stream, 60)

@@ -18,7 +18,7 @@ from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import TaskPayload
 from tests.rights import RULES
 from tests.servers import Server, plain_server
-from tests.support import orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 
 def agent(name: str) -> dict[str, str]:
@@ -49,14 +49,14 @@ async def test_a_worker_and_a_client_do_all_they_can_with_their_rights(server: S
     server.ask("XADD", "orbiter:tasks", "*", "payload", "more nonsense")
     server.ask("XREADGROUP", "GROUP", "orbiter:tasks:group", "gone", "STREAMS", "orbiter:tasks", ">")
     with worker_process(url(server, "worker"), "w1", log, *options):
-        async with await distributed(agent("say"), "some words", redis_url=mine) as task, asyncio.timeout(15):
+        async with await distributed(agent("say"), "some words", redis_url=mine) as task, asyncio.timeout(PATIENCE):
             assert (await task.result())["output"].split() == ["some", "words"]
-        async with await distributed(agent("fail"), "", redis_url=mine) as task, asyncio.timeout(15):
+        async with await distributed(agent("fail"), "", redis_url=mine) as task, asyncio.timeout(PATIENCE):
             with pytest.raises(RuntimeError, match="attempt 2 failed"):
                 await task.result()
         client = connect(mine)
         broker, store = TaskBroker(mine, client=client), TaskStore(mine, client=client)
-        slow = {"agent_config": agent("sleep"), "metadata": {"seconds": 60}}
+        slow = {"agent_config": agent("sleep"), "metadata": {"seconds": 600}}
         kept, waits = TaskPayload(**slow), TaskPayload(**slow, not_before=4e9)
         ended = TaskPayload(**slow)
         await broker.submit_many([kept, waits, ended])

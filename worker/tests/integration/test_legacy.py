@@ -15,7 +15,7 @@ from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.legacy_client import LegacyClient, LegacyWorker
-from tests.support import orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 AGENT = {
     "name": "old",
@@ -58,7 +58,7 @@ async def heard(old: LegacyClient, task_id: str, listening: asyncio.Event) -> li
 
 
 async def test_a_client_of_0_1_submits_and_polls_its_result(fleet: Fleet, old: LegacyClient) -> None:
-    async with working(fleet), asyncio.timeout(10):
+    async with working(fleet), asyncio.timeout(PATIENCE):
         task_id = await old.submit(AGENT, "hello")
         result = await old.result(task_id, poll_interval=0.05)
         task = await old.status(task_id)
@@ -78,7 +78,7 @@ async def test_a_subscriber_of_0_1_reads_every_event_and_ends_with_the_task(
     task_id = await old.submit(config, "hello", detailed=detailed)
     subscriber = asyncio.create_task(heard(old, task_id, listening))
     await listening.wait()
-    async with working(fleet), asyncio.timeout(10):
+    async with working(fleet), asyncio.timeout(PATIENCE):
         events = await subscriber
     assert events == await old.replay(task_id)
     assert [next(iter(event)) for event in events] == ["type"] * len(events)
@@ -92,14 +92,14 @@ async def test_a_client_of_0_1_waits_through_retries(fleet: Fleet, old: LegacyCl
     """It raises at the first ``failed`` that it sees: there must be none before the last run."""
     task_id = await old.submit(job("fail"), "", times=3)
     polling = asyncio.create_task(old.result(task_id, poll_interval=0))
-    async with working(fleet), asyncio.timeout(10):
+    async with working(fleet), asyncio.timeout(PATIENCE):
         assert await polling == {"output": "attempt 4 worked"}
     assert (await old.status(task_id))["retries"] == 3  # type: ignore[index]
 
 
 async def test_a_client_of_0_1_hears_why_its_task_failed(fleet: Fleet, old: LegacyClient) -> None:
     task_id = await old.submit(job("fail"), "")
-    async with working(fleet), asyncio.timeout(10):
+    async with working(fleet), asyncio.timeout(PATIENCE):
         with pytest.raises(RuntimeError, match=f"Task {task_id} failed: attempt 4 failed"):
             await old.result(task_id, poll_interval=0.05)
     assert [event["type"] for event in await old.replay(task_id)][-1] == "status"
@@ -111,7 +111,7 @@ async def test_a_client_of_0_1_cancels_a_running_task(fleet: Fleet, old: LegacyC
     task_id = await old.submit(job(name), "", seconds=60)
     subscriber = asyncio.create_task(heard(old, task_id, listening))
     await listening.wait()
-    async with working(fleet), asyncio.timeout(10):
+    async with working(fleet), asyncio.timeout(PATIENCE):
         await fleet.runs(task_id)
         await old.cancel(task_id)
         events = await subscriber
@@ -140,7 +140,7 @@ async def test_the_listings_of_0_1_read_our_tasks_and_workers(fleet: Fleet, old:
             await fleet.submit("echo"): "completed",
             await fleet.submit("fail", max_retries=0): "failed",
             await fleet.submit("fail"): "retrying",
-            await fleet.submit("sleep", metadata={"seconds": 60}): "running",
+            await fleet.submit("sleep", metadata={"seconds": 600}): "running",
             await fleet.submit("echo", not_before=4e9): "pending",
         }
         gone = await fleet.submit("echo", not_before=4e9)
@@ -177,7 +177,7 @@ async def test_our_client_reads_what_a_worker_of_0_1_says_and_records(fleet: Fle
         assert (task["task_id"], task["input"]) == (handle.task_id, "hi")
         await old_worker.say(handle.task_id, "said by 0.1")
         await old_worker.complete(handle.task_id, "done by 0.1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert [event.text async for event in handle.stream()] == ["said by 0.1"]  # type: ignore[union-attr]
             assert await handle.result() == {"output": "done by 0.1"}
 

@@ -22,7 +22,7 @@ import pytest
 from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import Fleet, working
-from tests.support import WORKER_DIRECTORY, environment, free_port, slowness, wait_until, worker_process
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, free_port, slowness, wait_until, worker_process
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def started(log: Path, *options: str, **env: str) -> Iterator[subprocess.Popen[b
         process.wait()
 
 
-def exit_code(process: subprocess.Popen[bytes], within: float = 10) -> int:
+def exit_code(process: subprocess.Popen[bytes], within: float = PATIENCE) -> int:
     return process.wait(within)
 
 
@@ -58,21 +58,22 @@ async def test_an_idle_worker_exits_within_a_fifth_of_a_second(fleet: Fleet, tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_while_redis_is_unreachable_ends_the_worker_at_once(tmp_path: Path, number: int) -> None:
-    with started(tmp_path / "log", "--redis-url", f"redis://127.0.0.1:{free_port()}/0") as process:
+    options = ("--redis-url", f"redis://127.0.0.1:{free_port()}/0", "--connect-timeout", "600")
+    with started(tmp_path / "log", *options) as process:
         await wait_until(lambda: b"trying again" in (tmp_path / "log").read_bytes())
         process.send_signal(number)
-        assert exit_code(process, 3) == 0
+        assert exit_code(process) == 0
 
 
 async def test_a_signal_while_redis_does_not_answer_ends_the_worker(tmp_path: Path) -> None:
     """A server that accepts and says nothing: half a connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-        with started(tmp_path / "log", "--redis-url", url) as process:
+        with started(tmp_path / "log", "--redis-url", url, "--connect-timeout", "600") as process:
             accepted, _ = server.accept()
             with accepted:
                 process.terminate()
-                assert exit_code(process, 5) == 0
+                assert exit_code(process) == 0
 
 
 async def test_a_signal_right_after_the_banner_ends_the_worker_in_order(fleet: Fleet, tmp_path: Path) -> None:
@@ -85,13 +86,13 @@ async def test_a_signal_right_after_the_banner_ends_the_worker_in_order(fleet: F
 
 
 async def test_a_second_signal_hands_back_at_once_and_exits_in_order(fleet: Fleet, tmp_path: Path) -> None:
-    with worker_process(fleet.url, "hurried", tmp_path / "log", "--drain-timeout", "60") as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+    with worker_process(fleet.url, "hurried", tmp_path / "log", "--drain-timeout", "600") as process:
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.terminate()
         await wait_until(lambda: b"draining" in (tmp_path / "log").read_bytes())
         process.terminate()
-        assert exit_code(process, 5) == 0
+        assert exit_code(process) == 0
     task = await fleet.store.get_status(task_id)
     assert task is not None
     assert (task.status, task.handoffs, task.retries) == (TaskStatus.PENDING, 1, 0)
@@ -101,20 +102,20 @@ async def test_redis_that_stops_answering_in_a_drain_does_not_keep_the_worker(fl
     """The drain ends at its deadline with exit 0; the task runs elsewhere once its lease is over."""
     options = ("--drain-timeout", "1", "--heartbeat-ttl", "3")
     with worker_process(fleet.url, "cut-off", tmp_path / "log", *options) as process:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 1.5})
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await fleet.runs(task_id)
         await fleet.client.client_pause(8000, all=True)
         process.terminate()
-        assert exit_code(process, 15) == 0
+        assert exit_code(process) == 0
     async with working(fleet, worker_id="heir", heartbeat_ttl=3):
-        task = await fleet.ends(task_id, 20)
+        task = await fleet.ends(task_id)
     assert task.status == TaskStatus.COMPLETED
     await fleet.check_invariants([task_id])
 
 
 async def test_quiet_claims_nothing_and_stays_and_resume_claims_again(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "quiet", tmp_path / "log") as process:
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         process.send_signal(signal.SIGUSR1)
         await wait_until(lambda: state(fleet, "quiet", "quiet"))
@@ -154,7 +155,7 @@ async def state(fleet: Fleet, worker_id: str, expected: str) -> bool:
 
 def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -167,12 +168,16 @@ async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Pa
         assert ask(port, "/livez") == (200, {"status": "ok"})
         assert ask(port, "/readyz") == (200, {"status": "ok"})
         assert ask(port, "/else")[0] == 404
-        await fleet.client.client_pause(5000, all=True)
-        await wait_until(lambda: ask(port, "/readyz")[0] == 503, 8)
-        assert "Redis" in ask(port, "/readyz")[1]["reason"]
-        assert ask(port, "/livez")[0] == 200
-        await wait_until(lambda: ask(port, "/readyz")[0] == 200, 15)
-        task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+        await fleet.client.client_pause(8000, all=True)
+
+        def unready() -> dict[str, Any] | None:
+            assert ask(port, "/livez")[0] == 200
+            status, said = ask(port, "/readyz")
+            return said if status == 503 else None
+
+        assert "Redis" in (await wait_until(unready))["reason"]
+        await wait_until(lambda: ask(port, "/readyz")[0] == 200)
+        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
         await fleet.runs(task_id)
         process.terminate()
         await wait_until(lambda: ask(port, "/readyz") == (503, {"reason": "the worker is draining"}))
@@ -184,7 +189,7 @@ async def test_a_blocked_event_loop_is_not_alive(fleet: Fleet, tmp_path: Path) -
     options = ("--isolation", "none", "--health-port", str(port), "--heartbeat-ttl", "1")
     with worker_process(fleet.url, "stuck", tmp_path / "log", *options):
         await fleet.submit("hog", metadata={"seconds": 15})
-        await wait_until(lambda: ask(port, "/livez")[0] == 503, 20)
+        await wait_until(lambda: ask(port, "/livez")[0] == 503)
         assert "blocked" in ask(port, "/livez")[1]["reason"]
 
 
@@ -200,7 +205,7 @@ async def test_systemd_hears_ready_status_watchdog_and_stopping(fleet: Fleet, tm
     said: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
-        channel.settimeout(10)
+        channel.settimeout(PATIENCE)
         env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
         with started(tmp_path / "log", "--redis-url", fleet.url, "--worker-id", "notified", **env) as process:
             while not any("WATCHDOG=1" in line for line in said):

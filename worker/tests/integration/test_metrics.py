@@ -19,7 +19,7 @@ from orbiter.distributed.telemetry.prometheus import CONTENT_TYPE, prometheus_te
 from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.otlp_receiver import Receiver, receiving
-from tests.support import free_port, wait_until, worker_process
+from tests.support import PATIENCE, free_port, slowness, wait_until, worker_process
 
 # Name, type and unit of everything that a worker can say, the guide's seven first.
 METRICS = {
@@ -46,6 +46,10 @@ METRICS = {
     "orbiter.distributed.worker.loop_lag": ("gauge", "s"),
     "orbiter.distributed.worker.abandoned_threads": ("gauge", "{thread}"),
     "orbiter.distributed.executor.losses": ("counter", "{process}"),
+    "orbiter.distributed.redis.evicting": ("gauge", "{server}"),
+    "orbiter.distributed.redis.unsaved": ("gauge", "{server}"),
+    "orbiter.distributed.redis.unsaved_replicas": ("gauge", "{server}"),
+    "orbiter.distributed.redis.memory_share": ("gauge", "1"),
 }
 Q, A = "orbiter.distributed.queue_name", "orbiter.distributed.agent_name"
 CAUSE = "orbiter.distributed.cause"
@@ -85,7 +89,7 @@ def _told(fleet: Fleet, log: Path, *options: str, **env: str) -> Iterator[str]:
 
 def _scrape(url: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     """Return samples by name and labels."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.headers["Content-Type"] == CONTENT_TYPE
         text = answer.read().decode()
     found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
@@ -107,7 +111,7 @@ async def _some_of_everything(fleet: Fleet, log: Path) -> list[str]:
     """Let tasks complete, fail, be retried and be cancelled."""
     tasks = [await fleet.submit("echo", "hello") for _ in range(3)]
     tasks += [await fleet.submit("fail", max_retries=1)]
-    cancelled = await fleet.submit("sleep", metadata={"seconds": 30, "log": str(log)})
+    cancelled = await fleet.submit("sleep", metadata={"seconds": 600, "log": str(log)})
     # Its record says so a moment before it runs: what is cancelled in between has taken no time.
     await wait_until(log.exists)
     await fleet.broker.cancel(cancelled)
@@ -131,7 +135,9 @@ async def test_the_health_port_tells_prometheus_what_became_of_tasks(
         def counted() -> dict[str, Any]:
             found = _scrape(url)
             done = {key: found.get(f"orbiter_distributed_tasks_{key}_total", {}) for key in ("completed", "cancelled")}
-            return found if all(sum(rows.values()) for rows in done.values()) else {}
+            # Readings of the queue and of Redis are taken now and then, and count for a few seconds only.
+            read = all(f"TYPE orbiter_distributed_{name}" in found for name in ("queue_depth", "redis_evicting"))
+            return found if read and all(sum(rows.values()) for rows in done.values()) else {}
 
         found = await wait_until(counted)
         text = str(found)
@@ -229,13 +235,13 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_end(fleet: Fleet, t
         await fleet.ends(await fleet.submit("echo"))
         began = time.monotonic()
         process.terminate()
-        assert process.wait(10) == 0
-        assert time.monotonic() - began < 3
+        assert process.wait(PATIENCE) == 0
+        assert (time.monotonic() - began) / slowness() < 3
 
 
 async def test_the_depth_is_read_also_while_every_worker_is_busy(fleet: Fleet) -> None:
     async with working(fleet, heartbeat_ttl=1, drain_timeout=0.2):
-        await fleet.submit("sleep", metadata={"seconds": 30})
+        await fleet.submit("sleep", metadata={"seconds": 600})
         await wait_until(lambda: metrics.RUNNING.values()[QUEUE,] == 1)
         metrics.DEPTH.clear()
         await fleet.submit_many("echo", 7)
@@ -272,6 +278,6 @@ async def test_tasks_of_a_dead_worker_are_counted_as_reclaimed(fleet: Fleet) -> 
 async def test_the_checks_are_served_as_before(fleet: Fleet, tmp_path: Path, path: str) -> None:
     with (
         _told(fleet, tmp_path / "log") as url,
-        urllib.request.urlopen(url.replace("/metrics", path), timeout=5) as answer,
+        urllib.request.urlopen(url.replace("/metrics", path), timeout=30) as answer,
     ):
         assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")

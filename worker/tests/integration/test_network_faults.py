@@ -37,7 +37,7 @@ from tests import keys
 from tests.faults_proxy import faults_proxy
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.servers import plain_server
-from tests.support import wait_until, worker_process
+from tests.support import PATIENCE, wait_until, worker_process
 
 LEASE = 3
 
@@ -68,7 +68,7 @@ def test_a_client_on_uvloop_meets_a_connection_error(redis_url: str, how: str) -
 
 @pytest.mark.parametrize("which", [slice(None), *(slice(n, n + 1) for n in range(4))], ids=["all", *"0123"])
 async def test_a_worker_reconnects_after_resets(fleet: Fleet, redis_url: str, tmp_path: Path, which: slice) -> None:
-    task_id = await fleet.submit("sleep", metadata={"seconds": 2})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 4})
     async with faults_proxy(urlsplit(redis_url).port or 0) as proxy:
         options = "--heartbeat-ttl", str(LEASE), "--concurrency", "2"
         starting = partial(worker_process, proxy.url, "w1", tmp_path / "worker.log", *options)
@@ -105,7 +105,7 @@ async def claimed_late(fleet: Fleet, number: int) -> list[str]:
 
 
 async def check_free_of_charge(fleet: Fleet, task_ids: list[str], *, handoffs: int) -> None:
-    for task in await fleet.all_end(task_ids, 20):
+    for task in await fleet.all_end(task_ids):
         assert (task.status, task.losses, task.crashes, task.handoffs) == (TaskStatus.COMPLETED, 0, 0, handoffs)
         assert task.attempt == 1 + handoffs
     await fleet.check_invariants(task_ids)
@@ -129,12 +129,12 @@ async def test_a_quiet_worker_requeues_claims_that_it_does_not_hold(fleet: Fleet
 
 async def test_a_busy_worker_requeues_claims_that_it_does_not_hold(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w1", heartbeat_ttl=LEASE, concurrency=1):
-        busy = await fleet.submit("sleep", metadata={"seconds": 60})
+        busy = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(busy)
         task_ids = await claimed_late(fleet, 2)
         await wait_until(lambda: nobody_holds(fleet, task_ids, others=1))
         async with working(fleet, worker_id="w2", heartbeat_ttl=LEASE):
-            for task in await fleet.all_end(task_ids, 20):
+            for task in await fleet.all_end(task_ids):
                 assert (task.worker_id, task.losses, task.crashes, task.handoffs) == ("w2", 0, 0, 1)
         await fleet.broker.cancel(busy)
 
@@ -321,7 +321,7 @@ def test_redis_survives_what_stops_a_worker_during_a_pause(tmp_path: Path, numbe
             asyncio.run(wait_until(lambda: re.search("idle=[23456] flags=b", str(server.ask("CLIENT", "LIST")))))
             process.send_signal(number)
             if number == signal.SIGTERM:
-                assert process.wait(15) == 0
+                assert process.wait(PATIENCE) == 0
             else:
                 asyncio.run(wait_until(lambda: server.ask("HGET", keys.worker("w1"), "state") == "quiet"))
             assert server.process.poll() is None, server.log.read_text()

@@ -25,7 +25,7 @@ async def ended(fleet: Fleet, jobs: list[TaskPayload], **options: Any) -> dict[s
     """Run these in a worker that retries; return how they ended, by task id. All invariants hold."""
     async with working(fleet, concurrency=4, **options):
         ids = await fleet.broker.submit_many(jobs)
-        tasks = await fleet.all_end(ids, 90)
+        tasks = await fleet.all_end(ids)
     await fleet.check_invariants(ids)
     return {task.task_id: task for task in tasks}
 

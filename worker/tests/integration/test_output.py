@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.support import WORKER_DIRECTORY, environment, orbiter, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, start_orbiter, wait_until, worker_process
 
 AGENT = '{"name": "say", "runtime": "callable", "target": "tests.integration.jobs:say"}'
 # What a shell says of a program that SIGPIPE ended.
@@ -117,7 +117,7 @@ async def test_a_log_that_nobody_reads_ends_no_worker(redis_url: str, redis_clie
         done = orbiter("task", "submit", "hi", "--agent", "-", "--wait", stdin=AGENT, **at(redis_url))
         assert done.returncode == 0, done.stderr
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def start_orbiter_into(write: int, redis_url: str) -> subprocess.Popen[bytes]:
@@ -162,7 +162,7 @@ def test_dev_ends_with_its_reader_and_leaves_nothing_running(tmp_path: Path, las
             while last not in (line := process.stdout.readline()):
                 assert line
             process.stdout.close()
-            assert process.wait(40) == UNREAD
+            assert process.wait(PATIENCE) == UNREAD
             assert process.stderr is not None
             assert "Traceback" not in process.stderr.read()
         finally:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet
-from tests.support import start_orbiter
+from tests.support import PATIENCE, start_orbiter
 
 PAGE = Path(__file__).parents[3] / "docs" / "runtimes.md"
 
@@ -45,7 +45,7 @@ async def test_a_runtime_of_another_distribution_runs_tasks(
             unknown = await fleet.run({"runtime": "shelf"})
         finally:
             worker.send_signal(signal.SIGTERM)
-            worker.communicate(timeout=15)
+            worker.communicate(timeout=PATIENCE)
     assert (ended.task.status, ended.task.result, ended.text) == (TaskStatus.COMPLETED, {"output": "3"}, "3")
     assert ended.task.agent_name == "wc"
     assert (failed.task.status, failed.task.attempt) == (TaskStatus.FAILED, 4)

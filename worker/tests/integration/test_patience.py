@@ -25,7 +25,7 @@ from orbiter.distributed.connection import patience
 from orbiter.distributed.models import is_final
 from tests import keys
 from tests.servers import Cluster, Server, cluster_of_six, eventually, plain_server
-from tests.support import start_orbiter, wait_until
+from tests.support import PATIENCE, start_orbiter, wait_until
 
 AGENT = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
 FINAL = '{"type": "status", "status": "completed", "agent_name": "", "message": "", "seq": 1, "attempt": 1}'
@@ -46,7 +46,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(six: Cluster) -> Cluster:
-    eventually(six.healthy, within=30, what="the cluster is whole")
+    eventually(six.healthy, what="the cluster is whole")
     six.flush()
     return six
 
@@ -57,7 +57,7 @@ def waits(caplog: pytest.LogCaptureFixture) -> Callable[[int], Awaitable[None]]:
     caplog.set_level(logging.DEBUG, logger=patience.__name__)
 
     async def waited(times: int) -> None:
-        await wait_until(lambda: sum(row.name == patience.__name__ for row in caplog.records) >= times, timeout=50)
+        await wait_until(lambda: sum(row.name == patience.__name__ for row in caplog.records) >= times)
 
     return waited
 
@@ -137,8 +137,8 @@ async def _in_thread(read: Callable[[], object]) -> object:
     return await asyncio.wrap_future(done)
 
 
-async def all_have_read(waiting: list[asyncio.Task[object]], *, within: float) -> None:
-    async with asyncio.timeout(within):
+async def all_have_read(waiting: list[asyncio.Task[object]]) -> None:
+    async with asyncio.timeout(PATIENCE):
         result, event, same, again = await asyncio.gather(*waiting)
     assert result == same == {"output": "done"}
     assert is_final(event)  # type: ignore[arg-type]
@@ -164,8 +164,8 @@ async def test_every_reader_waits_for_a_redis_that_restarts_and_loads(
             await wait_until(lambda: _says(server, "LOADING"))
             await asyncio.to_thread(eventually, server.answers)
             await end(url, task_id)
-            await all_have_read(waiting, within=20)
-            out, errors = await asyncio.to_thread(following.communicate, timeout=20)
+            await all_have_read(waiting)
+            out, errors = await asyncio.to_thread(following.communicate, timeout=PATIENCE)
         assert (following.returncode, errors) == (0, "")
         assert "status completed" in out
 
@@ -180,10 +180,10 @@ async def test_a_reader_waits_while_redis_runs_a_long_script(server: Server) -> 
         busy = subprocess.Popen(["redis-cli", "-p", str(server.port), "EVAL", script, "0"], stdout=subprocess.DEVNULL)
         try:
             await wait_until(lambda: _says(server, "BUSY"))
-            await asyncio.to_thread(busy.wait, 30)
+            await asyncio.to_thread(busy.wait, PATIENCE)
             assert [reader.done() for reader in waiting] == [False] * 4
             await end(url, task_id)
-            await all_have_read(waiting, within=20)
+            await all_have_read(waiting)
         finally:
             busy.kill()
             busy.wait()
@@ -225,9 +225,9 @@ async def test_readers_wait_for_a_cluster_that_is_down_by_a_frozen_master(
             assert [reader.exception() for reader in waiting if reader.done()] == []
         for replica in replicas:
             replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
-        await asyncio.to_thread(eventually, cluster.healthy, within=30, what="the cluster is whole")
+        await asyncio.to_thread(eventually, cluster.healthy, what="the cluster is whole")
         await end(cluster.url, task_id)
-        await all_have_read(waiting, within=30)
+        await all_have_read(waiting)
 
 
 async def test_readers_go_to_the_new_master_while_the_old_one_is_frozen(cluster: Cluster) -> None:
@@ -237,9 +237,9 @@ async def test_readers_go_to_the_new_master_while_the_old_one_is_frozen(cluster:
         with frozen(owner):
             other = next(node for node in cluster.nodes if node is not owner)
             await asyncio.to_thread(eventually, lambda: _successor(other, owner), what="the replica takes over")
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(PATIENCE):
                 await end_patiently(cluster.url, task_id)
-                await all_have_read(waiting, within=40)
+                await all_have_read(waiting)
 
 
 async def end_patiently(url: str, task_id: str) -> None:
@@ -288,4 +288,4 @@ async def test_a_reader_raises_after_the_time_that_is_documented(
         began = time.monotonic()
         with pytest.raises(redis.ConnectionError):
             await handle.result()
-        assert 2 <= time.monotonic() - began < 20
+        assert 2 <= time.monotonic() - began < patience.RECONNECT_WITHIN / 2

@@ -25,7 +25,7 @@ from orbiter.distributed.worker import reconciler as reconciling
 from orbiter.distributed.worker.reconciler import Reconciler
 from tests import keys
 from tests.servers import Cluster, cluster_of_six, eventually
-from tests.support import wait_until, worker_process
+from tests.support import PATIENCE, wait_until, worker_process
 
 QUEUE = "orbiter:tasks"
 # Short, so that a task is old enough soon.
@@ -44,7 +44,7 @@ def url(request: pytest.FixtureRequest) -> str:
     if request.param == "standalone":
         return str(request.getfixturevalue("redis_url"))
     cluster: Cluster = request.getfixturevalue("six")
-    eventually(cluster.healthy, within=30, what="the cluster is whole")
+    eventually(cluster.healthy, what="the cluster is whole")
     cluster.flush()
     return cluster.url
 
@@ -171,7 +171,7 @@ async def test_a_submit_that_stopped_half_way_ends_after_a_minute(
 
 
 async def test_a_lost_task_that_is_on_no_list_either_is_found_in_a_cluster(six: Cluster) -> None:
-    eventually(six.healthy, within=30, what="the cluster is whole")
+    eventually(six.healthy, what="the cluster is whole")
     six.flush()
     broker = broker_for(six.url, queue_name=QUEUE)
     await broker.connect()
@@ -343,14 +343,14 @@ async def test_a_final_event_of_an_0_1_worker_is_one(broker: TaskBroker) -> None
 async def test_whoever_waits_for_a_lost_task_is_told(url: str, broker: TaskBroker, tmp_path: Path) -> None:
     """A worker is killed, and meanwhile somebody trims the queue; a task that waits behind others is lost as well."""
     options = ("--heartbeat-ttl", "1")
-    slow = {"metadata": {"seconds": 60}, "redis_url": url}
+    slow = {"metadata": {"seconds": 600}, "redis_url": url}
     with worker_process(url, "w1", tmp_path / "w1.log", *options) as worker:
         async with await distributed(SLEEP, "", **slow) as running, await distributed(SLEEP, "", **slow) as waiting:
             await wait_until(lambda: _runs(broker, running.task_id))
             worker.send_signal(signal.SIGKILL)
             await broker.client.xtrim(QUEUE, maxlen=0, approximate=False)
             with worker_process(url, "w2", tmp_path / "w2.log", *options):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE):
                     for task in (running, waiting):
                         with pytest.raises(RuntimeError, match="lost"):
                             await task.result()
@@ -360,7 +360,7 @@ async def test_whoever_waits_for_a_lost_task_is_told(url: str, broker: TaskBroke
 
 async def test_a_worker_without_room_finds_lost_tasks_too(url: str, broker: TaskBroker, tmp_path: Path) -> None:
     with worker_process(url, "w1", tmp_path / "w1.log", "--heartbeat-ttl", "1"):
-        busy, lost = [TaskPayload(agent_config=SLEEP, metadata={"seconds": 60}) for _ in range(2)]
+        busy, lost = [TaskPayload(agent_config=SLEEP, metadata={"seconds": 600}) for _ in range(2)]
         await broker.submit(busy)
         await wait_until(lambda: _runs(broker, busy.task_id))
         await broker.submit(lost)
@@ -387,5 +387,5 @@ async def test_a_user_without_the_rights_for_it_claims_all_the_same(redis_url: s
     log = tmp_path / "w1.log"
     with worker_process(narrow, "w1", log, "--heartbeat-ttl", "1"):
         await wait_until(lambda: "cannot be compared" in log.read_text())
-        async with await distributed(echo, "x", redis_url=redis_url) as task, asyncio.timeout(10):
+        async with await distributed(echo, "x", redis_url=redis_url) as task, asyncio.timeout(PATIENCE):
             assert await task.result() == {"output": "x"}

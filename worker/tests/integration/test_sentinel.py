@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.integration.load import all_end, keep_submitting
 from tests.servers import eventually, sentinel_trio
-from tests.support import wait_until, worker_process
+from tests.support import slowness, wait_until, worker_process
 
 
 async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(tmp_path: Path) -> None:
@@ -23,8 +23,8 @@ async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(tmp_path: 
                 # In a thread: the load goes on meanwhile.
                 await asyncio.to_thread(eventually, lambda: trio.master() is not victim, what="the replica is promoted")
                 promoted = time.time()
-                first = await wait_until(lambda: load.completed_after(promoted), timeout=20)
-            assert first - promoted < 5
+                first = await wait_until(lambda: load.completed_after(promoted))
+            assert first - promoted < 5 * slowness()
             await all_end(trio.url, load)
             assert process.poll() is None
         assert process.returncode == 0, log.read_text()

@@ -21,7 +21,7 @@ from orbiter.distributed.execution.processes.pool import REPLACED
 from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import Fleet
-from tests.support import WORKER_DIRECTORY, environment, free_port, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, free_port, wait_until
 
 COMMAND = [sys.executable, "-m", "orbiter.cli", "start", "worker"]
 
@@ -33,7 +33,7 @@ def started(
     """Run a worker ``w`` without a terminal, ready or not; at the end it is killed if it still runs."""
     options = ["--redis-url", url, "--worker-id", "w", "--allow-import", "tests.integration.jobs"]
     process = subprocess.Popen(
-        [*COMMAND, *options, "--drain-timeout", "1", "--connect-timeout", "60"],
+        [*COMMAND, *options, "--drain-timeout", "60", "--connect-timeout", "600"],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -93,7 +93,7 @@ async def test_a_worker_that_is_starting_lives_through_every_signal(
             process.send_signal(signal.SIGUSR2)
             await wait_until(lambda: _is(fleet, "running"))
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 async def _is(fleet: Fleet, expected: str) -> bool:
@@ -121,7 +121,7 @@ async def test_a_worker_that_is_starting_leaves_in_order_at_once(tmp_path: Path,
         # The interpreter handles SIGINT by itself before that.
         await wait_until(lambda: handles(process, signal.SIGTERM), interval=0.001)
         process.send_signal(number)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 async def test_hangup_of_a_worker_without_a_terminal_replaces_its_executor_processes(
@@ -130,7 +130,7 @@ async def test_hangup_of_a_worker_without_a_terminal_replaces_its_executor_proce
     log = tmp_path / "log"
     with log.open("wb") as output, started(fleet.url, output) as process:
         await wait_until(lambda: _is(fleet, "running"))
-        running = await fleet.submit("sleep", metadata={"seconds": 0.5})
+        running = await fleet.submit("sleep", metadata={"seconds": 3})
         await fleet.runs(running)
         before = {child.pid for child in psutil.Process(process.pid).children()}
         process.send_signal(signal.SIGHUP)
@@ -147,12 +147,12 @@ async def test_a_worker_whose_terminal_closes_drains(fleet: Fleet) -> None:
         with started(fleet.url, theirs, lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0)) as process:
             os.close(theirs)
             await wait_until(lambda: _is(fleet, "running"))
-            quick = await fleet.submit("sleep", metadata={"seconds": 0.5})
+            quick = await fleet.submit("sleep", metadata={"seconds": 3})
             await fleet.runs(quick)
             os.close(ours)
             await wait_until(lambda: _is(fleet, "draining"))
             process.send_signal(signal.SIGHUP)
-            assert process.wait(10) == 0
+            assert process.wait(PATIENCE) == 0
     finally:
         with contextlib.suppress(OSError):
             os.close(ours)
@@ -212,7 +212,7 @@ asyncio.run(work())
 
 
 def test_program_has_its_own_signal_handlers_again_after_its_worker() -> None:
-    subprocess.run([sys.executable, "-c", AFTER], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", AFTER], check=True, timeout=PATIENCE)
 
 
 SPAWNS = """
@@ -221,16 +221,16 @@ from orbiter.cli import main
 
 def nap(ready):
     ready.set()
-    time.sleep(30)
+    time.sleep(300)
 
 if __name__ == "__main__":
     spawning = multiprocessing.get_context("spawn")
     ready = spawning.Event()
     child = spawning.Process(target=nap, args=(ready,))
     child.start()
-    ready.wait(20)
+    ready.wait(60)
     child.terminate()
-    child.join(10)
+    child.join(60)
     print(child.exitcode)
 """
 
@@ -240,5 +240,5 @@ def test_a_process_that_a_tool_spawns_has_default_signals(tmp_path: Path) -> Non
     program = tmp_path / "orbiter"
     program.write_text(SPAWNS)
     command = [sys.executable, str(program), "start", "worker"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=40)
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert said.stdout == "-15\n", said.stderr

@@ -19,7 +19,7 @@ import redis
 from orbiter.distributed import SyncTaskHandle, TaskStatus, distributed_sync, submit_many
 from orbiter.distributed.models import TaskPayload, TextEvent, is_final
 from orbiter.distributed.worker.worker import Worker
-from tests.support import WORKER_DIRECTORY, environment
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment
 
 JOBS = "tests.integration.jobs"
 
@@ -44,12 +44,12 @@ def working(redis_url: str) -> Iterator[None]:
     thread = threading.Thread(target=asyncio.run, args=[work()])
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE)
         yield
     finally:
         worker, loop = parts
-        asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(10)
-        thread.join(10)
+        asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(PATIENCE)
+        thread.join(PATIENCE)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def client_connections(redis_url: str) -> int:
         return [row["name"] for row in client.client_list()].count("orbiter-client")
 
 
-def until(condition: Any, timeout: float = 5) -> None:
+def until(condition: Any, timeout: float = PATIENCE) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, condition
@@ -73,7 +73,7 @@ def until(condition: Any, timeout: float = 5) -> None:
 def test_a_result_is_what_the_agent_returned(worker: str) -> None:
     with distributed_sync(job("echo"), "hello", redis_url=worker) as handle:
         assert handle.result() == {"output": "hello"}
-        assert handle.result(timeout=5) == {"output": "hello"}, "asking again, after the end"
+        assert handle.result(timeout=PATIENCE) == {"output": "hello"}, "asking again, after the end"
         task = handle.status()
     assert task is not None
     assert task.status is TaskStatus.COMPLETED
@@ -113,7 +113,7 @@ def test_events_stream_to_the_final_one_as_they_happen(worker: str) -> None:
 
 
 def test_leaving_a_stream_early_leaves_no_connection_behind(worker: str) -> None:
-    with distributed_sync(job("said_then_waits"), "a", redis_url=worker, metadata={"seconds": 20}) as handle:
+    with distributed_sync(job("said_then_waits"), "a", redis_url=worker, metadata={"seconds": 300}) as handle:
         for _ in handle.stream():
             assert client_connections(worker) > 0
             break
@@ -122,13 +122,13 @@ def test_leaving_a_stream_early_leaves_no_connection_behind(worker: str) -> None
 
 
 def test_close_ends_a_stream_that_another_thread_reads(worker: str) -> None:
-    handle = distributed_sync(job("said_then_waits"), "a", redis_url=worker, metadata={"seconds": 20})
+    handle = distributed_sync(job("said_then_waits"), "a", redis_url=worker, metadata={"seconds": 300})
     seen: list[Any] = []
     reader = threading.Thread(target=lambda: seen.extend(handle.stream()))
     reader.start()
     until(lambda: client_connections(worker) > 0)
     handle.close()
-    reader.join(5)
+    reader.join(PATIENCE)
     assert not reader.is_alive()
     handle.cancel()
 
@@ -140,20 +140,20 @@ def test_a_failure_is_raised_with_its_error(worker: str) -> None:
 
 
 def test_waiting_no_longer_than_told_the_task_goes_on_and_can_be_cancelled(worker: str) -> None:
-    handle = distributed_sync(job("sleep"), "", redis_url=worker, metadata={"seconds": 30})
+    handle = distributed_sync(job("sleep"), "", redis_url=worker, metadata={"seconds": 600})
     with pytest.raises(TimeoutError, match=f"Task {handle.task_id} had not ended after 0.2 s"):
         handle.result(timeout=0.2)
     until(lambda: client_connections(worker) == 0)
     assert handle.cancel() == "requested"
     with pytest.raises(RuntimeError, match="was cancelled"):
-        handle.result(timeout=5)
+        handle.result(timeout=PATIENCE)
     assert handle.cancel() == "finished"
 
 
 def test_many_inputs_are_many_tasks_in_their_order(worker: str) -> None:
     inputs = [f"input {number}" for number in range(50)]
     handles = submit_many(job("echo"), iter(inputs), redis_url=worker)
-    assert [handle.result(timeout=20)["output"] for handle in handles] == inputs
+    assert [handle.result(timeout=PATIENCE)["output"] for handle in handles] == inputs
     assert len({handle.task_id for handle in handles}) == 50
     assert submit_many(job("echo"), [], redis_url=worker) == []
     assert client_connections(worker) <= 2
@@ -162,13 +162,13 @@ def test_many_inputs_are_many_tasks_in_their_order(worker: str) -> None:
 
 def test_a_handle_can_be_had_of_a_task_that_was_submitted_elsewhere(worker: str) -> None:
     distributed_sync(job("echo"), "hi", redis_url=worker, task_id="theirs")
-    assert SyncTaskHandle("theirs", redis_url=worker).result(timeout=5) == {"output": "hi"}
+    assert SyncTaskHandle("theirs", redis_url=worker).result(timeout=PATIENCE) == {"output": "hi"}
     assert SyncTaskHandle("nobody's", redis_url=worker).status() is None
 
 
 async def test_works_where_a_loop_is_running_already_as_in_jupyter(worker: str) -> None:
     handle = distributed_sync(job("echo"), "hello", redis_url=worker)
-    assert handle.result(timeout=5) == {"output": "hello"}
+    assert handle.result(timeout=PATIENCE) == {"output": "hello"}
     assert is_final(list(handle.stream())[-1])
 
 
@@ -176,18 +176,20 @@ def test_threads_can_use_it_at_once(worker: str) -> None:
     outputs: list[str] = []
 
     def ask(number: int) -> None:
-        outputs.append(distributed_sync(job("echo"), str(number), redis_url=worker).result(timeout=10)["output"])
+        outputs.append(distributed_sync(job("echo"), str(number), redis_url=worker).result(timeout=PATIENCE)["output"])
 
     threads = [threading.Thread(target=ask, args=[number]) for number in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(PATIENCE)
     assert sorted(outputs) == sorted(str(number) for number in range(10))
 
 
 def _ask(redis_url: str) -> None:
-    os._exit(0 if distributed_sync(job("echo"), "hi", redis_url=redis_url).result(timeout=10)["output"] == "hi" else 1)
+    os._exit(
+        0 if distributed_sync(job("echo"), "hi", redis_url=redis_url).result(timeout=PATIENCE)["output"] == "hi" else 1
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -197,7 +199,7 @@ def test_a_child_made_by_fork_has_a_loop_of_its_own(redis_url: str) -> None:
     child = multiprocessing.get_context("fork").Process(target=_ask, args=[redis_url])
     child.start()
     with working(redis_url):
-        child.join(15)
+        child.join(PATIENCE)
     assert child.exitcode == 0
 
 

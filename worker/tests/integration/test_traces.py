@@ -124,7 +124,7 @@ async def test_each_attempt_is_a_span_that_names_its_error(
         ids = [await fleet.submit("fail", metadata={"times": 1})]
         await fleet.ends(ids[0])
         begun = tmp_path / "begun"
-        ids.append(await fleet.submit("sleep", metadata={"seconds": 30, "log": str(begun)}))
+        ids.append(await fleet.submit("sleep", metadata={"seconds": 600, "log": str(begun)}))
         await wait_until(begun.exists)
         await fleet.broker.cancel(ids[1])
         await wait_until(lambda: len(_runs(receiver, ids)) == 3)

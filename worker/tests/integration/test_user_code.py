@@ -45,7 +45,7 @@ async def neighbours_live(fleet: Fleet, tmp_path: Path, jobs: list[TaskPayload])
     neighbour = await fleet.submit("hold", metadata={"until": str(end)})
     await fleet.runs(neighbour)
     ids = await fleet.broker.submit_many(jobs)
-    ended = {task.task_id: task for task in await fleet.all_end(ids, 30)}
+    ended = {task.task_id: task for task in await fleet.all_end(ids)}
     end.touch()
     held = await fleet.ends(neighbour)
     assert (held.status, held.attempt, held.losses, held.crashes) == (TaskStatus.COMPLETED, 1, 0, 0)
@@ -80,7 +80,7 @@ async def test_a_worker_within_another_program_outlives_what_tasks_spawn(fleet: 
     async with working(fleet, concurrency=4):
         ways = ("in_coroutine", "in_awaited_task", "in_forgotten_task")
         ids = await fleet.broker.submit_many([payload(way, "SystemExit", task_id=way) for way in ways])
-        ended = {task.task_id: task.status for task in await fleet.all_end(ids, 20)}
+        ended = {task.task_id: task.status for task in await fleet.all_end(ids)}
     assert [ended[way] for way in ways] == [TaskStatus.FAILED, TaskStatus.FAILED, TaskStatus.COMPLETED]
 
 
@@ -198,7 +198,7 @@ async def test_events_of_a_function_with_its_own_loop_are_whole_and_in_order(fle
     async with working(fleet, concurrency=8):
         jobs = [payload("counts_in_own_loop", metadata={"numbers": 500}) for _ in range(8)]
         ids = await fleet.broker.submit_many(jobs)
-        assert {task.status for task in await fleet.all_end(ids, 30)} == {TaskStatus.COMPLETED}
+        assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.COMPLETED}
     for task_id in ids:
         said = "".join(event.text for event in await fleet.events(task_id) if event.type == "text")
         assert said.split() == [str(number) for number in range(500)]

@@ -18,7 +18,7 @@ from orbiter.distributed.models import TaskStatus, is_final
 from orbiter.distributed.worker.worker import Worker
 from tests import keys
 from tests.fleet import QUEUE, Fleet, working
-from tests.support import slowness, start_orbiter, wait_until
+from tests.support import PATIENCE, slowness, start_orbiter, wait_until
 
 
 async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> None:
@@ -43,7 +43,7 @@ async def test_a_fault_of_the_worker_is_no_error_of_its_tasks(fleet: Fleet, monk
     monkeypatch.setattr(worker._commands, "apply", fault)
     # In a loop of its own, which ends with it, as the command's does.
     life = asyncio.create_task(asyncio.to_thread(asyncio.run, worker.start()))
-    task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+    task_id = await fleet.submit("sleep", metadata={"seconds": 600})
     await fleet.runs(task_id)
     await fleet.client.publish(keys.control("w1"), "drain")
     await asyncio.wait({life})
@@ -57,12 +57,10 @@ async def test_a_fault_of_the_worker_is_no_error_of_its_tasks(fleet: Fleet, monk
 
 
 async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
-    for _ in range(6):
-        await fleet.submit("sleep", metadata={"seconds": 0.5})
+    task_ids = await fleet.submit_many("sleep", 6, metadata={"seconds": 0.2})
     async with working(fleet, concurrency=2):
         seen = 0
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
+        while not all(task and task.status.terminal for task in await fleet.store.get_many(task_ids)):
             pending = (await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"]
             seen = max(seen, pending)
             await asyncio.sleep(0.01)
@@ -120,7 +118,7 @@ async def test_a_refused_import_fails_at_once_and_names_path_and_option(fleet: F
 
 async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None:
     async with working(fleet, max_retries=0):
-        task = await fleet.ends(await fleet.submit("sleep", metadata={"seconds": 60}, timeout_seconds=0.2))
+        task = await fleet.ends(await fleet.submit("sleep", metadata={"seconds": 600}, timeout_seconds=0.2))
     assert task.status == TaskStatus.FAILED
     assert task.error == "run took longer than timeout_seconds=0.2"
 
@@ -129,7 +127,7 @@ async def test_a_task_that_outlives_its_timeout_is_stopped(fleet: Fleet) -> None
 @pytest.mark.parametrize("job", ["sleep", "block"])
 async def test_cancel_stops_a_running_task(fleet: Fleet, job: str) -> None:
     async with working(fleet):
-        task_id = await fleet.submit(job, metadata={"seconds": 30})
+        task_id = await fleet.submit(job, metadata={"seconds": 600})
         await fleet.runs(task_id)
         began = time.monotonic()
         assert await fleet.broker.cancel(task_id) == "requested"
@@ -229,7 +227,7 @@ async def test_survives_losing_every_connection(fleet: Fleet) -> None:
                 if row["name"] == worker.worker_id:
                     with contextlib.suppress(Exception):
                         await fleet.client.client_kill_filter(_id=row["id"])
-        ended = [await fleet.ends(task_id, 20) for task_id in tasks]
+        ended = [await fleet.ends(task_id) for task_id in tasks]
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
     assert await fleet.is_empty()
 
@@ -261,7 +259,7 @@ async def test_two_calls_with_outcomes_use_a_connection_each(fleet: Fleet, monke
     monkeypatch.setattr(TaskBroker, "settle_and_claim", watched)
     tasks = await fleet.submit_many("echo", 400)
     async with working(fleet, concurrency=16):
-        ended = await fleet.all_end(tasks, 30)
+        ended = await fleet.all_end(tasks)
     assert {task.status for task in ended} == {TaskStatus.COMPLETED}
     assert {len(calls) for calls in seen} == {1, 2}
     assert 2 in {len(set(calls)) for calls in seen}
@@ -273,7 +271,7 @@ async def test_two_calls_with_outcomes_use_a_connection_each(fleet: Fleet, monke
 
 async def test_drain_lets_running_tasks_end_and_claims_no_more(fleet: Fleet) -> None:
     async with working(fleet, concurrency=2):
-        running = [await fleet.submit("sleep", metadata={"seconds": 1}) for _ in range(2)]
+        running = [await fleet.submit("sleep", metadata={"seconds": 3}) for _ in range(2)]
         for task_id in running:
             await fleet.runs(task_id)
         waiting = await fleet.submit("sleep")
@@ -298,12 +296,12 @@ async def test_drain_hands_back_what_outlives_its_deadline(fleet: Fleet, job: st
 
 async def test_a_second_stop_hands_back_at_once(fleet: Fleet) -> None:
     began = time.monotonic()
-    async with working(fleet, drain_timeout=60) as worker:
-        task_id = await fleet.submit("sleep", metadata={"seconds": 60})
+    async with working(fleet, drain_timeout=600) as worker:
+        task_id = await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         await worker.stop()
         await wait_until(lambda: worker.state == "draining")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
     assert (await fleet.store.get_status(task_id)).status == TaskStatus.PENDING  # type: ignore[union-attr]
 
 
@@ -335,15 +333,15 @@ async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
         killed = time.monotonic()
         with start_orbiter("start", "worker", "--worker-id", "heir", *options) as heir:
             try:
-                ended = [await fleet.ends(task_id, 15) for task_id in tasks]
+                ended = [await fleet.ends(task_id) for task_id in tasks]
             finally:
                 heir.send_signal(signal.SIGTERM)
-                heir.communicate(timeout=10)
+                heir.communicate(timeout=PATIENCE)
     assert {(task.status, task.worker_id, task.losses, task.crashes, task.retries) for task in ended} == {
         (TaskStatus.COMPLETED, "heir", 1, 0, 0)
     }
     assert {task.last_loss for task in ended} == {"its worker victim was lost"}
-    assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5
+    assert max(task.started_at or 0 for task in ended) - time.time() + (time.monotonic() - killed) <= 5 * slowness()
     assert sorted(log.read_text().split()[1::2]) == ["1"] * 4 + ["2"] * 4
     assert await fleet.is_empty()
 

@@ -19,7 +19,7 @@ from orbiter.distributed.worker.worker import Worker
 from tests import keys
 from tests.fleet import Fleet, working
 from tests.servers import Cluster, cluster_of_six, eventually
-from tests.support import orbiter, wait_until, worker_process
+from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 TTL = 3
 OPTIONS = ("--heartbeat-ttl", str(TTL), "--retry-backoff", "0")
@@ -43,15 +43,13 @@ async def test_a_second_worker_of_one_id_refuses_to_start(fleet: Fleet, tmp_path
         for task_id in task_ids:
             await fleet.runs(task_id)
         began = time.monotonic()
-        second = await asyncio.to_thread(
-            orbiter, "start", "worker", "--redis-url", fleet.url, "--worker-id", "same", timeout=20
-        )
-        assert time.monotonic() - began < 8
+        second = await asyncio.to_thread(orbiter, "start", "worker", "--redis-url", fleet.url, "--worker-id", "same")
+        assert time.monotonic() - began < 25
         assert second.returncode == 2
         for named in ("'same'", f"process {first.pid} ", f"host {socket.gethostname()}", "--worker-id"):
             assert named in second.stderr
         assert "Traceback" not in second.stderr
-        ended = await fleet.all_end(task_ids, 20)
+        ended = await fleet.all_end(task_ids)
         assert await beat_of(fleet.client, "same", "pid") == [str(first.pid)]
     assert {(task.status, task.attempt, task.losses, task.crashes, task.handoffs) for task in ended} == {
         (TaskStatus.COMPLETED, 1, 0, 0, 0)
@@ -62,7 +60,7 @@ async def test_a_second_worker_of_one_id_refuses_to_start(fleet: Fleet, tmp_path
 async def test_a_worker_embedded_twice_under_one_id_raises(fleet: Fleet) -> None:
     async with working(fleet, worker_id="same", heartbeat_ttl=TTL):
         with pytest.raises(WorkerIdTakenError) as caught:
-            await asyncio.wait_for(Worker(fleet.url, worker_id="same").start(), 10)
+            await asyncio.wait_for(Worker(fleet.url, worker_id="same").start(), PATIENCE)
         assert (caught.value.hostname, caught.value.pid) == (socket.gethostname(), str(os.getpid()))
         task_id = await fleet.submit("echo")
         assert (await fleet.ends(task_id)).status == TaskStatus.COMPLETED
@@ -78,7 +76,7 @@ async def test_a_worker_starts_once_the_heartbeat_of_a_dead_one_has_run_out(flee
     await fleet.client.expire(keys.worker("same"), TTL)
     began = time.monotonic()
     async with working(fleet, worker_id="same") as worker:
-        assert TTL - 1 <= time.monotonic() - began < TTL + 5
+        assert TTL - 1 <= time.monotonic() - began < TTL + 20
         started, life = await beat_of(fleet.client, "same", "started_at", "life")
         assert float(started or 0) > 1.0
         assert life
@@ -92,7 +90,7 @@ async def test_a_worker_replaces_at_once_one_that_died_on_its_machine(fleet: Fle
     mapping |= {"life": new_life(), "pid": str(ended_pid())}
     await fleet.client.hset(keys.worker("same"), mapping=mapping)  # type: ignore[misc]
     await fleet.client.expire(keys.worker("same"), 3600)
-    async with asyncio.timeout(10), working(fleet, worker_id="same"):
+    async with asyncio.timeout(PATIENCE), working(fleet, worker_id="same"):
         started, wanted, pid = await beat_of(fleet.client, "same", "started_at", "wanted", "pid")
     # Nothing of the dead one's heartbeat counts for its heir.
     assert (float(started or 0) > 1.0, wanted, pid) == (True, None, str(os.getpid()))
@@ -116,13 +114,13 @@ async def test_a_worker_told_to_stop_while_it_watches_another_ends_in_order(flee
     life = asyncio.create_task(worker.start())
     await wait_until(lambda: fleet.client.exists("orbiter:tasks"))
     await worker.stop()
-    await asyncio.wait_for(life, 5)
+    await asyncio.wait_for(life, PATIENCE)
     assert await beat_of(fleet.client, "same", "last_heartbeat", "life") == ["1.0", None]
 
 
 async def test_a_worker_that_was_frozen_leaves_its_id_to_who_has_it_by_now(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "same", tmp_path / "first", *OPTIONS, "--concurrency", "2") as first:
-        task_ids = await fleet.submit_many("sleep", 2, metadata={"seconds": 2})
+        task_ids = await fleet.submit_many("sleep", 2, metadata={"seconds": 4})
         for task_id in task_ids:
             await fleet.runs(task_id)
         first.send_signal(signal.SIGSTOP)
@@ -131,8 +129,8 @@ async def test_a_worker_that_was_frozen_leaves_its_id_to_who_has_it_by_now(fleet
             with worker_process(fleet.url, "same", tmp_path / "second", *OPTIONS, "--concurrency", "2") as second:
                 first.send_signal(signal.SIGCONT)
                 later = await fleet.submit_many("sleep", 6, metadata={"seconds": 0.3})
-                assert await asyncio.to_thread(first.wait, 15) == 2
-                ended = await fleet.all_end(task_ids + later, 30)
+                assert await asyncio.to_thread(first.wait, PATIENCE) == 2
+                ended = await fleet.all_end(task_ids + later)
                 assert second.poll() is None
                 assert await beat_of(fleet.client, "same", "pid") == [str(second.pid)]
         finally:
@@ -154,15 +152,15 @@ async def test_one_of_two_workers_of_one_id_works_in_a_cluster(tmp_path: Path) -
 
 
 async def _in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    eventually(cluster.healthy, within=30, what="the cluster is whole")
+    eventually(cluster.healthy, what="the cluster is whole")
     start = ("start", "worker", "--redis-url", cluster.url, "--worker-id", "same")
-    with worker_process(cluster.url, "same", tmp_path / "first") as first:
-        second = await asyncio.to_thread(orbiter, *start, timeout=30)
+    with worker_process(cluster.url, "same", tmp_path / "first", "--heartbeat-ttl", "120") as first:
+        second = await asyncio.to_thread(orbiter, *start)
         assert (second.returncode, f"process {first.pid} " in second.stderr) == (2, True)
         first.kill()
         first.wait()
-        # Its heartbeat stands for half a minute.
+        # Its heartbeat stands for more than a minute.
         began = time.monotonic()
         with worker_process(cluster.url, "same", tmp_path / "heir") as heir:
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
         assert heir.returncode == 0

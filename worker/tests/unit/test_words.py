@@ -25,7 +25,11 @@ LOOKED_AT = {
     "memory": {
         "cli/queue.py",
         "cli/worker.py",
+        "distributed/alerts/evaluation.py",
+        "distributed/alerts/export.py",
+        "distributed/alerts/rules.py",
         "distributed/broker/queue_info.py",
+        "distributed/broker/storage.py",
         "distributed/broker/worker_health.py",
         "distributed/execution/in_process.py",
         "distributed/execution/interface.py",
@@ -34,6 +38,7 @@ LOOKED_AT = {
         "distributed/settings.py",
         "distributed/telemetry/instruments.py",
         "distributed/telemetry/metrics.py",
+        "distributed/worker/redis_watch.py",
         "distributed/worker/status.py",
     },
     # What tells one process from others under a worker id, as the heartbeat's field is called; the life of a task.

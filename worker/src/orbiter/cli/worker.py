@@ -13,6 +13,7 @@ from orbiter.cli.options import fleet_options, json_option, namespace, queue_fil
 from orbiter.cli.render import format_bytes, format_seconds, format_time, status_word, table
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.worker_health import WorkerHealth, get_worker_fleet_status
+from orbiter.distributed.connection.connected import SKEW_ALLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,7 @@ _JSON_FIELDS = (
     "abandoned_threads",
     "failed_imports",
     "unreadable",
+    "clock_skew_ms",
     "started_at",
     "last_heartbeat",
 )
@@ -123,6 +125,13 @@ def _status(health: WorkerHealth, *, with_problem: bool) -> Text:
     return Text(status_word(state + why, health.unreadable), style="green" if state == "running" else "yellow")
 
 
+def _clock(skew_ms: float | None) -> list[str]:
+    """Return what is wrong with the clock of its machine."""
+    if skew_ms is None or abs(skew_ms) <= SKEW_ALLOWED * 1000:
+        return []
+    return [f"its clock is {format_seconds(abs(skew_ms) / 1000)} {'ahead of' if skew_ms > 0 else 'behind'} Redis'"]
+
+
 def _wide(health: WorkerHealth) -> tuple[str, ...]:
     return (
         health.version or "-",
@@ -134,5 +143,12 @@ def _wide(health: WorkerHealth) -> tuple[str, ...]:
         health.blocked_by or "-",
         str(health.abandoned_threads) if health.isolation else "-",
         # What was not imported is no reason to take nothing, but its tasks fail.
-        "; ".join([*filter(None, [health.problem]), *(f"import of {text}" for text in health.failed_imports)]) or "-",
+        "; ".join(
+            [
+                *filter(None, [health.problem]),
+                *(f"import of {text}" for text in health.failed_imports),
+                *_clock(health.clock_skew_ms),
+            ]
+        )
+        or "-",
     )

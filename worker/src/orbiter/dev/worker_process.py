@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from orbiter.dev.redis_server import stop
 from orbiter.dev.tied import tied
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.storage import NOTHING_ON_DISK
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.execution.processes.pool import REPLACED
@@ -154,7 +155,8 @@ class WorkerProcess:
             banner = banner and line.startswith(_BANNER)
             if REPLACED in line:
                 self._report(f"worker {worker_id} is ready after {time.monotonic() - self._reloaded:.1f} s")
-            elif not banner:
+            elif not banner and NOTHING_ON_DISK not in line:
+                # Who wants the data kept has said so to us, and this Redis keeps them.
                 self._show(line)
 
     async def _report_when_ready(self, worker_id: str) -> None:

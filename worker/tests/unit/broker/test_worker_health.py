@@ -18,6 +18,7 @@ ISOLATED = {
     "abandoned_threads": "3",
     "problem": "its processes die",
     "failed_imports": '["jobs: no module", "more: hangs"]',
+    "clock_skew_ms": "-1200.5",
 }
 
 
@@ -35,6 +36,7 @@ def test_heartbeat_tells_how_a_workers_processes_are() -> None:
         "abandoned_threads": 3,
         "problem": "its processes die",
         "failed_imports": ("jobs: no module", "more: hangs"),
+        "clock_skew_ms": -1200.5,
     }
 
 

@@ -48,6 +48,16 @@ def test_wide_table_shows_how_a_workers_processes_are(capsys: pytest.CaptureFixt
     assert shown["Status"] == "degraded"
 
 
+@pytest.mark.parametrize(
+    ("skew_ms", "told"),
+    [(-600_000.0, "its clock is 10.0m behind Redis'"), (1001.0, "its clock is 1.0s ahead of Redis'"), (999.0, "-")],
+)
+def test_wide_table_tells_of_a_clock_that_is_wrong(
+    capsys: pytest.CaptureFixture[str], skew_ms: float, told: str
+) -> None:
+    assert cells(WorkerHealth("w1", "running", clock_skew_ms=skew_ms), capsys, wide=True)["Problem"] == told
+
+
 def test_table_says_why_a_worker_is_degraded(capsys: pytest.CaptureFixture[str]) -> None:
     shown = cells(ISOLATED, capsys, wide=False)
     assert shown["Status"] == "degraded: three tasks died alone in a row"

@@ -106,7 +106,8 @@ def stops_iterating(context: RunContext) -> None:
 
 
 def until_cancelled(context: RunContext) -> None:
-    deadline = time.monotonic() + 10
+    SEEN["started"] = True
+    deadline = time.monotonic() + 120
     while not context.cancelled and time.monotonic() < deadline:
         time.sleep(0.005)
     context.emit("too late")
@@ -153,7 +154,7 @@ async def who(ctx: pydantic_ai.RunContext[RunContext]) -> str:
 def sleeps() -> str:
     """Sleep longer than any test waits."""
     SEEN["sleeping"] = True
-    time.sleep(20)
+    time.sleep(120)
     return "slept"
 
 

@@ -88,7 +88,7 @@ async def test_a_result_that_is_not_json_is_a_configuration_error():
 @pytest.mark.parametrize("name", ["leaves", "leaves_the_loop", "stops_iterating"])
 async def test_code_that_exits_fails_its_task_and_not_the_worker(name):
     with pytest.raises(RuntimeError, match="raised S"):
-        await asyncio.wait_for(call(name), 5)
+        await asyncio.wait_for(call(name), 60)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ async def test_cancelling_a_generator_runs_its_cleanup_at_once():
 async def test_cancelling_a_thread_abandons_it_and_drops_what_it_emits_later():
     run = Run(input="")
     task = asyncio.create_task(CallableRuntime({"target": f"{HERE}:until_cancelled"}, GUARD).run(run.context))
-    await asyncio.sleep(0.05)
+    await wait_until(lambda: targets.SEEN)
     task.cancel()
     started = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 1
-    await wait_until(lambda: targets.SEEN)
-    assert targets.SEEN == {"cancelled": True}
+    assert time.monotonic() - started < 40
+    await wait_until(lambda: "cancelled" in targets.SEEN)
+    assert targets.SEEN["cancelled"] is True
     assert run.events == []
 
 
@@ -138,11 +138,11 @@ import asyncio, time
 from orbiter.distributed.runtimes.threads import in_thread
 async def main():
     try:
-        await asyncio.wait_for(in_thread(lambda: time.sleep(30)), 0.1)
+        await asyncio.wait_for(in_thread(lambda: time.sleep(120)), 0.1)
     except TimeoutError:
         pass
 asyncio.run(main())
 """
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=25)
-    assert time.monotonic() - started < 15
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=150)
+    assert time.monotonic() - started < 60

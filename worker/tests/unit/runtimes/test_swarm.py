@@ -28,7 +28,7 @@ async def test_agents_in_parentheses_run_at_the_same_time():
 
     async def stream(messages, info):
         if info.instructions:
-            await asyncio.wait_for(together.wait(), 5)
+            await asyncio.wait_for(together.wait(), 60)
         yield info.instructions or messages[-1].parts[0].content
 
     config = {

@@ -73,7 +73,7 @@ async def test_a_reading_counts_only_as_long_as_it_is_valid() -> None:
     gauge.set(10, "q", valid=60)
     assert gauge.values() == {("q",): 10}
     gauge.set(3, "q", valid=0.05)
-    await wait_until(lambda: gauge.values() == {}, 2)
+    await wait_until(lambda: gauge.values() == {})
 
 
 def test_a_histogram_counts_a_value_on_a_bound_below_it() -> None:

@@ -1,7 +1,7 @@
 """Evaluation of the alert rules: readings of a queue, and the manager that tells callbacks.
 
-A reading comes from Redis alone (the queue, and the heartbeats, in which workers tell what they counted during the last
-five minutes), so any process can take it.
+A reading comes from Redis alone (the queue, the heartbeats, in which workers tell what they counted during the last
+five minutes, and what its servers say of themselves), so any process can take it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from orbiter.distributed.alerts.rules import RULES, Alert, AlertRule, Reading, Severity, judge
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.queue_info import read_backlog
+from orbiter.distributed.broker.storage import Threat, read_storage
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.connection.connected import client_for
 from orbiter.distributed.models import DEFAULT_QUEUE
@@ -68,12 +69,17 @@ async def _read(redis_url: str, keys: QueueKeys, client: Redis) -> Reading:
     here = [worker.worker_id for worker in fleet if worker.alive and worker.queue in {"", queue}]
     completed, failed, starts, waited = await _recently(client, keys, here)
     ended = completed + failed
+    storage = await read_storage(redis_url, client)
     return Reading(
         queue=queue,
         queue_depth=backlog.waiting,
         failure_rate=failed / ended if ended else 0.0,
         worker_count=len(here),
         wait_time=max(backlog.oldest_waiting or 0.0, waited / starts if starts else 0.0),
+        redis_evicting=storage.count(Threat.EVICTION),
+        redis_unsaved=storage.count(Threat.NOT_PERSISTENT),
+        redis_unsaved_replicas=storage.count(Threat.REPLICA_NOT_PERSISTENT),
+        redis_memory_share=storage.memory_share,
     )
 
 
@@ -170,7 +176,7 @@ alert_manager = AlertManager()
 
 
 def register_distributed_alerts(callback: Callback | None = None) -> list[AlertRule]:
-    """Let the workers of this process evaluate the five rules while they run, and return them.
+    """Let the workers of this process evaluate all rules while they run, and return them.
 
     Alerts that fire are logged, and passed to the callback if there is one. A process without a worker runs
     ``alert_manager.watch(redis_url)``.

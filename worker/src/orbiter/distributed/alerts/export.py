@@ -56,6 +56,14 @@ def _expression(rule: AlertRule, queue: str | None) -> str:
     fires = f"{rule.comparison} {rule.threshold:g}"
     failed, completed = recent(name(metrics.FAILED)), recent(name(metrics.COMPLETED))
     wait = name(metrics.WAIT_TIME)
+    gauges = {
+        "redis_evicting": metrics.REDIS_EVICTING,
+        "redis_unsaved": metrics.REDIS_UNSAVED,
+        "redis_unsaved_replicas": metrics.REDIS_UNSAVED_REPLICAS,
+        "redis_memory_share": metrics.REDIS_MEMORY_SHARE,
+    }
+    if rule.metric in gauges:
+        return f"max {by} ({name(gauges[rule.metric])}{only}) {fires}"
     return {
         # Several workers can have looked: at most a third of a lease apart.
         "queue_depth": f"max {by} ({name(metrics.DEPTH)}{only}) {fires}",

@@ -1,4 +1,4 @@
-"""The five alert rules, and what each says of a reading of one queue."""
+"""The alert rules, and what each says of a reading of one queue: the guide's five, and those about its Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COOLDOWN = 300.0
-_COMPARISONS = {">": operator.gt, "==": operator.eq}
+_COMPARISONS = {">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
 
 class Severity(StrEnum):
@@ -29,7 +29,7 @@ class AlertRule:
         name: As in 0.1.
         title: As in the guide.
         metric: Which field of a :class:`Reading` it looks at.
-        comparison: ``>`` or ``==``.
+        comparison: ``>``, ``>=`` or ``==``.
         threshold: What that is compared with.
         severity: How bad it is.
         unit: What the value counts, for messages.
@@ -56,6 +56,22 @@ RULES = (
     AlertRule("dist_failure_rate_warning", "Task failure rate", "failure_rate", ">", 0.1, Severity.WARNING),
     AlertRule("dist_worker_count_critical", "Worker count zero", "worker_count", "==", 0, Severity.CRITICAL, "workers"),
     AlertRule("dist_wait_time_warning", "Task wait time high", "wait_time", ">", 60, Severity.WARNING, "seconds"),
+    AlertRule(
+        "dist_redis_eviction_critical", "Redis may evict tasks", "redis_evicting", ">", 0, Severity.CRITICAL, "servers"
+    ),
+    AlertRule(
+        "dist_redis_persistence_warning",
+        "Redis keeps nothing on disk",
+        *("redis_unsaved", ">", 0, Severity.WARNING, "servers"),
+    ),
+    AlertRule(
+        "dist_redis_replica_warning",
+        "Redis replica keeps nothing on disk",
+        *("redis_unsaved_replicas", ">", 0, Severity.WARNING, "servers"),
+    ),
+    AlertRule(
+        "dist_redis_memory_warning", "Redis memory near limit", "redis_memory_share", ">=", 0.9, Severity.WARNING
+    ),
 )
 
 
@@ -70,6 +86,10 @@ class Reading:
         worker_count: Live workers that read the queue.
         wait_time: Seconds that the task which waits longest has waited, or, where that is more, those that started
             during the last five minutes on average.
+        redis_evicting: Redis servers whose ``maxmemory-policy`` lets them delete tasks.
+        redis_unsaved: Masters that keep nothing on disk.
+        redis_unsaved_replicas: Replicas that keep nothing on disk.
+        redis_memory_share: Used part of ``maxmemory``, of the fullest server; 0 without a limit.
     """
 
     queue: str
@@ -77,6 +97,10 @@ class Reading:
     failure_rate: float
     worker_count: float
     wait_time: float
+    redis_evicting: float = 0
+    redis_unsaved: float = 0
+    redis_unsaved_replicas: float = 0
+    redis_memory_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

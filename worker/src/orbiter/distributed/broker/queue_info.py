@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.storage import Server, Storage, read_storage
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
-from orbiter.distributed.connection.connected import client_for
+from orbiter.distributed.connection.connected import client_for, clock_skew
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
@@ -35,8 +36,10 @@ class QueueInfo:
         workers: Live workers that read this queue.
         slots: Tasks that these can run at the same time.
         busy: Slots in use.
-        memory_used: Bytes that Redis uses, ``None`` where it does not tell this user.
+        memory_used: Bytes that Redis uses, ``None`` where it does not tell this user; of a cluster's fullest master.
         memory_max: Its limit, 0 where there is none.
+        storage: How Redis keeps all that, whichever queue it is of.
+        clock_skew_ms: Milliseconds that the clock of the machine that asks is ahead of Redis'.
     """
 
     queue: str
@@ -52,6 +55,8 @@ class QueueInfo:
     busy: int = 0
     memory_used: int | None = None
     memory_max: int | None = None
+    storage: Storage = field(default_factory=Storage, compare=False)
+    clock_skew_ms: float | None = field(default=None, compare=False)
 
 
 async def get_queue_info(
@@ -118,7 +123,9 @@ async def _look(client: Redis, redis_url: str, keys: QueueKeys) -> QueueInfo:
     due: Any = await client.zrange(keys.delayed, 0, 0, withscores=True)
     fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client)
     here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
-    used, limit = await _memory(client)
+    storage = await read_storage(redis_url, client)
+    fullest = _fullest(storage)
+    skew = await clock_skew(client)
     return QueueInfo(
         queue=queue,
         waiting=backlog.waiting,
@@ -131,8 +138,10 @@ async def _look(client: Redis, redis_url: str, keys: QueueKeys) -> QueueInfo:
         workers=len(here),
         slots=sum(worker.concurrency for worker in here),
         busy=sum(worker.active for worker in here),
-        memory_used=used,
-        memory_max=limit,
+        memory_used=fullest.memory_used,
+        memory_max=fullest.memory_max,
+        storage=storage,
+        clock_skew_ms=round(skew.seconds * 1000, 1),
     )
 
 
@@ -156,9 +165,6 @@ async def _oldest(client: Redis, queue: str, last_delivered: str) -> float | Non
     return max(0.0, seconds + micros / 1e6 - int(rows[0][0].partition("-")[0]) / 1000)
 
 
-async def _memory(client: Redis) -> tuple[int | None, int | None]:
-    try:
-        facts = await client.info("memory")
-    except NoPermissionError:
-        return None, None
-    return facts.get("used_memory"), facts.get("maxmemory")
+def _fullest(storage: Storage) -> Server:
+    masters = [server for server in storage.servers if not server.replica]
+    return max(masters, key=lambda server: (server.memory_share or 0.0, server.memory_used or 0), default=Server())

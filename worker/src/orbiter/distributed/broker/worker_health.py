@@ -60,6 +60,7 @@ class WorkerHealth:
         problem: Why it takes no tasks.
         failed_imports: What could not be imported, as ``module: reason``.
         unreadable: Which fields of the heartbeat cannot be read; they have their defaults.
+        clock_skew_ms: Milliseconds that its machine's clock is ahead of Redis'; ``None`` where it does not say.
     """
 
     worker_id: str
@@ -88,6 +89,7 @@ class WorkerHealth:
     problem: str = ""
     failed_imports: tuple[str, ...] = ()
     unreadable: str = ""
+    clock_skew_ms: float | None = None
 
 
 async def get_worker_fleet_status(
@@ -180,6 +182,7 @@ def worker_health(worker_id: str, fields: Mapping[str, str], *, now: float) -> W
         abandoned_threads=int(number("abandoned_threads") or 0),
         problem=fields.get("problem") or "",
         failed_imports=found.texts("failed_imports"),
+        clock_skew_ms=number("clock_skew_ms", signed=True),
         unreadable="; ".join(found.wrong),
     )
 
@@ -191,15 +194,15 @@ class _Fields:
         self._fields = fields
         self.wrong: list[str] = []
 
-    def number(self, name: str) -> float | None:
+    def number(self, name: str, *, signed: bool = False) -> float | None:
         if text := self._fields.get(name):
             try:
                 value = float(text)
             except ValueError:
                 value = math.nan
-            if 0 <= value <= _LARGEST_NUMBER:
+            if (-_LARGEST_NUMBER if signed else 0) <= value <= _LARGEST_NUMBER:
                 return value
-            self.wrong.append(f"{name}: {inert(text, limit=_SHOWN)!r} is no number from 0 on")
+            self.wrong.append(f"{name}: {inert(text, limit=_SHOWN)!r} is no number{'' if signed else ' from 0 on'}")
         return None
 
     def texts(self, name: str) -> tuple[str, ...]:

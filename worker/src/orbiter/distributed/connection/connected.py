@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orbiter.distributed.connection.redis_url import connect
@@ -13,10 +15,44 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
+# Seconds by which clocks may differ before anybody is told.
+SKEW_ALLOWED = 1.0
+
+
 async def redis_time(client: Redis) -> float:
     """Return Redis' clock, epoch seconds: the one that decides, as hosts' clocks differ."""
     seconds, micros = await client.time()
     return float(seconds + micros / 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSkew:
+    """How far this machine's clock is ahead of Redis' (behind, where negative).
+
+    Attributes:
+        seconds: So many.
+        doubt: By how much that can be wrong: half the time that the question took.
+    """
+
+    seconds: float
+    doubt: float = 0.0
+
+    @property
+    def matters(self) -> bool:
+        """Whether it is more than a second for certain."""
+        return abs(self.seconds) - self.doubt > SKEW_ALLOWED
+
+
+async def clock_skew(client: Redis) -> ClockSkew:
+    """Compare this machine's clock with Redis'.
+
+    Raises:
+        redis.RedisError: Redis cannot be reached.
+    """
+    asked = time.time()
+    theirs = await redis_time(client)
+    took = max(0.0, time.time() - asked)
+    return ClockSkew(asked + took / 2 - theirs, took / 2)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote
 
@@ -328,6 +328,32 @@ def connect(url: str, *, max_connections: int = 4, retries: int = 3, name: str |
         socket_timeout=None,
         client_name=name,
         retry=retry,
+        **_connection_options(parts),
+    )
+    return Redis.from_pool(pool)
+
+
+def connect_to(url: str, host: str, port: int, *, name: str | None = None) -> Redis:
+    """Return an asyncio client of one server, such as a replica, with a URL's login and TLS options.
+
+    Args:
+        url: Any of :data:`EXAMPLES`.
+        host: The server's host.
+        port: Its port.
+        name: Shown in ``CLIENT LIST``.
+
+    Raises:
+        RedisUrlError: The URL cannot be used.
+    """
+    known = check(url)
+    parts = replace(known, scheme="rediss" if known.secure else "redis", hosts=((host, port),), path="", service="")
+    pool = transports.Pool(
+        connection_class=transports.ASYNC[parts.kind, parts.secure],
+        max_connections=1,
+        timeout=None,
+        socket_timeout=None,
+        client_name=name,
+        retry=Retry(_backoff(), 0),
         **_connection_options(parts),
     )
     return Redis.from_pool(pool)

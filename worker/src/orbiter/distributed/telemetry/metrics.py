@@ -52,6 +52,12 @@ LOOP_LAG = Gauge(f"{_P}.worker.loop_lag", "s", "Longest silence of a loop that r
 ABANDONED_THREADS = Gauge(
     f"{_P}.worker.abandoned_threads", "{thread}", "Threads that run code of tasks that have been given up", _OF_QUEUE
 )
+REDIS_EVICTING = Gauge(f"{_P}.redis.evicting", "{server}", "Redis servers that may delete tasks for memory", _OF_QUEUE)
+REDIS_UNSAVED = Gauge(f"{_P}.redis.unsaved", "{server}", "Redis masters that keep nothing on disk", _OF_QUEUE)
+REDIS_UNSAVED_REPLICAS = Gauge(
+    f"{_P}.redis.unsaved_replicas", "{server}", "Redis replicas that keep nothing on disk", _OF_QUEUE
+)
+REDIS_MEMORY_SHARE = Gauge(f"{_P}.redis.memory_share", "1", "Used part of maxmemory, of the fullest server", _OF_QUEUE)
 EXECUTOR_LOSSES = Counter(
     f"{_P}.executor.losses", "{process}", "Executor processes that died or were ended", (QUEUE, CAUSE)
 )
@@ -61,6 +67,7 @@ INSTRUMENTS: tuple[AnyInstrument, ...] = (
     *(RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS),
     *(PENDING, DELAYED, DEAD_LETTERS, OLDEST),
     *(PROCESSES, MEMORY, LOOP_LAG, ABANDONED_THREADS, EXECUTOR_LOSSES),
+    *(REDIS_EVICTING, REDIS_UNSAVED, REDIS_UNSAVED_REPLICAS, REDIS_MEMORY_SHARE),
 )
 # Where these say nothing yet they say 0, once a worker reads the queue: the first increase counts as one.
 OF_A_WORKER = (RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS)

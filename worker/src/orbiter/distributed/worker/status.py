@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from enum import StrEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.worker.systemd import notify
 
 if TYPE_CHECKING:
+    from orbiter.distributed.connection.connected import ClockSkew
     from orbiter.distributed.execution.interface import Executor, ExecutorHealth
     from orbiter.distributed.execution.metering import TaskMeter
     from orbiter.distributed.execution.running import RunTable
@@ -45,7 +47,8 @@ class Status:
 
     Attributes:
         state: The worker's state.
-        drain_deadline: When a drain ends at the latest, epoch seconds; 0 before.
+        drain_deadline: When a drain ends at the latest, epoch seconds by Redis' clock; 0 before.
+        clock_skew: How far this machine's clock is ahead of Redis'; ``None`` before it was asked.
     """
 
     def __init__(
@@ -53,12 +56,18 @@ class Status:
     ) -> None:
         self.state = State.STARTING
         self.drain_deadline = 0.0
+        self.clock_skew: ClockSkew | None = None
         self._settings = settings
         self._flow = flow
         self._executor = executor
         self._meter = meter
         self._commands = commands
         self._version = version("orbiter-distributed")
+
+    def drain_for(self, seconds: float) -> None:
+        """Note that the drain ends in so many seconds at the latest."""
+        ahead = self.clock_skew.seconds if self.clock_skew else 0.0
+        self.drain_deadline = time.time() - ahead + seconds
 
     def change(self, state: State) -> None:
         """Be in another state from now on, and say so."""
@@ -134,5 +143,6 @@ class Status:
             "abandoned_threads": str(health.threads),
             "problem": health.problem,
             "failed_imports": json.dumps(health.failed_imports),
+            "clock_skew_ms": f"{self.clock_skew.seconds * 1000:.1f}" if self.clock_skew else "",
             **{f"recent_{name}": f"{count:g}" for name, count in self._meter.recently()._asdict().items()},
         }

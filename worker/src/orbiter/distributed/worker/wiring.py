@@ -28,6 +28,7 @@ from orbiter.distributed.worker.fetcher import Fetcher
 from orbiter.distributed.worker.flow import ClaimFlow
 from orbiter.distributed.worker.lease import LeaseKeeper
 from orbiter.distributed.worker.listener import Listener
+from orbiter.distributed.worker.redis_watch import RedisLookout, RedisWatch
 from orbiter.distributed.worker.settler import Settler
 from orbiter.distributed.worker.slots import Slots
 from orbiter.distributed.worker.status import Status
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.execution.interface import Executor, Intake, LocalExecutor
     from orbiter.distributed.settings import WorkerSettings
     from orbiter.distributed.worker.listener import Announcer
+    from orbiter.distributed.worker.redis_watch import Lookout
     from orbiter.distributed.worker.sweeper import SweepStore
 
 # Seconds that a call to Redis may take.
@@ -67,6 +69,7 @@ class Parts:
     fetcher: Fetcher
     listener: Listener
     watchdog: Watchdog
+    redis_watch: RedisWatch
     clock: Callable[[], float]
 
 
@@ -102,8 +105,9 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
     known = check(redis_url)
     login = [text for text in (known.login.get("password"), known.sentinel_login.get("password")) if text]
     secrets = (redis_url, *login) if login else ()
+    redis = RedisLookout(redis_url, commanding)
     announcements = Announcements(listening, name, broker.keys)
-    return assemble(settings, broker, Housekeeping(broker), announcements, clients, secrets=secrets)
+    return assemble(settings, broker, Housekeeping(broker), announcements, clients, secrets=secrets, redis=redis)
 
 
 def assemble(
@@ -114,6 +118,7 @@ def assemble(
     clients: tuple[Redis, ...],
     *,
     secrets: tuple[str, ...] = (),
+    redis: Lookout | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
     """Make the parts from what they talk to.
@@ -125,6 +130,7 @@ def assemble(
         announcements: What is heard on Redis' channels.
         clients: The connections for commands, the blocking read, the lease, and what others announce.
         secrets: What no task may find in its environment.
+        redis: Tells how Redis keeps what it is given; without it nothing is watched.
         clock: Monotonic seconds, by the event loop's clock.
     """
     name, queue, ttl = settings.worker_id, settings.queue, settings.heartbeat_ttl
@@ -198,6 +204,7 @@ def assemble(
         fetcher=fetcher,
         listener=listener,
         watchdog=watchdog,
+        redis_watch=RedisWatch(redis, status, queue=queue),
         clock=clock,
     )
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
@@ -171,6 +170,7 @@ class Worker:
         broker = self._parts.broker
         async with asyncio.timeout(PATIENCE):
             await broker.ensure_group()
+            await self._parts.redis_watch.compare_clocks()
             try:
                 await self._parts.lease.beat(replace=replace)
             except WorkerIdTakenError:
@@ -191,6 +191,7 @@ class Worker:
                     "events": parts.publisher.run(),
                     "lease": parts.lease.run(),
                     "watchdog": parts.watchdog.run(),
+                    "redis watch": parts.redis_watch.run(),
                     "executor": parts.executor.run(),
                     "commands": self._obey(),
                 }.items()
@@ -259,7 +260,7 @@ class Worker:
         """Stop fetching at once; let running tasks end, up to the deadline; requeue the rest."""
         parts, status, timeout = self._parts, self._status, self.settings.drain_timeout
         began, running = parts.clock(), len(status.running)
-        status.drain_deadline = time.time() + timeout
+        status.drain_for(timeout)
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
         status.change(State.DRAINING)

@@ -18,7 +18,7 @@ from orbiter.distributed.execution.processes.executor_process import ExecutorPro
 from orbiter.distributed.execution.slot import Slot
 from tests.unit.scripted import ScriptedQueue, claim, publisher
 
-WITHIN = 20.0
+WITHIN = 60.0
 LARGEST = 1_000_000
 TARGETS = "tests.unit.execution.processes.targets"
 

@@ -22,6 +22,7 @@ from orbiter.distributed.execution.processes import executor_process
 from orbiter.distributed.execution.processes.child_log import CREDIT
 from orbiter.distributed.execution.processes.executor_process import ExecutorProcess, environment_of_tasks
 from orbiter.distributed.execution.processes.frames import HEADER, NUMBER, Kind, pack
+from tests.support import is_alive
 from tests.unit.execution.processes.support import LARGEST, TARGETS, Starts, runs, starting, until
 
 HOSTILE = "tests.unit.execution.processes.hostile"
@@ -151,15 +152,15 @@ async def test_process_ends_a_run_that_it_is_told_to_cancel() -> None:
 async def test_deaf_thread_is_reported_and_ends_the_run_once_it_ends() -> None:
     async with starting() as starts:
         process = await starts.process()
-        run = starts.begin(process, runs("in_thread_a_while", text="0.2"))
+        run = starts.begin(process, runs("in_thread_a_while", text="2"))
         await until(lambda: starts.sent.text() == "started")
         began = time.monotonic()
         process.cancel(run)
         await until(lambda: run.deaf)
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 2
         assert "t1" not in starts.owner.endings
         assert await starts.ending() is None
-        assert time.monotonic() - began >= 0.2
+        assert time.monotonic() - began >= 2
 
 
 async def test_run_that_cancels_itself_beside_its_thread_ends_no_other() -> None:
@@ -253,7 +254,7 @@ async def test_kill_takes_along_what_tasks_have_started() -> None:
         process.kill("and again")
         await until(process.gone.is_set)
         assert process.how() == "was replaced"
-        await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        await until(lambda: not is_alive(child))
 
 
 async def test_process_ends_by_itself_where_it_is_let() -> None:
@@ -269,7 +270,7 @@ async def test_process_ends_itself_when_its_lease_is_over() -> None:
         process = await starts.process()
         starts.begin(process, runs("sleeps"))
         process.lease(time.monotonic() + 0.2)
-        await until(process.gone.is_set, within=2)
+        await until(process.gone.is_set)
         assert process.how() == "was killed by SIGKILL"
 
 
