@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from email.parser import Parser
 from typing import TYPE_CHECKING
@@ -91,7 +92,7 @@ def fitting(wheels: Iterable[Path], target: Target) -> list[Path]:
 def check_needs(wheel: Path, target: Target, versions: Mapping[str, str]) -> None:
     """Complain about a wheel that would not run in a release of these packages."""
     with zipfile.ZipFile(wheel) as archive:
-        (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        (path,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         metadata = Parser().parsestr(archive.read(path).decode())
     python = metadata.get("Requires-Python")
     # The host's patch release is not known; Requires-Python hardly ever asks for one.

@@ -7,7 +7,7 @@ Prints {"version", "archives": {target: path}, "changed"} as JSON. The version i
 everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
 
 An archive holds wheels/, requirements.txt (every wheel with its hash), own.txt (those of them that are no dependencies)
-and pip's own wheel as installer/.
+and what unpacks them as installer/.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
 PREBUILT = HERE / "dist"  # what `make build` puts into the collection
 INSTALLER = HERE / "installer.txt"
+UNPACK = HERE / "unpack.py"
 SCRIPTS = sorted(HERE.glob("*.py"))
 KEPT = 5
 IN_USE = 3600.0  # seconds: another play on this controller may be about to install what it was told is there
@@ -209,10 +210,12 @@ def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> Non
             pinned = parts.pins(target)
             versions = {name: pin.version for name, pin in pinned.items()}
             versions |= {apps.name_of(wheel): str(parse_wheel_filename(wheel.name)[1]) for wheel in fit}
-            for wheel in fit:
+            others = downloaded[target].result()
+            # Here, by metadata: on a host it would take the environment's Python, which runs what is in there.
+            for wheel in (*fit, *(others / "wheels").glob("*.whl")):
                 apps.check_needs(wheel, target, versions)
             archive = Path(scratch) / f"{target}.tar"
-            pack(fit, downloaded[target].result(), Path(scratch) / str(target), archive)
+            pack(fit, others, Path(scratch) / str(target), archive)
             (cache / version).mkdir(exist_ok=True)
             archive.replace(cache / version / archive.name)
 
@@ -254,6 +257,7 @@ def download(pinned: dict[str, pins.Pin], target: Target, cache: Path) -> Path:
 def pack(own: list[Path], downloaded: Path, tree: Path, archive: Path) -> None:
     """Write an archive."""
     shutil.copytree(downloaded, tree)
+    shutil.copy(UNPACK, tree / "installer")
     for wheel in own:
         shutil.copy(wheel, tree / "wheels")
     for name, wheels in (("requirements.txt", (tree / "wheels").glob("*.whl")), ("own.txt", own)):

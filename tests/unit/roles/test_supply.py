@@ -1,0 +1,188 @@
+"""Where a release comes from: what it may be made of, who signed it, and that installing it runs nothing of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+BUILD = CHECKOUT / "roles/release/files/build_release.py"
+INSTALL = CHECKOUT / "roles/worker/files/install_release.py"
+TARGET = f"{sys.version_info.major}.{sys.version_info.minor}-{os.uname().machine}"
+
+
+def make_wheel(folder, name="tools", version="1.0", files=None, metadata=""):
+    """Make a wheel; return its path."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": "answer = 42\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    } | (files or {})
+    folder.mkdir(exist_ok=True)
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD")))
+    return wheel
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """Return the folder of a worker with a command, which needs nothing and builds without a network."""
+    folder = tmp_path / "worker"
+    (folder / "locks").mkdir(parents=True)
+    (folder / "locks" / f"py{TARGET.partition('-')[0].replace('.', '')}.txt").write_text("")
+    scripts = "[console_scripts]\norbiter = orbiter_distributed:main\n"
+    files = {
+        "orbiter_distributed.py": "def main():\n    print('orbiter 7.0')\n",
+        "orbiter_distributed-7.0.dist-info/entry_points.txt": scripts,
+    }
+    project(folder, make_wheel(folder / "dist", "orbiter_distributed", "7.0", files))
+    return folder
+
+
+def project(folder, wheel, requires=()):
+    """Make a project that builds a wheel which is there already."""
+    folder.mkdir(exist_ok=True)
+    name, version = wheel.name.split("-")[:2]
+    (folder / "pyproject.toml").write_text(
+        f'[build-system]\nrequires = {json.dumps(list(requires))}\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "{version}"\n'
+    )
+    (folder / "backend.py").write_text(
+        "import shutil\n"
+        "def build_wheel(folder, *_):\n"
+        f"    shutil.copy({str(wheel)!r}, folder)\n"
+        f"    return {wheel.name!r}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Return a cache for all tests, so that what they share is downloaded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def build(worker, cache, tmp_path):
+    """Return a function that builds a release of the small worker."""
+
+    def run(*options):
+        words = [sys.executable, str(BUILD), "--cache", str(cache), "--target", TARGET, "--source", str(worker)]
+        return subprocess.run([*words, *map(str, options)], cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    return run
+
+
+def built(done):
+    """Return a release's version and archive, which must have been built."""
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    return answer["version"], Path(answer["archives"][TARGET])
+
+
+@pytest.fixture
+def host(tmp_path):
+    """Return a function that installs a release in a folder that stands for a host's /, as the role does."""
+    root = tmp_path / "host"
+    script = tmp_path / "install_release.py"
+    script.write_text(INSTALL.read_text().replace('"/opt/', f'"{root}/opt/').replace('"/etc/', f'"{root}/etc/'))
+
+    def install(release):
+        version, archive = release
+        releases = root / "opt/orbiter/releases"
+        releases.mkdir(parents=True, exist_ok=True)
+        (releases / f".{version}.tar").write_bytes(archive.read_bytes())
+        words = [sys.executable, str(script), version, "3"]
+        done = subprocess.run(words, text=True, capture_output=True, check=False)
+        return done, releases / version
+
+    return install
+
+
+def test_nothing_of_a_wheel_runs_when_a_release_is_built_and_installed(build, host, tmp_path):
+    ran = tmp_path / "ran"
+    trap = f"import pathlib; pathlib.Path({str(ran)!r}).mkdir(exist_ok=True); pathlib.Path({str(ran)!r}, %r).touch()\n"
+    # A Python that starts where they are imports them, or a tool that runs with it does.
+    names = ("trap.pth", "sitecustomize.py", "usercustomize.py", "_manylinux.py", "pip.py", "installer.py", "tools.py")
+    wheel = make_wheel(tmp_path / "given", files={name: trap % name for name in names})
+    done, release = host(built(build("--app", wheel)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (release / ".complete").exists()
+    assert not ran.exists()
+    # The trap is one: the environment's Python springs it.
+    said = subprocess.run([release / "bin/orbiter"], text=True, capture_output=True, check=True).stdout
+    assert said == "orbiter 7.0\n"
+    assert {"trap.pth", "sitecustomize.py"} <= {path.name for path in ran.iterdir()}
+
+
+@pytest.mark.parametrize("path", ["bin/python", "bin/python3", "bin/activate", "pyvenv.cfg"])
+def test_wheel_that_brings_a_file_of_the_environment_itself_is_refused(build, host, tmp_path, path):
+    # bin/python is a link: what is written to it would be written to the host's own Python.
+    wheel = make_wheel(tmp_path / "given", files={f"tools-1.0.data/data/{path}": "#!/bin/sh\n"})
+    before = hashlib.sha256(Path(sys.executable).resolve().read_bytes()).hexdigest()
+    done, release = host(built(build("--app", wheel)))
+    assert done.returncode == 1
+    assert wheel.name in done.stderr
+    assert path in done.stderr
+    assert not (release / ".complete").exists()
+    assert hashlib.sha256(Path(sys.executable).resolve().read_bytes()).hexdigest() == before
+
+
+@pytest.mark.parametrize("path", ["../outside.py", "tools-1.0.data/scripts/../../../outside", "/tmp/outside-of-all"])
+def test_wheel_that_writes_outside_of_the_release_is_refused(build, host, tmp_path, path):
+    wheel = make_wheel(tmp_path / "given", files={path: "x = 1\n"})
+    done, release = host(built(build("--app", wheel)))
+    assert done.returncode == 1
+    assert wheel.name in done.stderr
+    assert not (release / ".complete").exists()
+    assert not list(release.parent.parent.glob("**/outside*"))
+    assert not Path("/tmp/outside-of-all").exists()
+
+
+def test_archive_whose_wheel_has_changed_is_not_installed(build, host, tmp_path):
+    version, archive = built(build())
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "tree", filter="data")
+    (wheel,) = (tmp_path / "tree/wheels").glob("*.whl")
+    with zipfile.ZipFile(wheel, "a") as other:
+        other.writestr("evil.pth", "")
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        for part in (tmp_path / "tree").iterdir():
+            tar.add(part, arcname=part.name)
+    done, release = host((version, tmp_path / "other.tar"))
+    assert done.returncode == 1
+    assert wheel.name in done.stderr
+    assert not (release / ".complete").exists()
+
+
+def test_needs_of_every_package_are_checked_before_a_host_is_touched(build, tmp_path):
+    # jinja2 needs markupsafe, which this lock has left out.
+    (tmp_path / "needs.txt").write_text(
+        "jinja2==3.1.6 --hash=sha256:85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67\n"
+    )
+    done = build("--app", "needs.txt")
+    assert done.returncode == 1
+    assert "markupsafe" in done.stderr.lower()
+    assert "jinja2-3.1.6" in done.stderr
+
+
+def test_a_python_that_starts_in_an_environment_runs_what_wheels_tell_it_to(tmp_path):
+    """What all of this is about, and what `python -I` does not prevent."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    (folder,) = tmp_path.glob("venv/lib/python*/site-packages")
+    (folder / "trap.pth").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    subprocess.run([tmp_path / "venv/bin/python", "-I", "-c", ""], check=True)
+    assert (tmp_path / "ran").exists()
