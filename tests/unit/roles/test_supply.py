@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -186,3 +187,97 @@ def test_a_python_that_starts_in_an_environment_runs_what_wheels_tell_it_to(tmp_
     (folder / "trap.pth").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
     subprocess.run([tmp_path / "venv/bin/python", "-I", "-c", ""], check=True)
     assert (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def index(build, tmp_path, monkeypatch):
+    """Return a folder that takes the place of pip's index, for packages of strangers."""
+    built(build())  # what every release needs is in the cache
+    folder = tmp_path / "index"
+    folder.mkdir()
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def wheels(release):
+    """Return the names, versions and bytes of a release's wheels."""
+    with tarfile.open(release[1]) as tar:
+        members = [member for member in tar.getmembers() if member.name.startswith("wheels/") and member.isfile()]
+        return {tuple(Path(one.name).name.split("-")[:2]): tar.extractfile(one).read() for one in members}
+
+
+def test_folder_by_its_bare_name_is_built_and_no_index_asked_for_a_package_of_that_name(build, index, tmp_path):
+    stranger = make_wheel(tmp_path / "theirs", "my_private_agents", "99.0")
+    (index / stranger.name).write_bytes(stranger.read_bytes())
+    ours = project(tmp_path / "my_private_agents", make_wheel(tmp_path / "ours", "my_private_agents", "1.0"))
+    assert ("my_private_agents", "1.0") in wheels(built(build("--app", ours.name)))
+
+
+def test_application_that_a_lock_names_too_is_the_one_that_is_given(build, tmp_path):
+    ours = project(tmp_path / "agents", make_wheel(tmp_path / "ours", "my_private_agents", "1.0"))
+    (tmp_path / "needs.txt").write_text(f"my-private-agents==9.0 --hash=sha256:{'0' * 64}\n")
+    found = wheels(built(build("--app", ours, "--app", "./needs.txt")))
+    assert {version for name, version in found if name == "my_private_agents"} == {"1.0"}
+
+
+@pytest.mark.parametrize(
+    ("app", "remedies"),
+    [
+        ("my_private_agents", ["./my_private_agents", "my_private_agents==1.2 --hash="]),
+        ("my_private_agents==1.2", ["my_private_agents==1.2", "--hash=sha256:"]),
+        ("my_private_agents>=1.2", ["my_private_agents>=1.2", "--hash=sha256:"]),
+        ("my_private_agents @ https://packages.example.com/x.whl", ["--hash=sha256:"]),
+        ("./my_private_agents", ["./my_private_agents does not exist"]),
+    ],
+)
+def test_what_is_neither_a_path_nor_pinned_is_refused_with_the_remedy(build, app, remedies):
+    for options in ([], ["--dry-run"]):
+        done = build("--app", app, *options)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert all(remedy in done.stderr for remedy in ("release_app", *remedies)), done.stderr
+
+
+def test_package_with_its_hash_is_installed_and_another_of_its_name_and_version_is_not(build, index, tmp_path, cache):
+    ours, theirs = (make_wheel(tmp_path / name, "my_private_agents", "1.2", {f"{name}.py": ""}) for name in "ab")
+    app = f"my_private_agents==1.2 --hash=sha256:{hashlib.sha256(ours.read_bytes()).hexdigest()}"
+    (index / theirs.name).write_bytes(theirs.read_bytes())
+    for wheel in (cache / ".downloads").glob("*/installer/*.whl"):
+        (index / wheel.name).write_bytes(wheel.read_bytes())
+    done = build("--app", app)
+    assert done.returncode == 1
+    assert "HASHES" in done.stderr
+    (index / ours.name).write_bytes(ours.read_bytes())
+    assert wheels(built(build("--app", app)))["my_private_agents", "1.2"] == ours.read_bytes()
+
+
+def test_project_is_built_with_what_is_pinned_only(build, index, tmp_path):
+    # What pip's settings offer is newer, and a stranger's.
+    stranger = make_wheel(tmp_path / "theirs", "flit_core", "99.0")
+    (index / stranger.name).write_bytes(stranger.read_bytes())
+    ours = project(tmp_path / "agents", make_wheel(tmp_path / "ours", "agents", "1.0"), requires=["flit-core>=3"])
+    backend = ours / "backend.py"
+    backend.write_text(f"import flit_core\nassert flit_core.__version__ < '90', flit_core\n{backend.read_text()}")
+    assert ("agents", "1.0") in wheels(built(build("--app", ours)))
+
+
+def test_project_that_is_built_with_what_is_not_pinned_is_refused_until_it_has_a_lock(build, tmp_path):
+    ours = project(tmp_path / "agents", make_wheel(tmp_path / "ours", "agents", "1.0"), requires=["six==1.17.0"])
+    for options in ([], ["--dry-run"]):
+        done = build("--app", ours, *options)
+        assert done.returncode == 1
+        assert "six==1.17.0" in done.stderr
+        assert f"{ours}/locks/build.txt" in done.stderr
+    (ours / "locks").mkdir()
+    pin = "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274\n"
+    (ours / "locks/build.txt").write_text(pin)
+    (ours / "locks" / f"py{TARGET.partition('-')[0].replace('.', '')}.txt").write_text("")
+    assert ("agents", "1.0") in wheels(built(build("--app", ours)))
+
+
+def test_what_the_worker_is_built_with_is_pinned():
+    requires = tomllib.loads((CHECKOUT / "worker/pyproject.toml").read_text())["build-system"]["requires"]
+    pinned = (CHECKOUT / "roles/release/files/build.txt").read_text()
+    assert all(f"{need} \\\n" in pinned for need in requires)
