@@ -189,3 +189,40 @@ def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeat
     assert len(fleet.instances()) == 4
     assert min(load.live) >= 2
     fleet.assert_nothing_lost(load.ids)
+
+
+def test_release_that_is_not_signed_by_who_may_or_was_changed_since_is_refused_before_a_host_is_touched(
+    repeated, play, source, workers, tmp_path
+):
+    public = {}
+    for name in ("ours", "theirs"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+        public[name] = (tmp_path / f"{name}.pub").read_text().strip()
+    folder = source("99.0.2")
+
+    def seen():
+        return {name: host.check_output("ls -lA --full-time /opt/orbiter/releases") for name, host in workers.items()}
+
+    def deploy(signer, key=None):
+        signed = {"release_signing_key": str(tmp_path / key)} if key else {}
+        options = {"release_source": folder, "worker_release_signers": [public[signer]]} | signed
+        return play("site.yml", "--skip-tags=redis", **options)
+
+    def refused(*words):
+        done = deploy(*words)
+        return done.returncode == 2 and "worker_release_signers" in done.stdout and seen() == before
+
+    before = seen()
+    assert refused("ours")
+    assert refused("ours", "theirs")
+    assert refused("theirs", "ours")
+    (archive,) = (CHECKOUT / ".cache/release").glob("99.0.2-*/*.tar")
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    assert refused("ours", "ours")
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    assert deploy("ours", "ours").returncode == 0
+    assert all(release.startswith("99.0.2-") for release in releases(workers).values())
+    assert all(host.file("/opt/orbiter/current/sbom.cdx.json").exists for host in workers.values())

@@ -19,6 +19,7 @@ from pins import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from email.message import Message
 
     from pins import Target
 
@@ -150,11 +151,16 @@ def fitting(wheels: Iterable[Path], target: Target) -> list[Path]:
     return chosen
 
 
-def check_needs(wheel: Path, target: Target, versions: Mapping[str, str]) -> None:
-    """Complain about a wheel that would not run in a release of these packages."""
+def metadata_of(wheel: Path) -> Message:
+    """Return what a wheel says of itself."""
     with zipfile.ZipFile(wheel) as archive:
         (path,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        metadata = Parser().parsestr(archive.read(path).decode())
+        return Parser().parsestr(archive.read(path).decode())
+
+
+def check_needs(wheel: Path, target: Target, versions: Mapping[str, str]) -> None:
+    """Complain about a wheel that would not run in a release of these packages."""
+    metadata = metadata_of(wheel)
     python = metadata.get("Requires-Python")
     # The host's patch release is not known; Requires-Python hardly ever asks for one.
     if python and not SpecifierSet(python).contains(f"{target.python}.99"):

@@ -1,13 +1,15 @@
 """Build a release: for each kind of host one archive of hash-pinned wheels that installs without a network.
 
     build_release.py --target 3.11-x86_64 [--target …] [--extra NAME …] [--app PATH …] [--source DIR] [--cache DIR]
-                     [--dry-run]
+                     [--sign KEY] [--dry-run]
 
 Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of
 everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
 
-An archive holds wheels/, requirements.txt (every wheel with its hash), own.txt (those of them that are no dependencies)
-and what unpacks them as installer/.
+With a key of OpenSSH each archive gets a signature beside it, ARCHIVE.sig, when it is built.
+
+An archive holds release.json (its version and target), sbom.cdx.json (its bill of materials), wheels/, requirements.txt
+(every wheel with its hash), own.txt (those of them that are no dependencies) and what unpacks them as installer/.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from typing import TYPE_CHECKING
 
 import apps
 import pins
+import sbom
+import signing
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pins import BuildError, Target
 
@@ -101,6 +105,7 @@ def main() -> None:
     parser.add_argument("--extra", action="append", default=[])
     parser.add_argument("--app", action="append", default=[])
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--sign", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     try:
@@ -115,7 +120,12 @@ def main() -> None:
         )
         version = f"{worker_version(parts.source)}-{digest(parts)}"
         archives = {target: cache / version / f"{target}.tar" for target in args.target}
-        missing = [target for target, archive in archives.items() if not archive.exists()]
+        # What is signed is what was just built: nobody signs what has been lying about.
+        missing = [
+            target
+            for target, archive in archives.items()
+            if not archive.exists() or (args.sign and not signing.is_signed_by(archive, args.sign))
+        ]
         for target in missing:
             # Complain before any work is done, and in a check too.
             parts.pins(target)
@@ -124,7 +134,7 @@ def main() -> None:
             lock = build_lock(project)
             apps.check_build(project, lock, {pin.name: pin.version for pin in pins.read(lock, HERE_TARGET)})
         if missing and not args.dry_run:
-            build(parts, missing, cache, version)
+            build(parts, missing, cache, version, args.sign)
             prune(cache)
         elif not missing:
             with contextlib.suppress(PermissionError):  # somebody else's cache may be used all the same
@@ -207,7 +217,7 @@ def worker_locks(source: Path, extras: list[str], target: Target) -> list[Path]:
     return [worker, *(known_extras[extra] for extra in extras)]
 
 
-def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> None:
+def build(parts: Parts, targets: list[Target], cache: Path, version: str, key: Path | None) -> None:
     """Make the targets' archives, each appearing under its name only when complete."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as scratch, ThreadPoolExecutor() as pool:
@@ -228,8 +238,16 @@ def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> Non
             for wheel in (*fit, *(others / "wheels").glob("*.whl")):
                 apps.check_needs(wheel, target, versions)
             archive = Path(scratch) / f"{target}.tar"
-            pack(fit, others, Path(scratch) / str(target), archive)
+            tree = Path(scratch) / str(target)
+            shutil.copytree(others, tree)
+            (tree / "release.json").write_text(json.dumps({"version": version, "target": str(target)}))
+            bill = sbom.document(version, target, [*fit, *(tree / "wheels").glob("*.whl")], dict.fromkeys(fit))
+            (tree / "sbom.cdx.json").write_text(bill)
+            pack(fit, tree, archive)
             (cache / version).mkdir(exist_ok=True)
+            if key:
+                signing.sign(archive, key)
+                signing.signature_of(archive).replace(signing.signature_of(cache / version / archive.name))
             archive.replace(cache / version / archive.name)
 
 
@@ -282,9 +300,8 @@ def fetch(locks: list[Path], options: list[str], cache: Path) -> Path:
     return folder
 
 
-def pack(own: list[Path], downloaded: Path, tree: Path, archive: Path) -> None:
-    """Write an archive."""
-    shutil.copytree(downloaded, tree)
+def pack(own: list[Path], tree: Path, archive: Path) -> None:
+    """Write an archive of a tree, with the wheels that were not downloaded."""
     shutil.copy(UNPACK, tree / "installer")
     for wheel in own:
         shutil.copy(wheel, tree / "wheels")

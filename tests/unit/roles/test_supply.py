@@ -14,9 +14,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 CHECKOUT = Path(__file__).parents[3]
 BUILD = CHECKOUT / "roles/release/files/build_release.py"
+VERIFY = CHECKOUT / "roles/release/files/verify_release.py"
 INSTALL = CHECKOUT / "roles/worker/files/install_release.py"
 TARGET = f"{sys.version_info.major}.{sys.version_info.minor}-{os.uname().machine}"
 
@@ -101,12 +104,12 @@ def host(tmp_path):
     script = tmp_path / "install_release.py"
     script.write_text(INSTALL.read_text().replace('"/opt/', f'"{root}/opt/').replace('"/etc/', f'"{root}/etc/'))
 
-    def install(release):
+    def install(release, *digest):
         version, archive = release
         releases = root / "opt/orbiter/releases"
         releases.mkdir(parents=True, exist_ok=True)
         (releases / f".{version}.tar").write_bytes(archive.read_bytes())
-        words = [sys.executable, str(script), version, "3"]
+        words = [sys.executable, str(script), version, "3", *digest]
         done = subprocess.run(words, text=True, capture_output=True, check=False)
         return done, releases / version
 
@@ -281,3 +284,124 @@ def test_what_the_worker_is_built_with_is_pinned():
     requires = tomllib.loads((CHECKOUT / "worker/pyproject.toml").read_text())["build-system"]["requires"]
     pinned = (CHECKOUT / "roles/release/files/build.txt").read_text()
     assert all(f"{need} \\\n" in pinned for need in requires)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Return two private keys; their public halves are beside them."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("ours", "theirs"):
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name} at the office", "-f", str(folder / name)]
+        subprocess.run(words, check=True)
+    return folder / "ours", folder / "theirs"
+
+
+def public(key):
+    """Return a key's public half, as an inventory has it."""
+    return key.with_name(f"{key.name}.pub").read_text().strip()
+
+
+def verify(release, *keys, version=None, target=TARGET):
+    """Check an archive as the roles do before they change anything; return what the check says."""
+    words = [sys.executable, str(VERIFY), version or release[0], target, str(release[1])]
+    given = json.dumps([public(key) for key in keys])
+    return subprocess.run(words, input=given, text=True, capture_output=True, check=False)
+
+
+def test_signed_release_is_told_by_its_hash(build, keys):
+    ours, theirs = keys
+    release = built(build("--sign", ours))
+    digest = hashlib.sha256(release[1].read_bytes()).hexdigest()
+    for signers in ([ours], [theirs, ours]):
+        done = verify(release, *signers)
+        assert (done.returncode, done.stdout.strip()) == (0, digest), done.stderr
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_release_of_which_a_byte_differs_is_refused(build, keys, tmp_path, place):
+    ours, _ = keys
+    own = ("--cache", tmp_path / "cache", "--sign", ours)
+    release = built(build(*own))
+    content = bytearray(release[1].read_bytes())
+    content[{"first": 0, "middle": len(content) // 2, "last": -1}[place]] ^= 1
+    release[1].write_bytes(content)
+    # Nor is it signed again, or quietly replaced.
+    assert built(build(*own)) == release
+    done = verify(release, ours)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert str(release[1]) in done.stderr
+    assert release[1].read_bytes() == content
+
+
+def test_release_that_somebody_else_signed_is_refused_and_built_anew_by_who_may(build, keys, tmp_path):
+    ours, theirs = keys
+    own = ("--cache", tmp_path / "cache")
+    release = built(build(*own))
+    assert verify(release, ours).returncode == 1  # not signed at all
+    assert built(build(*own, "--sign", theirs)) == release
+    assert verify(release, ours).returncode == 1
+    assert built(build(*own, "--sign", ours)) == release
+    assert verify(release, ours).returncode == 0
+    # A signature of the same key that was made for something else.
+    words = ["ssh-keygen", "-q", "-Y", "sign", "-n", "git", "-f", str(ours), str(release[1])]
+    Path(f"{release[1]}.sig").unlink()
+    subprocess.run(words, check=True, capture_output=True)
+    assert verify(release, ours).returncode == 1
+
+
+def test_signed_release_is_not_passed_off_as_another_one(build, keys):
+    ours, _ = keys
+    release = built(build("--sign", ours))
+    for other in ({"version": "9.9.9-00000000"}, {"target": "3.99-x86_64"}):
+        done = verify(release, ours, **other)
+        assert done.returncode == 1
+        assert release[0] in done.stderr
+
+
+def test_signer_that_is_no_key_is_refused(build, keys, tmp_path):
+    ours, _ = keys
+    release = built(build("--sign", ours))
+    bad = tmp_path / "bad"
+    # An entry of an allowed_signers file could let in a certificate authority, or more than one line.
+    for text in ("SHA256:abc", f"* cert-authority {public(ours)}", "ssh-ed25519 AAAA"):
+        bad.with_name("bad.pub").write_text(text)
+        done = verify(release, bad)
+        assert done.returncode == 1
+        assert "worker_release_signers" in done.stderr
+
+
+def test_archive_that_changed_on_its_way_is_not_installed(build, host):
+    release = built(build())
+    done, place = host(release, "0" * 64)
+    assert done.returncode == 1
+    assert not place.exists()
+    assert list(place.parent.iterdir()) == []
+
+
+def test_key_that_is_none_is_refused_by_name(build, tmp_path):
+    (tmp_path / "key").write_text("nothing")
+    done = build("--sign", tmp_path / "key", "--cache", tmp_path / "cache")
+    assert done.returncode == 1
+    assert f"release_signing_key: {tmp_path / 'key'}" in done.stderr
+
+
+def test_release_carries_its_bill_of_materials(build, host, tmp_path):
+    wheel = make_wheel(tmp_path / "given", metadata="Requires-Dist: six\nLicense-Expression: Apache-2.0")
+    pin = "six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
+    done, release = host(built(build("--app", wheel, "--app", pin)))
+    assert done.returncode == 0, done.stderr
+    text = (release / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    assert {part["name"] for part in bill["components"]} == {"orbiter-distributed", "tools", "six"}
+    parts = {part["name"]: part for part in bill["components"]}
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert parts["tools"]["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    assert parts["tools"]["licenses"] == [{"expression": "Apache-2.0"}]
+    # Only what comes from an index is named as a package of it.
+    assert "purl" not in parts["tools"]
+    assert parts["six"]["purl"].startswith("pkg:pypi/six@1.17.0")
+    needs = {row["ref"]: row["dependsOn"] for row in bill["dependencies"]}
+    assert needs[parts["tools"]["bom-ref"]] == [parts["six"]["bom-ref"]]
+    assert set(needs[bill["metadata"]["component"]["bom-ref"]]) == {part["bom-ref"] for part in bill["components"]}
