@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -405,3 +407,33 @@ def test_release_carries_its_bill_of_materials(build, host, tmp_path):
     needs = {row["ref"]: row["dependsOn"] for row in bill["dependencies"]}
     assert needs[parts["tools"]["bom-ref"]] == [parts["six"]["bom-ref"]]
     assert set(needs[bill["metadata"]["component"]["bom-ref"]]) == {part["bom-ref"] for part in bill["components"]}
+
+
+def test_steps_of_the_page_do_what_it_says(build, tmp_path):
+    page = (CHECKOUT / "docs/supply-chain.md").read_text()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        if "$archive" in block and "archive" not in environment:
+            environment["archive"] = str(built(build("--sign", tmp_path / "fleet-releases"))[1])
+        words = ["bash", "-euxo", "pipefail", "-c", block]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "--hash=sha256:" in (tmp_path / "my-agents/locks/build.txt").read_text()
+    assert json.loads((tmp_path / "sbom.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+
+
+def test_variables_of_the_page_are_those_of_the_roles():
+    options = {}
+    for role in ("release", "worker", "image"):
+        specs = yaml.safe_load((CHECKOUT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]
+        options |= specs["main"]["options"]
+    page = (CHECKOUT / "docs/supply-chain.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)]
+    assert {"worker_release_signers", "release_signing_key"} <= {name for block in blocks for name in block}
+    for block in blocks:
+        assert block.keys() <= options.keys()
+        for signer in block.get("worker_release_signers", []):
+            done = subprocess.run(
+                ["ssh-keygen", "-l", "-f", "-"], input=signer, text=True, capture_output=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
