@@ -437,3 +437,32 @@ def test_variables_of_the_page_are_those_of_the_roles():
                 ["ssh-keygen", "-l", "-f", "-"], input=signer, text=True, capture_output=True, check=False
             )
             assert done.returncode == 0, done.stderr
+
+
+def test_role_refuses_in_preflight_what_nobody_signed_and_tells_the_hash_of_what_somebody_did(build, keys, ansible):
+    ours, _ = keys
+    release = built(build("--sign", ours))
+    variables = {
+        "worker_version": release[0],
+        "worker_archives": {TARGET: str(release[1])},
+        "worker_release_signers": [public(ours)],
+        "__worker_host": {"releases": [], "free": 100_000},
+    }
+    play = (
+        "  - ansible.builtin.setup: {gather_subset: [min]}\n"
+        "  - ansible.builtin.include_role: {name: orbiter.fleet.worker, tasks_from: preflight_release}\n"
+        "  - ansible.builtin.debug: {msg: 'verified={{ __release_verified.stdout }}'}\n"
+    )
+    inventory = [f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}"]
+
+    def preflight():
+        return ansible(inventory, play, "--extra-vars", json.dumps(variables))
+
+    done = preflight()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"verified={hashlib.sha256(release[1].read_bytes()).hexdigest()}" in done.stdout
+    Path(f"{release[1]}.sig").unlink()
+    done = preflight()
+    assert done.returncode == 2, done.stdout
+    assert "worker_release_signers" in done.stdout
+    assert "verified=" not in done.stdout
