@@ -73,6 +73,10 @@ bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a p
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
 	tools/build.sh
 
+.PHONY: sbom
+sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others): CycloneDX, dist/sbom/
+	@tools/sbom.sh $(EXTRAS)
+
 .PHONY: picture
 picture: setup ## Draw the packages of the worker into docs/architecture.md
 	python tools/picture.py

@@ -18,7 +18,11 @@ git ls-files -z --cached --others --exclude-standard |
 
 # A release's version tells what it is made of; the role builds from this wheel.
 inside=$scratch/tree/roles/release/files/dist
-.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$inside" "$scratch/tree/worker"
+# Built, as releases are, with nothing but what roles/release/files/build.txt pins.
+.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+  --dest "$scratch/build" --requirement roles/release/files/build.txt
+PIP_CONFIG_FILE=/dev/null .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-index \
+  --find-links "$scratch/build" --wheel-dir "$inside" "$scratch/tree/worker"
 cp -R "$scratch/tree/worker/locks" "$inside/"
 
 .venv/bin/ansible-galaxy collection build --force --output-path "$scratch" "$scratch/tree" >/dev/null

@@ -49,12 +49,17 @@ python() {
   # Roles and playbooks name each other orbiter.fleet.X: this checkout is that collection.
   mkdir -p .cache/collections/ansible_collections/orbiter
   ln -sfn ../../../.. .cache/collections/ansible_collections/orbiter/fleet
-  digest=$(cat requirements/controller.txt worker/pyproject.toml | sha256sum | cut -c1-16)
+  digest=$(cat requirements/controller.txt roles/release/files/build.txt worker/pyproject.toml | sha256sum | cut -c1-16)
   [ "$(cat .venv/.digest 2>/dev/null)" = "$digest" ] && return 0
   say "making .venv (Python packages pinned in requirements/controller.txt)"
   [ -x .venv/bin/python ] || python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/controller.txt
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable worker
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/controller.txt
+  # Built, as releases are, with nothing but what that file pins.
+  rm -rf .cache/build
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+    --dest .cache/build --requirement roles/release/files/build.txt
+  PIP_CONFIG_FILE=/dev/null .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+    --find-links .cache/build --editable worker
   echo "$digest" >.venv/.digest
 }
 

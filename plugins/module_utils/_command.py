@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 
-# Where the role `worker` puts it; a PATH of sudo or cron may leave this out.
-PLACES = ["/usr/local/bin", "/opt/orbiter/current/bin"]
+# Where the role `worker` puts it; a PATH of sudo or cron may leave this out. The release's own would run application
+# code as whoever runs the module, who is root.
+PLACES = ["/usr/local/bin"]
 
 # What every module takes; described in doc_fragments/redis.py.
 CONNECTION = {

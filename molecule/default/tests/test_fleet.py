@@ -172,6 +172,10 @@ def test_unit_is_hardened(workers):
         assert host.run(f"systemd-analyze security --no-pager --offline=true --threshold=20 {unit}").rc == 0
 
 
+def test_unit_of_redis_is_hardened(on):
+    assert on("redis1").run("systemd-analyze security --no-pager --threshold=20 redis-server.service").rc == 0
+
+
 def test_operator_lists_the_fleet_on_any_worker_host(workers):
     for host in workers.values():
         listed = json.loads(host.check_output("orbiter worker list --json"))

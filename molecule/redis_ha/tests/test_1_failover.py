@@ -49,6 +49,12 @@ def test_redis_and_sentinel_speak_nothing_but_tls_with_certificates_of_the_fleet
                 assert secure.version() in ("TLSv1.2", "TLSv1.3")
 
 
+def test_units_of_redis_and_sentinel_are_hardened(servers):
+    for host in servers.values():
+        for unit in ("redis-server.service", "redis-sentinel.service"):
+            assert host.run(f"systemd-analyze security --no-pager --threshold=20 {unit}").rc == 0
+
+
 def test_two_follow_the_master_and_three_sentinels_agree(servers, master):
     assert all(in_step(host) for name, host in servers.items() if name != master())
     for host in servers.values():

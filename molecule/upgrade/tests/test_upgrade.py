@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,27 @@ def installed(host):
 
 
 @pytest.fixture(scope="module")
-def earlier(play, source, fleet, workers):
+def trap(tmp_path_factory):
+    """Return an application whose wheel has every Python that starts beside it tell as which user."""
+    wheel = tmp_path_factory.mktemp("trap") / "trap-1.0-py3-none-any.whl"
+    files = {
+        "trap.pth": "import os; open(f'/tmp/ran-as-{os.getuid()}', 'a').close()\n",
+        "trap-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n",
+        "trap-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        record = "trap-1.0.dist-info/RECORD"
+        archive.writestr(record, "".join(f"{name},,\n" for name in (*files, record)))
+    return str(wheel)
+
+
+@pytest.fixture(scope="module")
+def earlier(play, source, fleet, workers, trap):
     """Deploy release 0.0.9 with other settings, and make the unit what it was in earlier times."""
-    assert play("site.yml", release_source=source("0.0.9"), worker_concurrency=2).returncode == 0
+    done = play("site.yml", release_source=source("0.0.9"), release_app=[trap], worker_concurrency=2)
+    assert done.returncode == 0
     for host in workers.values():
         host.check_output(f"sed --in-place --regexp-extended '/^({NEWER})/d' {UNIT}")
         host.check_output(f"cp --archive {UNIT} /etc/orbiter/good/")
@@ -94,6 +113,13 @@ def crashed(back, inventory, fleet, workers, next_release):
 def repeated(crashed, under_load, next_release):
     """Deploy again."""
     return under_load("site.yml", **next_release) | {"variables": next_release}
+
+
+def test_nothing_of_an_application_runs_as_root(earlier, workers):
+    # It has been installed, started, and waited for with the operators' command, which reads Redis' password as root.
+    for host in workers.values():
+        assert json.loads(host.check_output("cd /root && orbiter worker list --json"))
+        assert host.check_output("ls /tmp | grep ran-as") == f"ran-as-{host.user('orbiter-command').uid}"
 
 
 def test_upgrade_brings_release_and_settings_at_once(upgraded, earlier, fleet, workers):
@@ -163,3 +189,40 @@ def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeat
     assert len(fleet.instances()) == 4
     assert min(load.live) >= 2
     fleet.assert_nothing_lost(load.ids)
+
+
+def test_release_that_is_not_signed_by_who_may_or_was_changed_since_is_refused_before_a_host_is_touched(
+    repeated, play, source, workers, tmp_path
+):
+    public = {}
+    for name in ("ours", "theirs"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+        public[name] = (tmp_path / f"{name}.pub").read_text().strip()
+    folder = source("99.0.2")
+
+    def seen():
+        return {name: host.check_output("ls -lA --full-time /opt/orbiter/releases") for name, host in workers.items()}
+
+    def deploy(signer, key=None):
+        signed = {"release_signing_key": str(tmp_path / key)} if key else {}
+        options = {"release_source": folder, "worker_release_signers": [public[signer]]} | signed
+        return play("site.yml", "--skip-tags=redis", **options)
+
+    def refused(*words):
+        done = deploy(*words)
+        return done.returncode == 2 and "worker_release_signers" in done.stdout and seen() == before
+
+    before = seen()
+    assert refused("ours")
+    assert refused("ours", "theirs")
+    assert refused("theirs", "ours")
+    (archive,) = (CHECKOUT / ".cache/release").glob("99.0.2-*/*.tar")
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    assert refused("ours", "ours")
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    assert deploy("ours", "ours").returncode == 0
+    assert all(release.startswith("99.0.2-") for release in releases(workers).values())
+    assert all(host.file("/opt/orbiter/current/sbom.cdx.json").exists for host in workers.values())

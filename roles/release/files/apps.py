@@ -1,10 +1,16 @@
-"""What release_app may name: the folder of a project, a wheel, or a requirements file."""
+"""What release_app may name: the folder of a project, a wheel, a requirements file, or a package with version and hash.
+
+A path is never taken for a package's name, nor a name for a path, and no index is asked for what is given as a path.
+"""
 
 from __future__ import annotations
 
+import re
+import tomllib
 import zipfile
 from email.parser import Parser
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -13,15 +19,41 @@ from pins import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from email.message import Message
 
     from pins import Target
 
 
+def is_pinned(app: str) -> bool:
+    """Tell whether this is a package of an index, as `name==version --hash=sha256:…`, and no path."""
+    return re.match(r"[A-Za-z0-9._-]+(\[[^]]*\])?\s*(==|--hash=)", app) is not None
+
+
+def path_of(app: str) -> Path:
+    """Return the path of what is given as one: a whole one, which no tool can take for a package's name.
+
+    Raises:
+        BuildError: There is nothing.
+    """
+    path = Path(app).expanduser()
+    if path.exists():
+        return path.resolve()
+    if re.fullmatch(r"[A-Za-z0-9._-]+", app):
+        raise BuildError(
+            f"release_app: {app} does not exist on the controller, in {Path.cwd()}. If it is a folder or a file, write "
+            f"its path, such as ./{app}; if it is a package of an index, its version and hash: "
+            f"{app}==1.2 --hash=sha256:…"
+        )
+    if re.match(r"[A-Za-z0-9._-]+(\[[^]]*\])?\s*([<>~!=]=?|@)", app):
+        raise BuildError(
+            f"release_app: {app} is no path, and as a package of an index it is not pinned: write name==version "
+            "--hash=sha256:…, or the path of a requirements file, as `uv pip compile --generate-hashes` writes it"
+        )
+    raise BuildError(f"release_app: {app} does not exist on the controller, in {Path.cwd()}")
+
+
 def check(app: Path) -> None:
     """Complain about an application that cannot be built."""
-    if not app.exists():
-        raise BuildError(f"release_app: {app} does not exist on the controller")
     if is_wheel(app):
         name_of(app)
     elif not (is_requirements(app) or is_project(app)):
@@ -52,6 +84,37 @@ def name_of(wheel: Path) -> str:
         return parse_wheel_filename(wheel.name)[0]
     except InvalidWheelFilename as error:
         raise BuildError(f"release_app: {wheel.name} is not named as a wheel is: {error}") from None
+
+
+def project_name(project: Path) -> str:
+    """Return the name of a project, or nothing where it is only known once it is built."""
+    return canonicalize_name(_pyproject(project).get("project", {}).get("name", ""))
+
+
+def check_build(project: Path, lock: Path, pinned: Mapping[str, str]) -> None:
+    """Complain about a project that cannot be built with these packages, the versions of which are `lock`'s."""
+    # What a pyproject.toml without a word about it means.
+    wanted = _pyproject(project).get("build-system", {}).get("requires", ["setuptools>=40.8"])
+    missing = []
+    for need in map(Requirement, wanted):
+        have = pinned.get(canonicalize_name(need.name))
+        applies = need.marker is None or need.marker.evaluate()
+        if applies and (have is None or not need.specifier.contains(have, prereleases=True)):
+            missing.append(f"{need.name}{need.specifier} ({f'it has {have}' if have else 'it does not have it'})")
+    if missing:
+        raise BuildError(
+            f"{project} is built with {', '.join(missing)}, by {lock}. Builds take only what is pinned with hashes: "
+            f"make a lock of its own, {project}/locks/build.txt, by giving what its [build-system] requires to "
+            "`uv pip compile --universal --generate-hashes --output-file locks/build.txt -`"
+        )
+
+
+def _pyproject(project: Path) -> dict[str, Any]:
+    """Read a project's pyproject.toml."""
+    try:
+        return tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BuildError(f"{project}/pyproject.toml is no TOML: {error}") from None
 
 
 def locks(app: Path, target: Target) -> list[Path]:
@@ -88,11 +151,16 @@ def fitting(wheels: Iterable[Path], target: Target) -> list[Path]:
     return chosen
 
 
+def metadata_of(wheel: Path) -> Message:
+    """Return what a wheel says of itself."""
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        return Parser().parsestr(archive.read(path).decode())
+
+
 def check_needs(wheel: Path, target: Target, versions: Mapping[str, str]) -> None:
     """Complain about a wheel that would not run in a release of these packages."""
-    with zipfile.ZipFile(wheel) as archive:
-        (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = Parser().parsestr(archive.read(path).decode())
+    metadata = metadata_of(wheel)
     python = metadata.get("Requires-Python")
     # The host's patch release is not known; Requires-Python hardly ever asks for one.
     if python and not SpecifierSet(python).contains(f"{target.python}.99"):

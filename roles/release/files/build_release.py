@@ -1,13 +1,15 @@
 """Build a release: for each kind of host one archive of hash-pinned wheels that installs without a network.
 
     build_release.py --target 3.11-x86_64 [--target …] [--extra NAME …] [--app PATH …] [--source DIR] [--cache DIR]
-                     [--dry-run]
+                     [--sign KEY] [--dry-run]
 
 Prints {"version", "archives": {target: path}, "changed"} as JSON. The version is the worker's with a digest of
 everything that goes in; what is in the cache under that version is what would be built, so it is not built again.
 
-An archive holds wheels/, requirements.txt (every wheel with its hash), own.txt (those of them that are no dependencies)
-and pip's own wheel as installer/.
+With a key of OpenSSH each archive gets a signature beside it, ARCHIVE.sig, when it is built.
+
+An archive holds release.json (its version and target), sbom.cdx.json (its bill of materials), wheels/, requirements.txt
+(every wheel with its hash), own.txt (those of them that are no dependencies) and what unpacks them as installer/.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -32,16 +35,22 @@ from typing import TYPE_CHECKING
 
 import apps
 import pins
+import sbom
+import signing
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pins import BuildError, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
 PREBUILT = HERE / "dist"  # what `make build` puts into the collection
 INSTALLER = HERE / "installer.txt"
+BUILD_LOCK = HERE / "build.txt"
+UNPACK = HERE / "unpack.py"
+# What builds projects is for this machine.
+HERE_TARGET = Target(f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine())
 SCRIPTS = sorted(HERE.glob("*.py"))
 KEPT = 5
 IN_USE = 3600.0  # seconds: another play on this controller may be about to install what it was told is there
@@ -55,12 +64,14 @@ class Parts:
     Attributes:
         source: The worker's project, or the folder of its wheel.
         extras: The worker's extras that go in.
-        apps: What release_app names.
+        apps: What release_app names by its path.
+        named: What it names otherwise: packages of an index with version and hash.
     """
 
     source: Path
     extras: list[str]
     apps: list[Path]
+    named: list[str]
 
     @property
     def projects(self) -> list[Path]:
@@ -79,9 +90,11 @@ class Parts:
         locks = worker_locks(self.source, self.extras, target)
         for app in self.apps:
             locks += apps.locks(app, target)
-        # An application's lock may well name the worker, or another of the applications.
+        # An application's lock may well name the worker, or another of the applications: no index is asked for these.
         own = {canonicalize_name("orbiter-distributed"), *map(apps.name_of, self.wheels)}
-        return pins.merge(pin for lock in locks for pin in pins.read(lock, target) if pin.name not in own)
+        own |= {apps.project_name(project) for project in self.projects}
+        given = [pin for lock in locks for pin in pins.read(lock, target) if pin.name not in own]
+        return pins.merge([*given, *pins.parse("\n".join(self.named), Path("release_app"), target)])
 
 
 def main() -> None:
@@ -90,12 +103,15 @@ def main() -> None:
     parser.add_argument("--target", type=Target.parse, action="append", required=True)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--extra", action="append", default=[])
-    parser.add_argument("--app", type=Path, action="append", default=[])
+    parser.add_argument("--app", action="append", default=[])
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--sign", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     try:
-        parts = Parts(find_source(args.source), sorted(set(args.extra)), args.app)
+        named = [app for app in args.app if apps.is_pinned(app)]
+        paths = [apps.path_of(app) for app in args.app if app not in named]
+        parts = Parts(find_source(args.source), sorted(set(args.extra)), paths, named)
         for app in parts.apps:
             apps.check(app)
         in_checkout = (CHECKOUT / "worker" / "pyproject.toml").is_file()
@@ -104,13 +120,21 @@ def main() -> None:
         )
         version = f"{worker_version(parts.source)}-{digest(parts)}"
         archives = {target: cache / version / f"{target}.tar" for target in args.target}
-        missing = [target for target, archive in archives.items() if not archive.exists()]
+        # What is signed is what was just built: nobody signs what has been lying about.
+        missing = [
+            target
+            for target, archive in archives.items()
+            if not archive.exists() or (args.sign and not signing.is_signed_by(archive, args.sign))
+        ]
         for target in missing:
             # Complain before any work is done, and in a check too.
             parts.pins(target)
             apps.fitting(parts.wheels, target)
+        for project in parts.projects if missing else []:
+            lock = build_lock(project)
+            apps.check_build(project, lock, {pin.name: pin.version for pin in pins.read(lock, HERE_TARGET)})
         if missing and not args.dry_run:
-            build(parts, missing, cache, version)
+            build(parts, missing, cache, version, args.sign)
             prune(cache)
         elif not missing:
             with contextlib.suppress(PermissionError):  # somebody else's cache may be used all the same
@@ -163,8 +187,8 @@ def source_files(folder: Path) -> Iterator[Path]:
 
 def digest(parts: Parts) -> str:
     """Return eight hex digits that stand for everything a release is made of."""
-    sums = hashlib.sha256(json.dumps(parts.extras).encode())
-    for script in (*SCRIPTS, INSTALLER):
+    sums = hashlib.sha256(json.dumps([parts.extras, *parts.named]).encode())
+    for script in (*SCRIPTS, INSTALLER, BUILD_LOCK):
         sums.update(hashlib.sha256(script.read_bytes()).digest())
     for part in (parts.source, *parts.apps):
         for path in source_files(part) if part.is_dir() else [part]:
@@ -193,13 +217,13 @@ def worker_locks(source: Path, extras: list[str], target: Target) -> list[Path]:
     return [worker, *(known_extras[extra] for extra in extras)]
 
 
-def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> None:
+def build(parts: Parts, targets: list[Target], cache: Path, version: str, key: Path | None) -> None:
     """Make the targets' archives, each appearing under its name only when complete."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".build-") as scratch, ThreadPoolExecutor() as pool:
         # Most of the time is waiting: for the network, and for a build's environment.
         built = [
-            pool.submit(build_wheel, project, Path(scratch) / "own" / str(number))
+            pool.submit(build_wheel, project, Path(scratch) / "own" / str(number), cache)
             for number, project in enumerate(parts.projects)
         ]
         downloaded = {target: pool.submit(download, parts.pins(target), target, cache) for target in targets}
@@ -209,51 +233,76 @@ def build(parts: Parts, targets: list[Target], cache: Path, version: str) -> Non
             pinned = parts.pins(target)
             versions = {name: pin.version for name, pin in pinned.items()}
             versions |= {apps.name_of(wheel): str(parse_wheel_filename(wheel.name)[1]) for wheel in fit}
-            for wheel in fit:
+            others = downloaded[target].result()
+            # Here, by metadata: on a host it would take the environment's Python, which runs what is in there.
+            for wheel in (*fit, *(others / "wheels").glob("*.whl")):
                 apps.check_needs(wheel, target, versions)
             archive = Path(scratch) / f"{target}.tar"
-            pack(fit, downloaded[target].result(), Path(scratch) / str(target), archive)
+            tree = Path(scratch) / str(target)
+            shutil.copytree(others, tree)
+            (tree / "release.json").write_text(json.dumps({"version": version, "target": str(target)}))
+            bill = sbom.document(version, target, [*fit, *(tree / "wheels").glob("*.whl")], dict.fromkeys(fit))
+            (tree / "sbom.cdx.json").write_text(bill)
+            pack(fit, tree, archive)
             (cache / version).mkdir(exist_ok=True)
+            if key:
+                signing.sign(archive, key)
+                signing.signature_of(archive).replace(signing.signature_of(cache / version / archive.name))
             archive.replace(cache / version / archive.name)
 
 
-def build_wheel(project: Path, folder: Path) -> Path:
-    """Build a project's wheel."""
-    pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(project))
+def build_lock(project: Path) -> Path:
+    """Return the lock of what a project is built with: its own, or that of the usual build systems."""
+    own = project / "locks" / "build.txt"
+    return own if own.is_file() else BUILD_LOCK
+
+
+def build_wheel(project: Path, folder: Path, cache: Path) -> Path:
+    """Build a project's wheel, with nothing but what is pinned."""
+    tools = fetch([build_lock(project)], [], cache) / build_lock(project).stem
+    # In pip's settings may be other places to take packages from.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    pip(
+        *("wheel", "--no-deps", "--no-index", "--find-links", str(tools), "--wheel-dir", str(folder), str(project)),
+        environment=environment | {"PIP_CONFIG_FILE": os.devnull},
+    )
     return only_wheel(folder)
 
 
 def download(pinned: dict[str, pins.Pin], target: Target, cache: Path) -> Path:
-    """Return a folder of a target's wheels, checked by hash; the same pins are downloaded once.
+    """Return a folder of a target's wheels, in wheels/, and of the installer, in installer/."""
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".lock-") as scratch:
+        wheels = Path(scratch, "wheels.txt")
+        wheels.write_text(pins.requirements(pinned.values()))
+        fits = ["--implementation", "cp", "--python-version", target.python]
+        return fetch([wheels, INSTALLER], fits + [f"--platform={platform}" for platform in target.platforms], cache)
 
-    They are in wheels/, and the installer is in installer/.
+
+def fetch(locks: list[Path], options: list[str], cache: Path) -> Path:
+    """Return a folder with a folder of wheels for each lock, by its name and checked by hash.
+
+    What was downloaded before, by the same locks and options, is not downloaded again.
     """
-    wanted = pins.requirements(pinned.values())
-    name = hashlib.sha256(f"{target} {wanted} {INSTALLER.read_text()}".encode()).hexdigest()[:16]
-    folder = cache / ".downloads" / name
+    wanted = "\n".join([str(HERE_TARGET), *options, *(lock.read_text() for lock in locks)])
+    folder = cache / ".downloads" / hashlib.sha256(wanted.encode()).hexdigest()[:16]
     if folder.is_dir():
         os.utime(folder)
         return folder
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as scratch:
-        lock = Path(scratch, "lock.txt")
-        lock.write_text(wanted)
-        for source, part in ((lock, "wheels"), (INSTALLER, "installer")):
+        for lock in locks:
             pip(
-                *("download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
-                *("--dest", str(Path(scratch, "done", part))),
-                *("--implementation", "cp", "--python-version", target.python),
-                *(f"--platform={platform}" for platform in target.platforms),
-                *("--requirement", str(source)),
+                *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", *options),
+                *("--dest", str(Path(scratch, "done", lock.stem)), "--requirement", str(lock)),
             )
         with contextlib.suppress(OSError):  # another build was faster
             Path(scratch, "done").rename(folder)
     return folder
 
 
-def pack(own: list[Path], downloaded: Path, tree: Path, archive: Path) -> None:
-    """Write an archive."""
-    shutil.copytree(downloaded, tree)
+def pack(own: list[Path], tree: Path, archive: Path) -> None:
+    """Write an archive of a tree, with the wheels that were not downloaded."""
+    shutil.copy(UNPACK, tree / "installer")
     for wheel in own:
         shutil.copy(wheel, tree / "wheels")
     for name, wheels in (("requirements.txt", (tree / "wheels").glob("*.whl")), ("own.txt", own)):
@@ -272,12 +321,11 @@ def requirements(wheels: Iterable[Path]) -> str:
     return "".join(lines)
 
 
-def pip(*words: str) -> None:
+def pip(*words: str, environment: Mapping[str, str] = os.environ) -> None:
     """Run pip; its output is shown only where it fails."""
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--quiet", *words],
-        env=environment,
+        env={**environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -85,8 +85,13 @@ class Pin:
 
 def read(lock: Path, target: Target) -> list[Pin]:
     """Read a lock file's packages for a target; whatever is not pinned by version and hash is refused."""
+    return parse(lock.read_text(), lock, target)
+
+
+def parse(text: str, lock: Path, target: Target) -> list[Pin]:
+    """Read the packages of a text, as `read` does; `lock` is what messages call it."""
     pins = []
-    text = re.sub(r"\\\n", " ", lock.read_text())
+    text = re.sub(r"\\\n", " ", text)
     for line in text.splitlines():
         line = re.sub(r"(^|\s)#.*$", "", line).strip()  # noqa: PLW2901 - the same line, without its comment
         if not line:

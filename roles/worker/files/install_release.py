@@ -1,11 +1,13 @@
-"""Install a release from its archive, without a network: all of it or nothing.
+"""Install a release from its archive, without a network and without running any of it: all of it or nothing.
 
-Usage: install_release.py VERSION KEEP
+Usage: install_release.py VERSION KEEP [SHA256]
+With a SHA256 the archive must have it: that of what the controller has verified.
 A release counts as installed once it holds the file .complete; only then may /opt/orbiter/current point at it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,13 +38,12 @@ def install(archive: Path, release: Path) -> None:
             # Python before 3.11.4 knows no filters; the archive is our own and went from root to root.
             tar.extractall(scratch, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         run(sys.executable, "-m", "venv", "--without-pip", str(release))
-        (installer,) = Path(scratch, "installer").glob("*.whl")
-        python = str(release / "bin" / "python")
-        pip = (python, str(installer / "pip"), "--no-cache-dir", "--disable-pip-version-check")
-        wheels, requirements = str(Path(scratch, "wheels")), str(Path(scratch, "requirements.txt"))
-        offline = ("--no-index", "--find-links", wheels, "--no-deps", "--require-hashes", "--requirement", requirements)
-        run(*pip, "install", "--root-user-action=ignore", *offline)
-        run(*pip, "check")
+        # By this host's own Python: the environment's would run what the wheels tell every Python to run at its start.
+        unpack, wheels = Path(scratch, "installer", "unpack.py"), Path(scratch, "requirements.txt")
+        if not unpack.exists():
+            sys.exit(f"{archive.name} is of an earlier time of orbiter.fleet.release: build the release anew")
+        run(sys.executable, "-I", str(unpack), str(wheels), str(release))
+        shutil.copy(Path(scratch, "sbom.cdx.json"), release)
     (release / ".complete").touch()
 
 
@@ -63,6 +64,9 @@ def main() -> None:
     version, keep = sys.argv[1], int(sys.argv[2])
     os.umask(0o022)
     archive = RELEASES / f".{version}.tar"
+    if sys.argv[3:] and hashlib.sha256(archive.read_bytes()).hexdigest() != sys.argv[3]:
+        archive.unlink()
+        sys.exit(f"The archive of {version} that arrived is not the one whose signature the controller has verified")
     install(archive, RELEASES / version)
     archive.unlink()
     prune(keep, RELEASES / version)
