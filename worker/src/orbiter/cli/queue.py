@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import fleet_options, json_option, namespace, queue_option
-from orbiter.cli.render import format_bytes, format_seconds, format_time, page, plain
+from orbiter.cli.render import format_bytes, format_seconds, format_time, page
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.queue_info import QueueInfo, get_queue_info
 from orbiter.distributed.connection.connected import SKEW_ALLOWED
@@ -52,7 +52,7 @@ def _draw(found: QueueInfo) -> Text:
     due = "" if found.next_due is None else f" (the next is due {format_time(found.next_due)})"
     letters = " (orbiter task dead list)" if found.dead else ""
     nobody = " (nobody works on this queue)" if not found.workers and found.waiting else ""
-    warnings = [("Warning", Text(plain(warning.message), style="yellow")) for warning in found.storage.warnings]
+    warnings = [("Warning", Text(warning.message, style="yellow")) for warning in found.storage.warnings]
     lines = (
         ("Waiting", f"{found.waiting}{oldest}"),
         ("Running", str(found.running)),
