@@ -190,6 +190,7 @@ class Worker:
                     "watchdog": parts.watchdog.run(),
                     "executor": parts.executor.run(),
                     "commands": self._obey(),
+                    "scripts": parts.broker.keep_client_scripts(),
                 }.items()
             ]
             self._status.change(State.RUNNING)
