@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -122,13 +123,31 @@ def test_the_operators_may_do_everything(server, user):
     assert (rights["categories"], rights["keys"], rights["channels"]) == (["+@all"], ["~*"], ["&*"])
 
 
-def test_a_client_runs_the_scripts_of_this_release_and_no_others(server):
+def hashes(server):
+    """Return the hashes of the scripts that a client may run."""
     [known] = [row for row in server.fleet.redis.acl_list() if row.startswith("user client ")]
-    hashes = [word.partition("|")[2].rstrip(")") for word in known.split() if word.startswith("+evalsha|")]
-    assert len(hashes) >= 8
-    for sha, may in (*((sha, True) for sha in hashes), ("0" * 40, False)):
+    return [word.partition("|")[2].rstrip(")") for word in known.split() if word.startswith("+evalsha|")]
+
+
+def test_a_client_runs_the_scripts_of_this_release_and_no_others(server):
+    known = hashes(server)
+    assert len(known) >= 8
+    for sha, may in (*((sha, True) for sha in known), ("0" * 40, False)):
         answer = server.fleet.redis.execute_command("ACL DRYRUN", "client", "EVALSHA", sha, "1", "orbiter:tasks")
         assert (str(answer) in {"OK", "True"}) == may, sha
+
+
+def test_redis_gets_the_scripts_of_clients_back_at_its_start(server):
+    """Also where no worker is there to load them."""
+    redis = server.fleet.redis
+    hashes = [
+        word.partition("|")[2].rstrip(")") for word in str(redis.acl_list()).split() if word.startswith("+evalsha|")
+    ]
+    begins = server.host.check_output("systemctl show redis-server --property=ExecStartPost")
+    [command] = re.findall(r"argv\[\]=(/usr/bin/python3 [^;]*load_scripts.py [^ ;]*)", begins)
+    redis.script_flush()
+    assert server.host.run(command).rc == 0
+    assert all(redis.script_exists(*hashes(server)))
 
 
 def test_there_are_no_users_but_those_of_the_inventory(server):

@@ -61,6 +61,7 @@ LOOKED_AT = {
         "cli/application.py",
         "distributed/broker/calls/core.py",
         "distributed/broker/events.py",
+        "distributed/broker/housekeeping.py",
         "distributed/broker/lua/core/take_turn.lua",
         "distributed/connection/wire.py",
         "distributed/execution/interface.py",
