@@ -12,8 +12,10 @@ from redis.exceptions import NoPermissionError, NoScriptError
 
 from orbiter.distributed.broker.loading import Missing
 from orbiter.distributed.broker.scripts import client_scripts, script
+from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.client.client import Client
 from orbiter.distributed.connection.redis_url import connect
+from orbiter.distributed.models import TaskPayload
 from tests.rights import RULES
 from tests.servers import Server, eventually, plain_server
 from tests.support import worker_process
@@ -90,6 +92,16 @@ async def test_a_client_whose_scripts_nobody_loads_gives_up_in_the_end(limited: 
 
     with pytest.raises(NoScriptError, match="start a worker"):
         await asyncio.wait_for(wait(), 30)
+
+
+async def test_a_client_that_submits_by_a_broker_needs_no_right_to_make_the_group(server: Server) -> None:
+    server.ask("SCRIPT", "LOAD", next(text for text in client_scripts().values() if "Accepts tasks, each once" in text))
+    broker = TaskBroker(url(server, "client"))
+    await broker.connect()
+    async with asyncio.timeout(30):
+        await broker.submit(TaskPayload(agent_config=ECHO))
+    await broker.disconnect()
+    assert server.ask("XLEN", "orbiter:tasks") == 1
 
 
 async def test_whoever_may_load_scripts_waits_for_nobody(server: Server) -> None:

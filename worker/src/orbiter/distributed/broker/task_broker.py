@@ -7,6 +7,7 @@ consumer).
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
@@ -83,14 +84,15 @@ class TaskBroker(Connected):
         self._scripts: dict[str, AsyncScript] = {}
 
     async def connect(self) -> None:
-        """Connect and make sure that the queue and its group exist.
+        """Connect and make sure that the queue and its group exist; who may not make these leaves them to workers.
 
         Raises:
             InvalidNameError: No worker can read a queue of this name.
         """
         check_queue_name(self.queue_name, self.keys.namespace)
         await super().connect()
-        await self.ensure_group()
+        with suppress(NoPermissionError):
+            await self.ensure_group()
 
     async def disconnect(self) -> None:
         """Close the connection, if it is our own."""
