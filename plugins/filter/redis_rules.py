@@ -17,10 +17,14 @@ options:
     type: dict
     required: true
   queues:
-    description: The queues that they are for.
+    description: The queues that they are for. Those of another namespace get it as their first word, unless they have it.
     type: list
     elements: str
     default: ["orbiter:tasks"]
+  namespace:
+    description: The first word of all keys and channels.
+    type: str
+    default: orbiter
   scripts:
     description: SHA-1 hashes of the scripts that a client may run.
     type: list
@@ -46,7 +50,7 @@ _value:
   type: str
 """
 
-TASKS = "orbiter:task:"
+DEFAULT = "orbiter"
 # They begin as records do, and are none.
 LISTS = ("by_time", "index")
 
@@ -64,21 +68,45 @@ def all_but(prefix, names):
     return found
 
 
-def patterns(keys, queues):
+def whole(namespace, queue):
+    """Return the name of a queue with its namespace, as workers and clients complete it."""
+    if namespace == DEFAULT or queue.startswith(f"{namespace}:"):
+        return queue
+    return f"{namespace}:{'tasks' if queue == f'{DEFAULT}:tasks' else queue}"
+
+
+def in_namespace(namespace, name):
+    """Return a key or channel of the default namespace as it is called in another one."""
+    return namespace + name.removeprefix(DEFAULT)
+
+
+def beside(queue, key):
+    """Return the pattern of what stands beside a queue, C({QUEUE}:…); a namespace in braces makes the slot itself."""
+    if queue.startswith("{"):
+        namespace, _colon, name = queue.partition(":")
+        return f"{namespace}:{key.replace('QUEUE', name)}"
+    return key.replace("QUEUE", queue)
+
+
+def patterns(keys, queues, namespace):
     """Return the patterns of keys that a row of rights names."""
     found = []
     for key in keys.split():
         if key == "RECORD":
-            found += all_but(TASKS, LISTS)
+            found += all_but(f"{namespace}:task:", LISTS)
+        elif key == "QUEUE":
+            found += queues
         elif "QUEUE" in key:
-            found += [key.replace("QUEUE", queue) for queue in queues]
+            found += [beside(queue, key) for queue in queues]
         else:
-            found.append(key)
+            found.append(in_namespace(namespace, key))
     return found
 
 
-def redis_rules(rights, queues=("orbiter:tasks",), scripts=(), cluster=False):
+def redis_rules(rights, queues=("orbiter:tasks",), scripts=(), cluster=False, namespace=DEFAULT):
     """Return what the documentation promises."""
+    queues = [whole(namespace, queue) for queue in queues]
+    channels = [f"&{in_namespace(namespace, channel)}" for channel in rights["channels"].split()]
 
     def allowed(row):
         words = [f"+evalsha|{sha}" for sha in scripts] if row["commands"] == "SCRIPTS" else row["commands"].split()
@@ -87,12 +115,12 @@ def redis_rules(rights, queues=("orbiter:tasks",), scripts=(), cluster=False):
     def wanted(rows):
         return [row for row in rows if cluster or not row.get("cluster", False)]
 
-    rules = ["-@all", "resetchannels", *[f"&{channel}" for channel in rights["channels"].split()]]
+    rules = ["-@all", "resetchannels", *channels]
     for row in wanted(rights["anywhere"]):
         rules += allowed(row)
     for row in wanted(rights["rows"]):
         mark = "%R~" if row.get("read", False) else "~"
-        words = [mark + pattern for pattern in patterns(row["keys"], queues)] + allowed(row)
+        words = [mark + pattern for pattern in patterns(row["keys"], queues, namespace)] + allowed(row)
         if len(words) > len(allowed(row)) and allowed(row):
             rules.append(f"({' '.join(words)})")
     return " ".join(rules)

@@ -20,9 +20,10 @@ _plugin = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_plugin)
 
 
-def rules(user: str, *, cluster: bool = False) -> str:
-    """Return the rules of one user for the default queue."""
-    return str(_plugin.redis_rules(RIGHTS[user], scripts=sorted(client_scripts()), cluster=cluster))
+def rules(user: str, *, cluster: bool = False, namespace: str = "orbiter") -> str:
+    """Return the rules of one user for the default queue of a namespace."""
+    scripts = sorted(client_scripts())
+    return str(_plugin.redis_rules(RIGHTS[user], scripts=scripts, cluster=cluster, namespace=namespace))
 
 
 def lines(*, cluster: bool = False) -> list[str]:

@@ -72,6 +72,31 @@ def test_an_inventory_with_one_password_has_a_user_for_each_purpose_with_a_passw
     assert not any("+@all" in rules[name] for name in ("worker", "client", "monitor"))
 
 
+def test_a_user_of_another_namespace_has_its_keys_and_queues_only(ansible, tmp_path):
+    users = {"acme": {"password": "password of acme", "rights": "client", "namespace": "{acme}", "queues": ["mail"]}}
+    rules = written(ansible, tmp_path / "users.acl", redis_users=users)["acme"]
+    keys = [word.lstrip("(").partition("~")[2] for word in rules.split() if "~" in word]
+    channels = [word[1:] for word in rules.split() if word.startswith("&")]
+    assert "{acme}:mail" in keys
+    assert "{acme}:{mail}:delayed" in keys
+    assert channels
+    assert {name.partition(":")[0] for name in (*keys, *channels)} == {"{acme}"}
+
+
+@pytest.mark.parametrize(
+    "border", [{"namespace": "a*"}, {"namespace": "{a"}, {"namespace": ""}, {"queues": "mail"}, {"queues": ["a b"]}]
+)
+def test_a_namespace_or_queue_that_cannot_be_is_refused_with_its_user(ansible, border):
+    tasks = """
+    - include_role: {name: orbiter.fleet.redis, tasks_from: preflight_inventory}
+"""
+    users = {"acme": {"password": "password of acme", "rights": "client", **border}}
+    given = {"redis_password": "the operator's own", "redis_users": users, "redis_bind": "127.0.0.1"}
+    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
+    assert done.returncode != 0
+    assert "has acme with a" in " ".join(done.stdout.split())
+
+
 def test_later_releases_of_redis_may_be_told_the_drivers_name(ansible, tmp_path):
     assert "client|setinfo" in written(ansible, tmp_path / "users.acl", __redis_version="8.0.0")["worker"]
 

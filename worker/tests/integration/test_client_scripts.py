@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.client.client import Client
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskPayload
-from tests.rights import RULES
+from tests.rights import RULES, rules
 from tests.servers import Server, eventually, plain_server
 from tests.support import worker_process
 
@@ -118,3 +119,25 @@ async def test_a_client_of_another_release_is_told_what_to_do(server: Server) ->
     async with Client(url(server, "client")) as client, asyncio.timeout(30):
         with pytest.raises(NoPermissionError, match="redis_client_scripts_extra"):
             await client.submit(ECHO, "x")
+
+
+@pytest.mark.parametrize("namespace", ["acme", "{acme}"])
+async def test_users_of_another_namespace_work_in_it_and_touch_nothing_outside(
+    server: Server, tmp_path: Path, namespace: str
+) -> None:
+    for user in ("worker", "client"):
+        words = rules(user, namespace=namespace).split()
+        server.ask("ACL", "SETUSER", user, "reset", "on", f">{user.upper()}-PASSWORD", *words)
+    server.ask("ACL", "LOG", "RESET")
+    log = tmp_path / "worker.log"
+    async with Client(url(server, "client"), namespace=namespace) as client:
+        with worker_process(url(server, "worker"), "w1", log, *SHORT, namespace=namespace):
+            await completes(client)
+            later = await client.submit(ECHO, "x", not_before=timedelta(hours=1))
+            assert await later.cancel() == "cancelled"
+    rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in server.ask("ACL", "LOG")]  # type: ignore[attr-defined]
+    assert [row["object"] for row in rows if row["object"] not in {"client|setinfo", "script|load"}] == []
+    assert "NOPERM" not in log.read_text()
+    async with Client(url(server, "client")) as outside:
+        with pytest.raises(NoPermissionError):
+            await outside.submit(ECHO, "x")
