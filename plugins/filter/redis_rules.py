@@ -17,7 +17,7 @@ options:
     type: dict
     required: true
   queues:
-    description: The queues that they are for. Those of another namespace get it as their first word, unless they have it.
+    description: The queues that they are for; another namespace becomes their first word where it is missing.
     type: list
     elements: str
     default: ["orbiter:tasks"]
