@@ -37,6 +37,7 @@ lint: setup ## Check style, types, shell and Lua scripts
 	cd worker && mypy src benchmarks
 	cd worker && lint-imports
 	python tools/picture.py --check
+	python tools/rights.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	@tools/luacheck.sh
 	yamllint --strict .
@@ -76,6 +77,10 @@ build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERS
 .PHONY: sbom
 sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others): CycloneDX, dist/sbom/
 	@tools/sbom.sh $(EXTRAS)
+
+.PHONY: rights
+rights: setup ## Write what follows from the rights of Redis' users and the scripts: docs/redis.md, client_scripts.json
+	python tools/rights.py
 
 .PHONY: picture
 picture: setup ## Draw the packages of the worker into docs/architecture.md

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.client.client import Client
 from orbiter.distributed.connection.redis_url import connect_sync
 from orbiter.distributed.models import TaskPayload
 
@@ -36,12 +36,9 @@ class Fleet:
         """Submit a task for each duration; return their ids."""
 
         async def submit() -> list[str]:
-            broker = TaskBroker(self.redis_url)
-            await broker.connect()
-            try:
-                return await broker.submit_many([sleepy(duration) for duration in seconds])
-            finally:
-                await broker.disconnect()
+            async with Client(self.redis_url) as client:
+                handles = await client.submit_payloads(sleepy(duration) for duration in seconds)
+                return [handle.task_id for handle in handles]
 
         return asyncio.run(submit())
 

@@ -1,15 +1,34 @@
-"""The ACL rules that the role orbiter.fleet.redis gives its users, as lines of redis.conf."""
+"""The ACL rules that the role orbiter.fleet.redis gives its users."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-_RIGHTS = yaml.safe_load((Path(__file__).parents[2] / "roles/redis/vars/main.yml").read_text())["__redis_rights"]
+from orbiter.distributed.broker.scripts import client_scripts
 
-# One line a user, for the default queue. The password is the user's name in capitals, and -PASSWORD.
-RULES = [
-    f"user {name} on >{name.upper()}-PASSWORD {rights.replace('QUEUE', 'orbiter:tasks')}"
-    for name, rights in _RIGHTS.items()
-]
+ROOT = Path(__file__).parents[2]
+RIGHTS: dict[str, Any] = yaml.safe_load((ROOT / "roles/redis/files/rights.yml").read_text())["rights"]
+
+_spec = importlib.util.spec_from_file_location("redis_rules", ROOT / "plugins/filter/redis_rules.py")
+assert _spec is not None
+assert _spec.loader is not None
+_plugin = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_plugin)
+
+
+def rules(user: str, *, cluster: bool = False, namespace: str = "orbiter") -> str:
+    """Return the rules of one user for the default queue of a namespace."""
+    scripts = sorted(client_scripts())
+    return str(_plugin.redis_rules(RIGHTS[user], scripts=scripts, cluster=cluster, namespace=namespace))
+
+
+def lines(*, cluster: bool = False) -> list[str]:
+    """Return a line of redis.conf for each user. The password is the user's name in capitals, and -PASSWORD."""
+    return [f"user {user} on >{user.upper()}-PASSWORD {rules(user, cluster=cluster)}" for user in RIGHTS]
+
+
+RULES = lines()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
 
 LOGIN = {"auth", "hello", "ping", "quit", "reset", "select", "client|setname", "client|setinfo"}
-SCRIPTS = {"evalsha", "script|load", "script|exists"}  # no EVAL: nothing but what the scripts' names stand for
+# No EVAL: nothing but what the scripts' names stand for. A client may give EVALSHA with those of ours for clients only.
+SCRIPTS = {"evalsha", "script|load", "script|exists"}
 
 # Of each category the commands that a user may give; of every category that is not named here, none. `fast` and `slow`
 # cut across the others, `read` and `write` say nothing that the types of data do not.
@@ -26,7 +28,7 @@ ALLOWED = {
         "scripting": SCRIPTS,
         "set": {"sadd", "srem", "sscan", "scard"},
         "sortedset": {
-            *("zadd", "zrem", "zcard", "zmscore", "zrange", "zrevrange", "zrangebyscore", "zremrangebyscore"),
+            *("zadd", "zrem", "zcard", "zscore", "zmscore", "zrange", "zrevrange", "zrangebyscore", "zremrangebyscore"),
         },
         "stream": {
             *("xadd", "xrange", "xrevrange", "xlen", "xtrim", "xdel", "xack", "xgroup|create", "xgroup|delconsumer"),
@@ -41,10 +43,10 @@ ALLOWED = {
         "hash": {"hget", "hgetall", "hmget", "hset", "hsetnx", "hdel"},
         "keyspace": {"scan", "exists", "expire", "pexpire"},
         "pubsub": {"publish", "subscribe", "unsubscribe"},
-        "scripting": SCRIPTS,
+        "scripting": {"script|exists"},
         "set": {"sadd"},
         "sortedset": {"zadd", "zrem", "zrange", "zrevrange"},
-        "stream": {"xadd", "xrange", "xrevrange", "xgroup|create"},
+        "stream": {"xadd", "xrange", "xrevrange"},
     },
     "monitor": {
         "admin": {"role"},
@@ -60,6 +62,9 @@ ALLOWED = {
 REFUSED = {
     "worker": [("HGETALL", "somebody:else"), ("PUBLISH", "somebody:else", "x"), ("XADD", "other:queue", "*", "a", "b")],
     "client": [
+        ("EXPIRE", "orbiter:tasks", "0"),
+        ("EXPIRE", "orbiter:task:index", "0"),
+        ("HSET", "{orbiter:tasks}:delayed", "a", "b"),
         ("HSET", "orbiter:workers:me", "state", "running"),
         ("ZADD", "orbiter:fleet", "1", "me"),
         ("PUBLISH", "orbiter:control:w1", "drain"),
@@ -116,6 +121,33 @@ def test_a_user_is_kept_to_its_keys_and_channels(server, user):
 def test_the_operators_may_do_everything(server, user):
     rights = server.fleet.redis.acl_getuser(user)
     assert (rights["categories"], rights["keys"], rights["channels"]) == (["+@all"], ["~*"], ["&*"])
+
+
+def hashes(server):
+    """Return the hashes of the scripts that a client may run."""
+    [known] = [row for row in server.fleet.redis.acl_list() if row.startswith("user client ")]
+    return [word.partition("|")[2].rstrip(")") for word in known.split() if word.startswith("+evalsha|")]
+
+
+def test_a_client_runs_the_scripts_of_this_release_and_no_others(server):
+    known = hashes(server)
+    assert len(known) >= 8
+    for sha, may in (*((sha, True) for sha in known), ("0" * 40, False)):
+        answer = server.fleet.redis.execute_command("ACL DRYRUN", "client", "EVALSHA", sha, "1", "orbiter:tasks")
+        assert (str(answer) in {"OK", "True"}) == may, sha
+
+
+def test_redis_gets_the_scripts_of_clients_back_at_its_start(server):
+    """Also where no worker is there to load them."""
+    redis = server.fleet.redis
+    hashes = [
+        word.partition("|")[2].rstrip(")") for word in str(redis.acl_list()).split() if word.startswith("+evalsha|")
+    ]
+    begins = server.host.check_output("systemctl show redis-server --property=ExecStartPost")
+    [command] = re.findall(r"argv\[\]=(/usr/bin/python3 [^;]*load_scripts.py [^ ;]*)", begins)
+    redis.script_flush()
+    assert server.host.run(command).rc == 0
+    assert all(redis.script_exists(*hashes(server)))
 
 
 def test_there_are_no_users_but_those_of_the_inventory(server):

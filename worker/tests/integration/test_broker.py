@@ -667,3 +667,19 @@ async def test_blocked_read_without_a_group_fails_and_keeps_its_connection(
             await broker.fetch_blocking(reader, "w1", 1, wait=0.01, since="0-0", held=0)
     assert await reader.ping()
     await reader.aclose()
+
+
+@pytest.mark.parametrize("turn", ["sweep", "reconciling"])
+@pytest.mark.parametrize(
+    "command", [("SET", "KEY", "forever"), ("SET", "KEY", "x", "EX", "99999999"), ("SADD", "KEY", "x")], ids=" ".join
+)
+async def test_a_turn_that_no_worker_can_have_taken_is_nobodys(
+    broker: TaskBroker, redis_client: Redis, turn: str, command: tuple[str, ...]
+) -> None:
+    key = "{orbiter:tasks}:" + turn
+    await redis_client.execute_command(*(key if word == "KEY" else word for word in command))
+    store = Housekeeping(broker)
+    takes = {"sweep": lambda: store.acquire_sweep("w1", 60), "reconciling": lambda: store.begin_round(60_000)}
+    assert await takes[turn]()
+    assert not await takes[turn]()
+    assert 0 < await redis_client.pttl(key) <= 60_000

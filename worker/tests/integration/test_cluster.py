@@ -26,9 +26,8 @@ from orbiter.distributed.connection.patience import answer
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, is_final
-from tests import keys
+from tests import keys, rights
 from tests.integration.load import Load, all_end, keep_submitting
-from tests.rights import RULES
 from tests.servers import Cluster, Server, cluster_of_six, eventually
 from tests.support import PATIENCE, orbiter, slowness, start_orbiter, wait_until, worker_process
 
@@ -431,12 +430,10 @@ async def _nothing_pending(broker: ClusterBroker) -> bool:
     return (await broker.client.xpending(QUEUE, broker.group))["pending"] == 0
 
 
-async def test_the_documented_rights_are_enough_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
-    [more] = re.findall(r"In a cluster, add\s+`([^`]*)` to the", page)
+async def test_the_roles_rights_are_enough_in_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     for node in cluster.nodes:
-        for rule in RULES:
-            node.ask("ACL", "SETUSER", *rule.split()[1:], *more.split())
+        for line in rights.lines(cluster=True):
+            node.ask("ACL", "SETUSER", *line.split()[1:])
         node.ask("ACL", "LOG", "RESET")
     urls = {user: cluster.url.replace("//", f"//{user}:{user.upper()}-PASSWORD@") for user in ("worker", "client")}
     log = tmp_path / "worker.log"

@@ -92,6 +92,9 @@ class ScriptedQueue(Scripted):
     async def ensure_group(self) -> None:
         await self._step("ensure_group")
 
+    async def keep_client_scripts(self) -> None:
+        await asyncio.Event().wait()
+
     async def fetch(self, consumer: str, count: int, *, client: Any = None) -> list[Delivery]:
         found: list[Delivery] = await self._step("fetch", count, default=[])
         return found

@@ -64,7 +64,10 @@ LOOKED_AT = {
     # Of a conversation, of an event loop; of the one among the workers that sweeps; to turn into.
     "turn": {
         "cli/application.py",
+        "distributed/broker/calls/core.py",
         "distributed/broker/events.py",
+        "distributed/broker/housekeeping.py",
+        "distributed/broker/lua/core/take_turn.lua",
         "distributed/connection/wire.py",
         "distributed/execution/interface.py",
         "distributed/execution/loop_lag.py",

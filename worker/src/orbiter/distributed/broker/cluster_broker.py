@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from redis.exceptions import NoScriptError
 
 from orbiter.distributed import failpoints
+from orbiter.distributed.broker import loading
 from orbiter.distributed.broker.calls import cluster, core
 from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
 from orbiter.distributed.broker.task_broker import TaskBroker
@@ -282,7 +283,7 @@ class ClusterBroker(TaskBroker):
         reader.hang_up()
 
     def _send(self, call: Call[Any], client: Redis | None) -> Awaitable[Any]:
-        return self._script(call.script)(keys=call.keys, args=call.args, client=client)
+        return loading.call(client or self.client, self._script(call.script), call.keys, call.args)
 
     # -- for workers: reconciling --------------------------------------------------------------------------------
 
@@ -343,20 +344,19 @@ class ClusterBroker(TaskBroker):
         if not calls:
             return []
         script = self._script(calls[0].script)
-        for last in (False, True):
+        missing = loading.Missing(self.client, script)
+        while True:
             async with self.client.pipeline(transaction=False) as pipeline:
                 for call in calls:
                     pipeline.execute_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.args)
                 try:
                     replies = await self.within(pipeline.execute())
                 except NoScriptError:
-                    if last:
-                        raise
+                    pass
                 else:
                     return [call.read(reply) for call, reply in zip(calls, replies, strict=True)]
             # A node that has just become master knows no scripts. Those calls that were done are harmless to repeat.
-            await self.within(self.client.script_load(script.script))
-        raise AssertionError("unreachable")
+            await self.within(missing.load())
 
 
 def _read(entry: Entry) -> Delivery:

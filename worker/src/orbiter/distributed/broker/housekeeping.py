@@ -94,8 +94,7 @@ class Housekeeping:
     async def acquire_sweep(self, worker_id: str, seconds: float) -> bool:
         """Become the one who sweeps for so long; return ``False`` while another worker is."""
         milliseconds = max(1, int(seconds * 1000))
-        taken = self._broker.client.set(self._sweeping, worker_id, nx=True, px=milliseconds)
-        return bool(await self._broker.within(taken))
+        return await self._broker.run(core.take_turn(self._sweeping, worker_id, milliseconds))
 
     async def release_sweep(self) -> None:
         """Let another worker sweep."""
@@ -175,8 +174,7 @@ class Housekeeping:
 
     async def begin_round(self, milliseconds: int) -> bool:
         """Become the one who reconciles for so long; return ``False`` while another worker is."""
-        begun = self._broker.client.set(self._reconciling, "1", nx=True, px=milliseconds)
-        return bool(await self._broker.within(begun))
+        return await self._broker.run(core.take_turn(self._reconciling, "1", milliseconds))
 
     async def progress(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return how far the rounds have come, and what was noted of tasks that are missing, by id."""

@@ -4,10 +4,14 @@ A part is one file that defines one local name, its own. Whoever uses it names i
 gets it, with what it includes itself, put before its own text. The times to live that settings decide are included in
 the same way. ``python -m orbiter.distributed.broker.scripts --assemble FOLDER`` writes every script as servers get it,
 for luacheck.
+
+Clients run those of :data:`CLIENTS` only. Where their user may run scripts by name alone, and load none, workers load
+these.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import cache
 from importlib.resources import files
@@ -26,6 +30,11 @@ if TYPE_CHECKING:
 
 FOLDERS = ("core", "cluster", "temporal")
 LIBRARY = "lib"
+# What users of Redis who only submit, follow and cancel tasks may run: roles/redis/files/client_scripts.json has these.
+CLIENTS = (
+    *("cluster/cancel", "cluster/enqueue", "cluster/submit", "cluster/unpark"),
+    *("core/cancel", "core/end_events", "core/note_entry", "core/submit"),
+)
 # Seconds: of records of ended tasks, of records of tasks that may still run, of events, and of the fleet's listing.
 SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL")
 _INCLUDE = re.compile(r"^--!include (.+)$", re.MULTILINE)
@@ -106,6 +115,13 @@ def script(client: Redis, name: str, *, task_ttl: int = TASK_TTL, event_ttl: int
         event_ttl: Seconds for which events are kept that it adds.
     """
     return client.register_script(_source(name, task_ttl, event_ttl))
+
+
+@cache
+def client_scripts() -> Mapping[str, str]:
+    """Return the scripts that clients run, by the hash by which they do."""
+    sources = [_source(name, TASK_TTL, EVENT_TTL) for name in CLIENTS]
+    return {hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(): source for source in sources}
 
 
 def write_all(folder: Path) -> None:

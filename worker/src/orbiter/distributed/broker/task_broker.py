@@ -7,12 +7,14 @@ consumer).
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from orbiter.distributed.broker.calls import Call, core, temporal
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.loading import Missing, keep_client_scripts, load_client_scripts, refused
 from orbiter.distributed.broker.records import EVENT_STATUS, FIRST_RUN, UNREAD, CancelOutcome
 from orbiter.distributed.broker.scripts import script
 from orbiter.distributed.connection import fast_path
@@ -82,14 +84,15 @@ class TaskBroker(Connected):
         self._scripts: dict[str, AsyncScript] = {}
 
     async def connect(self) -> None:
-        """Connect and make sure that the queue and its group exist.
+        """Connect and make sure that the queue and its group exist; who may not make these leaves them to workers.
 
         Raises:
             InvalidNameError: No worker can read a queue of this name.
         """
         check_queue_name(self.queue_name, self.keys.namespace)
         await super().connect()
-        await self.ensure_group()
+        with suppress(NoPermissionError):
+            await self.ensure_group()
 
     async def disconnect(self) -> None:
         """Close the connection, if it is our own."""
@@ -365,10 +368,17 @@ class TaskBroker(Connected):
     async def run(self, call: Call[T], client: Redis | None = None) -> T:
         """Run a call of a script, within the broker's patience; on a connection of the caller's where one is named."""
         reply = self._send(call, client)
-        return call.read(await (reply if self._patience is None else self.within(reply)))
+        try:
+            return call.read(await (reply if self._patience is None else self.within(reply)))
+        except NoPermissionError as error:
+            raise refused(error) from error
 
     def _send(self, call: Call[Any], client: Redis | None) -> Awaitable[Any]:
-        return fast_path.run(client or self.client, self._script(call.script), call.keys, call.args)
+        return fast_path.run(client or self.client, self._script(call.script), call.keys, call.args, Missing)
+
+    async def keep_client_scripts(self) -> None:
+        """Load what clients run whenever Redis has lost it, until cancelled: their users may load no scripts."""
+        await keep_client_scripts(lambda: self.within(load_client_scripts(self.client)))
 
     def _script(self, name: str) -> AsyncScript:
         if name not in self._scripts:

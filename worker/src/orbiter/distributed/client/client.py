@@ -79,7 +79,6 @@ class Client:
             self.redis_url, namespace=self.namespace, client=self.redis, subscriptions=self.subscriptions
         )
         self.using = Using(idle_after, self._disconnect)
-        self._queue_exists = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,8 +135,6 @@ class Client:
             max_retries=max_retries,
         )
         with self.using:
-            if not self._queue_exists:
-                await self._prepare()
             if isinstance(not_before, timedelta):
                 payload = await self._due(payload, not_before)
             if tracing.active():
@@ -190,8 +187,6 @@ class Client:
         """
         handles: list[TaskHandle] = []
         with self.using:
-            if not self._queue_exists:
-                await self._prepare()
             async with Batches(self.broker) as batches:
                 if isinstance(tasks, AsyncIterable):
                     async for task in tasks:
@@ -213,10 +208,6 @@ class Client:
         else:
             batches.add(task)
         return TaskHandle(task.task_id, self)
-
-    async def _prepare(self) -> None:
-        await self.broker.connect()
-        self._queue_exists = True
 
     async def _due(self, payload: TaskPayload, delay: timedelta) -> TaskPayload:
         due = epoch_seconds(delay, now=await redis_time(self.redis))

@@ -7,13 +7,13 @@ client has retries; a worker's have none, as who asks knows better whether to as
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from hiredis import pack_command
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError  # noqa: A004 - redis' own
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
@@ -68,8 +68,21 @@ def words(script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes 
     return ("EVALSHA", script.sha, len(names), *names, *args)
 
 
-async def run(client: Redis, script: AsyncScript, names: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-    """Run a script; load it first where the server does not know it.
+class Loads(Protocol):
+    """What is done about a script that the server does not know."""
+
+    async def load(self) -> None:
+        """Return once the call may be sent again; raise a ``RedisError`` to give it up."""
+
+
+async def run(
+    client: Redis,
+    script: AsyncScript,
+    names: Sequence[str],
+    args: Sequence[str | bytes | int],
+    missing: Callable[[Redis, AsyncScript], Loads],
+) -> Any:
+    """Run a script; see to it that the server knows it where it does not.
 
     Raises:
         RedisError: The server refused, or the connection was lost.
@@ -77,8 +90,10 @@ async def run(client: Redis, script: AsyncScript, names: Sequence[str], args: Se
     command = words(script, names, args)
     [reply] = await ask(client, command)
     if isinstance(reply, NoScriptError):
-        await client.script_load(script.script)
-        [reply] = await ask(client, command)
+        loads = missing(client, script)
+        while isinstance(reply, NoScriptError):
+            await loads.load()
+            [reply] = await ask(client, command)
     if isinstance(reply, ResponseError):
         raise reply
     return reply

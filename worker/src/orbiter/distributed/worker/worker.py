@@ -194,6 +194,7 @@ class Worker:
                     "redis watch": parts.redis_watch.run(),
                     "executor": parts.executor.run(),
                     "commands": self._obey(),
+                    "scripts": parts.broker.keep_client_scripts(),
                 }.items()
             ]
             self._status.change(State.RUNNING)

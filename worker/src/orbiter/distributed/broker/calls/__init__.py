@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from orbiter.distributed.broker import loading
 from orbiter.distributed.broker.scripts import script
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ async def run(client: Redis, call: Call[T]) -> T:
     Raises:
         RedisError: Redis cannot be reached or refuses.
     """
-    return call.read(await script(client, call.script)(keys=call.keys, args=call.args))
+    return call.read(await loading.call(client, script(client, call.script), call.keys, call.args))
 
 
 def as_is(reply: Any) -> Any:

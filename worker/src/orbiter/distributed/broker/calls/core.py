@@ -364,6 +364,11 @@ def deregister(queue: QueueKeys, worker_id: str, life: str) -> Call[None]:
 # -- tidying and reconciling ---------------------------------------------------------------------------------------
 
 
+def take_turn(key: str, worker_id: str, milliseconds: int) -> Call[bool]:
+    """Take a turn for so long, while nobody has it; the result is whether it is this worker's."""
+    return Call("core/take_turn", [key], [worker_id, milliseconds], bool)
+
+
 def tidy(queue: QueueKeys, gone: Iterable[str], *, dead_letters_ttl: float) -> Call[None]:
     """Remove what nobody needs any more beside the queue.
 

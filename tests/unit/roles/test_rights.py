@@ -1,0 +1,119 @@
+"""The users that the role orbiter.fleet.redis writes: their rules are those that the worker's tests are run with."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[3]
+ROLE = CHECKOUT / "roles/redis"
+RIGHTS = yaml.safe_load((ROLE / "files/rights.yml").read_text())["rights"]
+SCRIPTS = json.loads((ROLE / "files/client_scripts.json").read_text())
+HOST = f"host ansible_connection=local ansible_python_interpreter={sys.executable}"
+EXTRA = "0123456789abcdef0123456789abcdef01234567"
+
+_spec = importlib.util.spec_from_file_location("redis_rules", CHECKOUT / "plugins/filter/redis_rules.py")
+_plugin = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_plugin)
+
+
+def written(ansible, path, **variables):
+    """Return the users that the role writes, each with its rules."""
+    given = {"redis_password": "the operator's own", "role_path": str(ROLE), "__redis_version": "7.0.15", **variables}
+    tasks = f"""
+    - include_role: {{name: orbiter.fleet.redis, tasks_from: preflight_values, public: true}}
+    - template: {{src: {ROLE}/templates/users.acl.j2, dest: {path}, mode: "0600"}}
+"""
+    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
+    assert done.returncode == 0, done.stdout
+    users = [line.split(" ", 5) for line in path.read_text().splitlines() if line]
+    assert all(words[0] == "user" and words[2:4] == ["on", "sanitize-payload"] for words in users)
+    return {words[1]: words[5] for words in users}
+
+
+def test_users_get_the_rules_of_their_rights_for_each_queue(ansible, tmp_path):
+    others = {
+        "worker": {},
+        "billing": {"rights": "client"},
+        "old": {"rights": "legacy_client"},
+        "chief": {"rights": "admin"},
+    }
+    users = {name: {"password": f"password of {name}", **other} for name, other in others.items()}
+    queues = ["orbiter:tasks", "mail"]
+    texts = [*SCRIPTS["current"].values(), *SCRIPTS["previous"].values()]
+    scripts = sorted({EXTRA, *(hashlib.sha1(text.encode()).hexdigest() for text in texts)})
+    rules = written(
+        ansible, tmp_path / "users.acl", redis_users=users, redis_queues=queues, redis_client_scripts_extra=[EXTRA]
+    )
+    assert rules == {
+        **dict.fromkeys(("default", "admin", "chief"), "~* &* +@all"),
+        "client": _plugin.redis_rules(RIGHTS["client"], queues, scripts),
+        "monitor": _plugin.redis_rules(RIGHTS["monitor"], queues, scripts),
+        "worker": _plugin.redis_rules(RIGHTS["worker"], queues, scripts),
+        "billing": _plugin.redis_rules(RIGHTS["client"], queues, scripts),
+        "old": _plugin.redis_rules(RIGHTS["legacy_client"], queues, scripts),
+    }
+
+
+def test_an_inventory_with_one_password_has_a_user_for_each_purpose_with_a_password_of_its_own(ansible, tmp_path):
+    path = tmp_path / "users.acl"
+    rules = written(ansible, path)
+    assert rules.keys() == {"default", "admin", "worker", "client", "monitor"}
+    passwords = dict(line.split()[1::3][:2] for line in path.read_text().splitlines() if line)
+    assert passwords["admin"] == passwords["default"]
+    assert len(set(passwords.values())) == 4
+    assert not any("+@all" in rules[name] for name in ("worker", "client", "monitor"))
+
+
+def test_a_user_of_another_namespace_has_its_keys_and_queues_only(ansible, tmp_path):
+    users = {"acme": {"password": "password of acme", "rights": "client", "namespace": "{acme}", "queues": ["mail"]}}
+    rules = written(ansible, tmp_path / "users.acl", redis_users=users)["acme"]
+    keys = [word.lstrip("(").partition("~")[2] for word in rules.split() if "~" in word]
+    channels = [word[1:] for word in rules.split() if word.startswith("&")]
+    assert "{acme}:mail" in keys
+    assert "{acme}:{mail}:delayed" in keys
+    assert channels
+    assert {name.partition(":")[0] for name in (*keys, *channels)} == {"{acme}"}
+
+
+@pytest.mark.parametrize(
+    "border", [{"namespace": "a*"}, {"namespace": "{a"}, {"namespace": ""}, {"queues": "mail"}, {"queues": ["a b"]}]
+)
+def test_a_namespace_or_queue_that_cannot_be_is_refused_with_its_user(ansible, border):
+    tasks = """
+    - include_role: {name: orbiter.fleet.redis, tasks_from: preflight_inventory}
+"""
+    users = {"acme": {"password": "password of acme", "rights": "client", **border}}
+    given = {"redis_password": "the operator's own", "redis_users": users, "redis_bind": "127.0.0.1"}
+    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
+    assert done.returncode != 0
+    assert "has acme with a" in " ".join(done.stdout.split())
+
+
+def test_later_releases_of_redis_may_be_told_the_drivers_name(ansible, tmp_path):
+    assert "client|setinfo" in written(ansible, tmp_path / "users.acl", __redis_version="8.0.0")["worker"]
+
+
+@pytest.mark.parametrize("extra", ["abc", "0123456789ABCDEF0123456789ABCDEF01234567", "+@all"])
+def test_a_hash_that_is_none_is_refused_by_name(ansible, extra):
+    tasks = """
+    - include_role: {name: orbiter.fleet.redis, tasks_from: preflight_inventory}
+"""
+    given = {"redis_password": "the operator's own", "redis_client_scripts_extra": [extra], "redis_bind": "127.0.0.1"}
+    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
+    assert done.returncode != 0
+    assert "redis_client_scripts_extra is" in done.stdout
+
+
+def test_tables_and_scripts_are_those_of_now():
+    done = subprocess.run(
+        [sys.executable, "tools/rights.py", "--check"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
