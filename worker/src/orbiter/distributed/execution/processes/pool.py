@@ -95,6 +95,8 @@ class ProcessExecutor:
         self._env = environment_of_tasks(os.environ, secrets)
         self._tasks_alone = settings.isolation == "task"
         self._slots_each = 1 if self._tasks_alone else -(-settings.concurrency // settings.processes)
+        # A long lease is for a slow host.
+        self._start_within = max(START_WITHIN, settings.heartbeat_ttl)
         self._limit = settings.max_rss_per_process
         self._cgroups = cgroups_of_this_process()
         self._processes: list[ExecutorProcess] = []
@@ -658,8 +660,8 @@ class ProcessExecutor:
 
     def _watch_process(self, process: ExecutorProcess, now: float) -> None:
         if not process.up:
-            if now - process.born > START_WITHIN:
-                process.kill(f"was not ready within {START_WITHIN:g} s")
+            if now - process.born > self._start_within:
+                process.kill(f"was not ready within {self._start_within:g} s")
             return
         if process.finishing:
             if now > process.finish_by:
