@@ -556,6 +556,13 @@ async def test_no_cgroup_is_left_of_processes_that_were_replaced(
     assert [path.name for path in directory.iterdir() if path.is_dir()] == ["supervisor"]
 
 
+async def test_process_may_start_for_as_long_as_a_lease_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "START_WITHIN", 0.0)
+    async with running(heartbeat_ttl=30) as found:
+        assert (await found.answer(runs("echo", "t1")))["output"] == ""
+        assert [process.number for process in found.executor._processes] == [1]
+
+
 async def test_processes_run_out_of_memory_before_their_supervisor() -> None:
     async with running() as found:
         (pid,) = found.pids
