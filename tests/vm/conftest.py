@@ -64,10 +64,13 @@ class VirtualHost(Fleet):
         """Return the end of what the worker has logged."""
         return self.run(f"journalctl --no-pager --output=cat --unit={UNIT} --lines=60")
 
+    def directory(self) -> str:
+        """Return where the kernel shows the unit's cgroup."""
+        return f"/sys/fs/cgroup{self.show('ControlGroup')}"
+
     def cgroups(self) -> dict[str, list[int]]:
         """Return the processes in each cgroup below the unit's, by its name; those of the unit's own by ``""``."""
-        top = f"/sys/fs/cgroup{self.show('ControlGroup')}"
-        script = f"cd '{top}' && for each in . */; do echo $each $(cat $each/cgroup.procs); done"
+        script = f"cd '{self.directory()}' && for each in . */; do echo $each $(cat $each/cgroup.procs); done"
         lines = [line.split() for line in self.run(script).splitlines()]
         return {name.strip("./"): [int(pid) for pid in pids] for name, *pids in lines}
 

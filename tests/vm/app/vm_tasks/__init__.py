@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import os
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-KEPT: list[bytearray] = []
+KEPT: list[Any] = []
 # Memory of which every page was written to.
 STEP = 5_000_000
 
@@ -29,8 +30,10 @@ async def grows(context: Any) -> str:
 
 
 def leaps(context: Any) -> str:
-    """Take 1 GB at once."""
-    KEPT.append(bytearray(b"x" * 1_000_000_000))
+    """Take 1 GB at once, when it is told to."""
+    while not Path(f"{context.metadata['until']}-{context.attempt}").exists():
+        time.sleep(0.1)
+    KEPT.append(mmap.mmap(-1, 1_000_000_000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
     time.sleep(60)
     return "not reached"
 
