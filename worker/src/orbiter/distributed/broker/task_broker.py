@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import Call, core, temporal
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import EVENT_STATUS, FIRST_RUN, UNREAD, CancelOutcome
 from orbiter.distributed.broker.scripts import script
 from orbiter.distributed.connection import fast_path
@@ -20,7 +20,7 @@ from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.deadlines import Deadlines, Limit
 from orbiter.distributed.limits import EVENT_TTL, TASK_TTL, payload_limit
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
-from orbiter.distributed.names import check_queue_name, check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name, check_task_id
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class TaskBroker(Connected):
 
     Args:
         redis_url: Where Redis is.
-        queue_name: The stream.
+        queue_name: The stream. Where the namespace is not the default one, it begins with that, given or not.
+        namespace: The first word of all keys and channels.
         max_retries: Runs repeated after an error.
         max_crashes: Crashes that a task is allowed; of all losses, two more.
         max_payload_bytes: Largest task accepted; ``ORBITER_MAX_PAYLOAD_BYTES`` or 1 MB unless given.
@@ -58,6 +59,7 @@ class TaskBroker(Connected):
         redis_url: str,
         *,
         queue_name: str = DEFAULT_QUEUE,
+        namespace: str = DEFAULT_NAMESPACE,
         max_retries: int = 3,
         max_crashes: int = 3,
         max_payload_bytes: int | None = None,
@@ -67,13 +69,13 @@ class TaskBroker(Connected):
         client: Redis | None = None,
     ) -> None:
         super().__init__(redis_url, client=client)
-        self.queue_name = queue_name
+        self.keys = Keys(namespace).of_queue(queue_name)
+        self.queue_name = self.keys.stream
         self.max_retries = max_retries
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
-        self.keys = keys.QueueKeys.of(queue_name)
         self.group = self.keys.group
         self._patience = patience
         self._deadlines = Deadlines()
@@ -85,7 +87,7 @@ class TaskBroker(Connected):
         Raises:
             InvalidNameError: No worker can read a queue of this name.
         """
-        check_queue_name(self.queue_name)
+        check_queue_name(self.queue_name, self.keys.namespace)
         await super().connect()
         await self.ensure_group()
 
@@ -145,7 +147,7 @@ class TaskBroker(Connected):
             metrics.record_task_submitted(task_id="", queue_name=self.queue_name, agent_name=agent, count=count)
 
     def _checked(self, task: TaskPayload) -> str:
-        check_queue_name(self.queue_name)
+        check_queue_name(self.queue_name, self.keys.namespace)
         text = task.to_json()
         if len(text) > self.max_payload_bytes:
             raise PayloadTooLargeError(
@@ -236,7 +238,7 @@ class TaskBroker(Connected):
 
     async def append_events(self, batches: Sequence[Batch]) -> None:
         """Add events to their tasks' streams and publish them, one call for all."""
-        await self.run(core.append_events(batches))
+        await self.run(core.append_events(self.keys, batches))
 
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, one call for all; return what stands for each: a status, or ``lost``."""
@@ -287,7 +289,7 @@ class TaskBroker(Connected):
 
     async def note_waiting(self, consumer: str, claim: Claim, *, waits: bool) -> None:
         """Note that a started task has to wait before it runs alone: should the worker be lost, it is not to blame."""
-        await self.run(core.note_waiting(consumer, claim, waits=waits))
+        await self.run(core.note_waiting(self.keys, consumer, claim, waits=waits))
 
     async def requeue_unread(self, consumer: str, entry: Entry) -> None:
         """Requeue an entry that was claimed but not started."""
@@ -295,7 +297,7 @@ class TaskBroker(Connected):
 
     async def delegate(self, consumer: str, claim: Claim, workflow_id: str) -> str:
         """Let go of a task that Temporal has accepted: it is Temporal's from now on."""
-        await self.run(temporal.delegate(claim.task.task_id, workflow_id))
+        await self.run(temporal.delegate(self.keys, claim.task.task_id, workflow_id))
         # An entry that is another's by now is left to that one, who finds whose the task is.
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, "drop", claim.task.task_id)
         await self.run(core.acknowledge(self.keys, consumer, [row]))
@@ -330,7 +332,7 @@ class TaskBroker(Connected):
         return await self._beat(client, core.Heartbeat(worker_id, ttl, life, replace or life, fields))
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
-        return await self.run(core.heartbeat(beat), client)
+        return await self.run(core.heartbeat(self.keys, beat), client)
 
     async def deregister(self, worker_id: str, *, life: str = "") -> None:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
@@ -356,7 +358,7 @@ class TaskBroker(Connected):
     async def end_events(self, task_id: str, status: str, error: str) -> None:
         """End the events of a task that has ended, unless they have."""
         message = error or (f"Task {task_id} cancelled" if status == "cancelled" else "")
-        await self.run(core.end_events(task_id, EVENT_STATUS[status], message))
+        await self.run(core.end_events(self.keys, task_id, EVENT_STATUS[status], message))
 
     # -- scripts -------------------------------------------------------------------------------------------------
 
