@@ -31,7 +31,9 @@ async def grows(context: Any) -> str:
 
 def leaps(context: Any) -> str:
     """Take 1 GB at once, when it is told to."""
-    while not Path(f"{context.metadata['until']}-{context.attempt}").exists():
+    ready = Path(f"{context.metadata['until']}-{context.attempt}")
+    ready.touch()
+    while ready.exists():
         time.sleep(0.1)
     KEPT.append(mmap.mmap(-1, 1_000_000_000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
     time.sleep(60)
