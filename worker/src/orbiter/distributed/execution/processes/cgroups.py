@@ -101,8 +101,13 @@ class Cgroup:
 
     def kill(self) -> None:
         """Kill every process in it, and in cgroups that tasks have made below it."""
-        with contextlib.suppress(OSError), (self.directory / "cgroup.kill").open("r+") as file:
-            file.write("1")
+        with contextlib.suppress(OSError):
+            # For writing only, as its mode is; and what is not there is not to be made.
+            descriptor = os.open(self.directory / "cgroup.kill", os.O_WRONLY)
+            try:
+                os.write(descriptor, b"1")
+            finally:
+                os.close(descriptor)
 
     def remove(self) -> bool:
         """Remove it, and what is below it; tell whether it is gone. Not before all processes in it are."""
