@@ -205,6 +205,16 @@ def test_refused_processes_are_seen(tmp_path: Path, events: str, refused: bool) 
     assert Cgroup(tmp_path).refused_processes() is refused
 
 
+def test_whole_cgroup_is_killed_by_who_may_only_write_to_its_switch(tmp_path: Path) -> None:
+    switch = tmp_path / "cgroup.kill"
+    switch.write_text("")
+    # As the kernel has it. Root may read all the same: others show that nobody has to.
+    switch.chmod(0o200)
+    Cgroup(tmp_path).kill()
+    switch.chmod(0o600)
+    assert switch.read_text() == "1"
+
+
 def test_what_an_earlier_supervisor_has_left_is_removed(tree: Callable[..., Path]) -> None:
     directory = tree()
     (directory / "executor-1/made-by-a-task").mkdir(parents=True)
