@@ -526,7 +526,7 @@ class ExecutorProcess:
         whose = cgroup.out_of_memory() if self.status == -signal.SIGKILL and not self.killed_for else None
         if whose is OutOfMemory.OWN:
             self.too_large = True
-            limit = f"{cgroup.memory / 1e6:.0f} MB, which follow from ORBITER_MAX_RSS_PER_PROCESS"
+            limit = f"{cgroup.memory / 1e6:.0f} MB (from ORBITER_MAX_RSS_PER_PROCESS)"
             self.killed_for = f"ran out of memory: the kernel has ended it at its limit of {limit}"
         elif whose is OutOfMemory.OUTER:
             # By a limit that it shares with others: nothing of it is to blame.
