@@ -70,22 +70,16 @@ def test_task_that_grows_ends_alone_and_is_named(vm: VirtualHost) -> None:
 
 
 def test_task_that_is_faster_than_watching_is_ended_by_the_kernel_and_named(vm: VirtualHost) -> None:
-    # Few: each of those in its process runs in one of its own once, and an emulated processor starts one in seconds.
-    beside = vm.named("innocent", number=3, seconds=20)
-    file = f"/var/lib/orbiter/{some_number()}"
-    (leaper,) = vm.named("leaps", until=file)
-    vm.until_running(beside)
+    ready = f"/var/lib/orbiter/{some_number()}"
+    ids = vm.named("leaps", ready=ready)
+    wait_until(lambda: vm.run(f"ls {ready} || true") == ready, within=WITHIN, what=vm.log)
+    # Who watches is stopped: it would keep up with an emulated processor.
+    vm.run(f"kill -STOP {vm.show('MainPID')} && rm {ready}")
     killed = f"grep --files-with-matches 'oom_kill [1-9]' '{vm.directory()}'/executor-*/memory.events.local || true"
-    # Beside others in its process, and alone. Who watches is stopped: it would keep up with an emulated processor.
-    for attempt in (1, 2):
-        ready = f"{file}-{attempt}"
-        wait_until(lambda ready=ready: vm.run(f"ls {ready} || true") == ready, within=WITHIN, what=vm.log)  # type: ignore[misc]
-        vm.run(f"kill -STOP {vm.show('MainPID')} && rm {ready}")
-        wait_until(lambda: vm.run(killed) != "", within=WITHIN, what=lambda: str(vm.cgroups()))
-        vm.run(f"kill -CONT {vm.show('MainPID')}")
-    (task,) = vm.ended([leaper])
+    wait_until(lambda: vm.run(killed) != "", within=WITHIN, what=lambda: str(vm.cgroups()))
+    vm.run(f"kill -CONT {vm.show('MainPID')}")
+    (task,) = vm.ended(ids)
     check_out_of_memory(task, "kernel", HARD)
-    check_unharmed(vm.ended(beside))
 
 
 def test_memory_of_a_child_in_a_session_of_its_own_counts(vm: VirtualHost) -> None:

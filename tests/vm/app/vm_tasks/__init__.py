@@ -31,7 +31,7 @@ async def grows(context: Any) -> str:
 
 def leaps(context: Any) -> str:
     """Take 1 GB at once, when it is told to."""
-    ready = Path(f"{context.metadata['until']}-{context.attempt}")
+    ready = Path(context.metadata["ready"])
     ready.touch()
     while ready.exists():
         time.sleep(0.1)
