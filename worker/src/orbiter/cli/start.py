@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
+from orbiter.cli.settings_file import empty_list
 from orbiter.distributed import signals
 from orbiter.distributed.connection.redis_url import mask
 from orbiter.distributed.errors import SettingsError
@@ -25,7 +26,7 @@ from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS, setup_loggi
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -50,6 +51,17 @@ class SizeRange(click.IntRange):
         return super().convert(number, param, ctx)
 
 
+class ListOption(click.Option):
+    """A list. A variable that is empty is an empty list: what stands behind it, file and default, does not count."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """Find the value where click looks for it, and where the variable is empty."""
+        value, source = super().consume_value(ctx, opts)
+        if source is not ParameterSource.COMMANDLINE and empty_list(str(self.envvar)):
+            return (), ParameterSource.ENVIRONMENT
+        return value, source
+
+
 @click.group(cls=LazyGroup)
 def start() -> None:
     """Start a worker in this terminal or service."""
@@ -67,19 +79,19 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None if info.is_required() or info.default_factory else default,
             show_default="generated" if info.default_factory else default not in ("", ()),
             help=f"{info.description}.",
-            **_kind(info),
+            **_kind(info, metavar="PATTERN" if name == "allow_models" else "PREFIX"),
         )
         command = option(command)
     return command
 
 
-def _kind(info: FieldInfo) -> dict[str, Any]:
-    """Return click's view of a setting's type."""
+def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
+    """Return click's view of a setting's type; ``metavar`` is the word for an entry of a list."""
     annotation = info.annotation
     if get_origin(annotation) is Literal:
         return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
     if get_origin(annotation) is tuple:
-        return {"multiple": True, "metavar": "PREFIX"}
+        return {"multiple": True, "metavar": metavar, "cls": ListOption}
     if annotation in (int, float):
         low = next((rule.ge for rule in info.metadata if isinstance(rule, Ge)), None)
         high = next((rule.le for rule in info.metadata if isinstance(rule, Le)), None)

@@ -21,6 +21,14 @@ class ImportRefusedError(ConfigurationError):
     """A message named code that the operator has not allowed; the text names the path and the option."""
 
 
+class ModelRefusedError(ConfigurationError):
+    """A task asks for a model that the operator has not allowed; the text names the model, the rule and the option."""
+
+
+class TaskLimitError(ConfigurationError):
+    """A task asks for more than the operator allows; the text names the limit and the option."""
+
+
 class MissingExtraError(ConfigurationError):
     """A library that the task needs is not installed; the text names the extra that brings it."""
 

@@ -11,7 +11,7 @@ import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
 
 from orbiter.distributed.names import DEFAULT_NAMESPACE, TaskId, default_queue
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_QUEUE = default_queue(DEFAULT_NAMESPACE)
+DEFAULT_TIMEOUT = 300.0
 # Written where they are set.
 _OPTIONAL = ("not_before", "max_retries")
 
@@ -99,12 +100,13 @@ class TaskPayload(BaseModel):
     task_id: TaskId = Field(default_factory=lambda: uuid.uuid4().hex)
     agent_config: dict[str, Any] = Field(default_factory=dict)
     input: str = ""
-    messages: list[dict[str, Any]] = Field(default_factory=list)
+    # One finding is enough: half a million of them would be half a gigabyte.
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
     model: str | None = None
     detailed: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float = Field(default=0.0, allow_inf_nan=False)
-    timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=DEFAULT_TIMEOUT, gt=0, allow_inf_nan=False)
     not_before: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     max_retries: int | None = Field(default=None, ge=0, le=1000)
 
