@@ -62,9 +62,15 @@ test-molecule: ## Test the roles on hosts of their own, systemd in containers (S
 	@tools/molecule.sh $(SCENARIO)
 
 .PHONY: test-nightly
-test-nightly: ## Test the roles with the tests that take too long for every day, too
-	@tools/prereqs.sh python redis engine
-	@PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO)
+test-nightly: ## Test the roles with the tests that take too long for every day, too, and on a virtual host
+	@tools/prereqs.sh python redis engine vm
+	@failed=0; PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
+	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
+
+.PHONY: test-vm
+test-vm: ## Test executor processes in cgroups, on a virtual host with a kernel of its own (emulated: 20 minutes)
+	@tools/prereqs.sh python vm
+	pytest tests/vm
 
 .PHONY: bench
 bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the project needs on this machine, only what is missing, and says what it does.
-# Usage: prereqs.sh PART...   with PART one of: python redis promtool lint engine
+# Usage: prereqs.sh PART...   with PART one of: python redis promtool lint engine vm
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -67,6 +67,8 @@ redis() { apt redis-server=redis-server redis-cli=redis-tools; }
 
 promtool() { apt promtool=prometheus; }
 
+vm() { apt qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mke2fs=e2fsprogs ssh-keygen=openssh-client; }
+
 lint() { apt shellcheck=shellcheck luacheck=lua-check; }
 
 engine() {
@@ -89,7 +91,7 @@ engine() {
 
 for part in "$@"; do
   case $part in
-    python | redis | promtool | lint | engine) "$part" ;;
-    *) echo "prereqs: unknown part '$part'; known: python redis promtool lint engine" >&2; exit 2 ;;
+    python | redis | promtool | lint | engine | vm) "$part" ;;
+    *) echo "prereqs: unknown part '$part'; known: python redis promtool lint engine vm" >&2; exit 2 ;;
   esac
 done

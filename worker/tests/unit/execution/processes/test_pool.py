@@ -7,9 +7,11 @@ import json
 import logging
 import math
 import os
+import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,6 +31,8 @@ from orbiter.distributed.execution.endings import (
     StopReason,
 )
 from orbiter.distributed.execution.processes import executor_process, pool
+from orbiter.distributed.execution.processes.cgroups import Cgroups
+from orbiter.distributed.execution.processes.executor_process import ExecutorProcess
 from orbiter.distributed.execution.processes.pool import ProcessExecutor
 from orbiter.distributed.execution.slot import Slot
 from orbiter.distributed.settings import WorkerSettings
@@ -449,6 +453,120 @@ async def test_process_that_grew_by_nobody_it_could_ask_ends_with_its_only_task(
         assert isinstance(ending, Failed)
         assert kind_of(ending.error) == "MemoryLimitError"
         assert "ran out of memory" in describe(ending.error)
+
+
+# -- memory, where each process has a cgroup -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def in_cgroups(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Running]:
+    """Give an executor whose processes have cgroups, as far as a directory is one."""
+    monkeypatch.setattr(pool, "cgroups_of_this_process", lambda: Cgroups(directory))
+    async with running(**settings) as found:
+        yield found
+        # What is no cgroup cannot be removed as one; nothing is written to it any more once its imports are done.
+        await until(lambda: all(process.baseline for process in found.executor._processes))
+        for process in found.executor._processes:
+            empty(process)
+
+
+def empty(process: ExecutorProcess) -> Path:
+    """Remove the files of its cgroup: those of a real one are no hindrance."""
+    assert process.cgroup is not None
+    for path in process.cgroup.directory.iterdir():
+        path.unlink()
+    return process.cgroup.directory
+
+
+def kill_as_kernel(process: ExecutorProcess, events: str) -> None:
+    """End a process as the kernel does for want of memory."""
+    assert process.cgroup is not None
+    (process.cgroup.directory / "memory.events.local").write_text(events)
+    os.kill(process.pid, signal.SIGKILL)
+
+
+async def test_process_is_in_its_cgroup_before_it_runs_a_task(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_cgroups(tree(), monkeypatch, processes=2) as found:
+        for process in found.executor._processes:
+            assert process.cgroup is not None
+            assert (process.cgroup.directory / "cgroup.procs").read_text() == str(process.pid)
+        directories = {process.cgroup.directory for process in found.executor._processes if process.cgroup}
+        assert len(directories) == 2
+
+
+async def test_task_whose_process_the_kernel_ends_alone_for_its_memory_fails(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_cgroups(tree(), monkeypatch, max_rss_per_process=200_000_000) as found:
+        found.begin(runs("sleeps", "leaps"))
+        await found.started("leaps")
+        kill_as_kernel(found.executor._processes[0], "oom 1\noom_kill 1\n")
+        ending = await found.ending("leaps")
+        assert isinstance(ending, Failed), ending
+        assert kind_of(ending.error) == "MemoryLimitError"
+        assert "out of memory" in describe(ending.error)
+        assert "328 MB" in describe(ending.error)
+
+
+async def test_tasks_whose_process_the_kernel_ends_for_another_limit_are_not_charged(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_cgroups(tree(), monkeypatch) as found:
+        found.begin(runs("sleeps", "innocent"))
+        await found.started("innocent")
+        kill_as_kernel(found.executor._processes[0], "oom 0\noom_kill 1\n")
+        ending = await found.ending("innocent")
+        assert isinstance(ending, Died), ending
+        assert not ending.guilty
+        assert "out of memory" in ending.reason
+
+
+async def test_process_is_replaced_once_it_was_refused_a_process(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SCAN_EVERY", 0.1)
+    async with in_cgroups(tree(), monkeypatch) as found:
+        found.begin(runs("sleeps", "bomb"))
+        await found.started("bomb")
+        (old,) = found.executor._processes
+        assert old.cgroup is not None
+        (old.cgroup.directory / "pids.events").write_text("max 3\n")
+        await until(lambda: old.retired)
+        assert (await found.answer(runs("echo", "t2")))["pid"] != old.pid
+        found.slots["bomb"].stop(StopReason.CANCELLED)
+        empty(old)
+        await until(lambda: old not in found.executor._processes)
+
+
+async def test_no_cgroup_is_left_of_processes_that_were_replaced(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tree()
+    async with in_cgroups(directory, monkeypatch, max_tasks_per_process=1) as found:
+        for number in range(3):
+            process = found.executor._processes[-1]
+            await found.answer(runs("echo", f"t{number}"))
+            await until(lambda process=process: process.gone.is_set())  # type: ignore[misc]
+            left = empty(process)
+            await until(lambda left=left: not left.exists())  # type: ignore[misc]
+            await until(lambda: len(found.pids) == 1)
+    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["supervisor"]
+
+
+async def test_process_may_start_for_as_long_as_a_lease_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "START_WITHIN", 0.0)
+    async with running(heartbeat_ttl=30) as found:
+        assert (await found.answer(runs("echo", "t1")))["output"] == ""
+        assert [process.number for process in found.executor._processes] == [1]
+
+
+async def test_processes_run_out_of_memory_before_their_supervisor() -> None:
+    async with running() as found:
+        (pid,) = found.pids
+        scores = [int(Path(f"/proc/{each}/oom_score_adj").read_text()) for each in (pid, "self")]
+        assert scores[0] > scores[1]
 
 
 # -- its own end -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
@@ -64,6 +65,8 @@ BLOCKED_AFTER = 1.0
 DUMP_AFTER = 10.0
 ANSWER_TO_CANCEL = 0.05
 LARGEST_FRAME = 64_000_000
+# Of 1000: as if half of the host's memory were its own.
+OOM_SCORE = "500"
 
 
 class ChildJournal:
@@ -374,6 +377,12 @@ def _tie(parent: int) -> None:
         os._exit(1)
 
 
+def _offer_itself() -> None:
+    """Have the kernel end this process, and what its tasks start, before the supervisor where memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
 def _first_frame(end: socket.socket) -> tuple[dict[str, Any], bytes]:
     data = b""
     while len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[0]:
@@ -410,6 +419,7 @@ def main() -> None:
     work_fd, guard_fd, parent = (int(argument) for argument in sys.argv[1:4])
     sys.argv[1:] = []
     _tie(parent)
+    _offer_itself()
     work, guard_end = socket.socket(fileno=work_fd), socket.socket(fileno=guard_fd)
     for end in (work, guard_end):
         end.set_inheritable(False)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic_core import from_json, to_json
 
 from orbiter.distributed.execution.endings import Completed, Failed
+from orbiter.distributed.execution.processes.cgroups import OutOfMemory
 from orbiter.distributed.execution.processes.child_log import CREDIT, KEPT
 from orbiter.distributed.execution.processes.frames import (
     DURABLE,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from orbiter.distributed.errors import RunError
     from orbiter.distributed.execution.endings import Execution
     from orbiter.distributed.execution.interface import Log
+    from orbiter.distributed.execution.processes.cgroups import Cgroup
     from orbiter.distributed.execution.slot import Slot
     from orbiter.distributed.runtimes import Journal
 
@@ -151,6 +153,7 @@ class ExecutorProcess:
         env: Its environment.
         owner: Told what becomes of it.
         largest: Largest frame that it may send, bytes.
+        cgroup: What is to hold it and all that its tasks start, where there is one.
         clock: Monotonic seconds.
 
     Attributes:
@@ -172,10 +175,12 @@ class ExecutorProcess:
         env: Mapping[str, str],
         owner: Owner,
         largest: int,
+        cgroup: Cgroup | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
         self.single = single
+        self.cgroup = cgroup
         self.runs: dict[int, Run] = {}
         self.started = 0
         self.retired = self.up = self.finishing = False
@@ -254,6 +259,10 @@ class ExecutorProcess:
         self._loop.add_reader(reading, self._read_output)
         self._watch_for_death()
         self._open = 2
+        if self.cgroup is not None:
+            # Before it is told what to import. In a thread: the kernel may take tens of milliseconds.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self.cgroup.add, self.pid)
         self._guard = await Channel.open(guard, self._from_guard, self._closed, largest=100_000)
         self._guard.send(Kind.CONFIGURE, 0, to_json(self._config))
         self._guard.flush()
@@ -317,6 +326,8 @@ class ExecutorProcess:
                 os.killpg(self.pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
+            if self.cgroup is not None:
+                self.cgroup.kill()
 
     # -- what it says ----------------------------------------------------------------------------------------------
 
@@ -503,9 +514,25 @@ class ExecutorProcess:
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
         self.status = self._process.wait()
+        if self.cgroup is not None:
+            self._judge(self.cgroup)
+            self.cgroup.kill()
         task = asyncio.create_task(self._collect())
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
+
+    def _judge(self, cgroup: Cgroup) -> None:
+        """Tell whether the kernel has ended it for want of memory."""
+        whose = cgroup.out_of_memory() if self.status == -signal.SIGKILL and not self.killed_for else None
+        if whose is OutOfMemory.OWN:
+            self.too_large = True
+            limit = f"{cgroup.memory / 1e6:.0f} MB (from ORBITER_MAX_RSS_PER_PROCESS)"
+            self.killed_for = f"ran out of memory: the kernel has ended it at its limit of {limit}"
+        elif whose is OutOfMemory.OUTER:
+            # By a limit that it shares with others: nothing of it is to blame.
+            self.killed_for = (
+                "ran out of memory: the kernel has ended it at the limit of its worker (MemoryMax), or of the host"
+            )
 
     async def _collect(self) -> None:
         with contextlib.suppress(TimeoutError):

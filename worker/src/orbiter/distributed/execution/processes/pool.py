@@ -21,6 +21,7 @@ from orbiter.distributed.errors import RunError
 from orbiter.distributed.execution.endings import Died, Failed, Requeued, StopReason
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.processes.blame import Blame
+from orbiter.distributed.execution.processes.cgroups import cgroups_of_this_process, hard_limit
 from orbiter.distributed.execution.processes.executor_process import ExecutorProcess, Run, environment_of_tasks
 from orbiter.distributed.execution.processes.memory import resident, resident_by_session
 from orbiter.distributed.execution.retry import worth_another_run
@@ -47,6 +48,7 @@ LONGEST_GRACE = 2.0
 DRAIN_GRACE = 1.0
 LOOK_EVERY, LOOK_SOON = 0.25, 0.05
 SCAN_EVERY = 2.0
+SWEEP_EVERY, SWEEPS = 0.01, 200
 # A loop says so often that it turns, at least.
 TICK = 0.5
 START_WITHIN = 30.0
@@ -95,7 +97,10 @@ class ProcessExecutor:
         self._env = environment_of_tasks(os.environ, secrets)
         self._tasks_alone = settings.isolation == "task"
         self._slots_each = 1 if self._tasks_alone else -(-settings.concurrency // settings.processes)
+        # A long lease is for a slow host.
+        self._start_within = max(START_WITHIN, settings.heartbeat_ttl)
         self._limit = settings.max_rss_per_process
+        self._cgroups = cgroups_of_this_process()
         self._processes: list[ExecutorProcess] = []
         self._numbers, self._run_numbers = count(1), count(1)
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -356,6 +361,7 @@ class ProcessExecutor:
         # It may have died before its start was over.
         with contextlib.suppress(ValueError):
             self._processes.remove(process)
+        self._discard(process)
         self._wanted.set()
         runs = [run for run in process.runs.values() if not run.released]
         process.runs.clear()
@@ -427,6 +433,9 @@ class ProcessExecutor:
     def imported(self, process: ExecutorProcess, module: str, reason: str) -> None:
         """Take note of an import at the start of a process."""
         process.baseline = max(process.baseline, resident(process.pid))
+        if process.cgroup is not None and self._limit:
+            with contextlib.suppress(OSError):
+                process.cgroup.limit_memory(hard_limit(self._limit_of(process)))
         if reason and self._failed_imports.get(module) != reason:
             logger.warning("cannot import %s, which tasks may ask for: %s", module, reason)
         if reason:
@@ -492,6 +501,11 @@ class ProcessExecutor:
             _, left = await asyncio.wait(ends, timeout=FINISH_WITHIN)
             for end in left:
                 end.cancel()
+        # What their tasks have left was killed with them, and is gone in a moment.
+        for _ in range(SWEEPS):
+            if self._cgroups is None or self._cgroups.sweep():
+                break
+            await asyncio.sleep(SWEEP_EVERY)
 
     def _kill_all(self) -> None:
         for process in self._processes:
@@ -559,6 +573,7 @@ class ProcessExecutor:
             "weigh_above": self._limit // 2,
             "number": number,
         }
+        slots = 1 if single else self._slots_each
         process = ExecutorProcess(
             number,
             single=single,
@@ -566,11 +581,13 @@ class ProcessExecutor:
             env=self._env,
             owner=self,
             largest=LARGEST_FRAME,
+            cgroup=self._cgroups.create(memory=hard_limit(self._limit), slots=slots) if self._cgroups else None,
             clock=self._clock,
         )
         try:
             await process.start()
         except OSError as error:
+            self._discard(process)
             self._failed_starts += 1
             logger.error("no executor process could be started: %s", error)  # noqa: TRY400 - the system's answer
             if self._failed_starts >= FAILED_STARTS:
@@ -578,6 +595,11 @@ class ProcessExecutor:
             return
         if not process.gone.is_set():
             self._processes.append(process)
+
+    def _discard(self, process: ExecutorProcess) -> None:
+        """Give up the cgroup of a process that is no more, with what its tasks have left in it."""
+        if self._cgroups is not None and process.cgroup is not None:
+            self._cgroups.discard(process.cgroup)
 
     def _retire(self, process: ExecutorProcess) -> None:
         """Give a process nothing new; what runs in it may end there."""
@@ -634,14 +656,16 @@ class ProcessExecutor:
             if now - self._scanned >= SCAN_EVERY:
                 self._scanned = now
                 self._scan()
+                if self._cgroups is not None:
+                    self._cgroups.sweep()
                 if self._alone_waiting:
                     # By now one more may be allowed.
                     self._wanted.set()
 
     def _watch_process(self, process: ExecutorProcess, now: float) -> None:
         if not process.up:
-            if now - process.born > START_WITHIN:
-                process.kill(f"was not ready within {START_WITHIN:g} s")
+            if now - process.born > self._start_within:
+                process.kill(f"was not ready within {self._start_within:g} s")
             return
         if process.finishing:
             if now > process.finish_by:
@@ -663,7 +687,7 @@ class ProcessExecutor:
             where = f" at {process.blocked_at}" if process.blocked_at else ""
             process.kill(f"was killed: its loop was blocked for {silent + TICK:.0f} s{where}")
         if self._limit:
-            process.resident = max(process.resident if process.scanned_large else 0, resident(process.pid))
+            self._weigh(process)
             self._watch_memory(process, now)
 
     def _watch_asked(self, process: ExecutorProcess, run: Run, now: float, silent: float) -> None:
@@ -702,6 +726,16 @@ class ProcessExecutor:
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
+    def _limit_of(self, process: ExecutorProcess) -> int:
+        """Return the bytes that a process may hold: what it imports at its start may be much already."""
+        return max(self._limit, process.baseline * 3 // 2)
+
+    @staticmethod
+    def _weigh(process: ExecutorProcess) -> None:
+        """Weigh a process: what its tasks have started is known by its cgroup, or from the last scan."""
+        size = process.cgroup.weigh() if process.cgroup is not None else 0
+        process.resident = size or max(process.resident if process.scanned_large else 0, resident(process.pid))
+
     def _scan(self) -> None:
         """Weigh processes with what their tasks have started."""
         alive = {process.pid: process for process in self._processes if process.status is None}
@@ -709,9 +743,13 @@ class ProcessExecutor:
             process = alive[pid]
             process.resident = size
             process.scanned_large = bool(self._limit) and size > self._limit
+            if process.cgroup is not None:
+                self._weigh(process)
+                if process.cgroup.refused_processes() and process.up and not process.retired:
+                    self.spoiled(process, "its tasks have started as many processes and threads as they may (pids.max)")
 
     def _watch_memory(self, process: ExecutorProcess, now: float) -> None:
-        limit = max(self._limit, process.baseline * 3 // 2)
+        limit = self._limit_of(process)
         if process.resident <= limit:
             process.large_since = 0.0
         if process.resident <= limit or process.killed_for:
