@@ -56,14 +56,15 @@ async def read_queue(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: Redi
 async def _read(redis_url: str, queue: str, client: Redis) -> Reading:
     backlog = await read_backlog(client, queue)
     fleet = await get_worker_fleet_status(redis_url, client=client)
-    here = [worker.worker_id for worker in fleet if worker.alive and worker.queue in {"", queue}]
-    completed, failed, starts, waited = await _recently(client, here)
+    here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
+    completed, failed, starts, waited = await _recently(client, [worker.worker_id for worker in here])
     ended = completed + failed
     return Reading(
         queue=queue,
         queue_depth=backlog.waiting,
         failure_rate=failed / ended if ended else 0.0,
         worker_count=len(here),
+        degraded=sum(worker.state == "degraded" for worker in here),
         wait_time=max(backlog.oldest_waiting or 0.0, waited / starts if starts else 0.0),
     )
 
@@ -157,7 +158,7 @@ alert_manager = AlertManager()
 
 
 def register_distributed_alerts(callback: Callback | None = None) -> list[AlertRule]:
-    """Let the workers of this process evaluate the five rules while they run, and return them.
+    """Let the workers of this process evaluate the six rules while they run, and return them.
 
     Alerts that fire are logged, and passed to the callback if there is one. A process without a worker runs
     ``alert_manager.watch(redis_url)``.

@@ -1,4 +1,4 @@
-"""The five alert rules, and what each says of a reading of one queue."""
+"""The six alert rules, and what each says of a reading of one queue."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ RULES = (
     AlertRule("dist_queue_depth_critical", "Queue depth critical", "queue_depth", ">", 500, Severity.CRITICAL, "tasks"),
     AlertRule("dist_failure_rate_warning", "Task failure rate", "failure_rate", ">", 0.1, Severity.WARNING),
     AlertRule("dist_worker_count_critical", "Worker count zero", "worker_count", "==", 0, Severity.CRITICAL, "workers"),
+    AlertRule("dist_worker_degraded", "Worker degraded", "degraded", ">", 0, Severity.WARNING, "workers"),
     AlertRule("dist_wait_time_warning", "Task wait time high", "wait_time", ">", 60, Severity.WARNING, "seconds"),
 )
 
@@ -70,6 +71,7 @@ class Reading:
         worker_count: Live workers that read the queue.
         wait_time: Seconds that the task which waits longest has waited, or, where that is more, those that started
             during the last five minutes on average.
+        degraded: Live workers that read the queue and cannot work as they should.
     """
 
     queue: str
@@ -77,6 +79,7 @@ class Reading:
     failure_rate: float
     worker_count: float
     wait_time: float
+    degraded: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import cluster, core
 from orbiter.distributed.broker.keys import QueueKeys
 from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
+from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.limits import FLEET_TTL, TASK_TTL
@@ -144,7 +145,7 @@ class ClusterBroker(TaskBroker):
         async with self.client.pipeline(transaction=False) as pipeline:
             for batch in batches:
                 pipeline.hmget(keys.task(batch.task_id), "attempt", "status")
-            known = await self.within(pipeline.execute())
+            known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 2)
         await self._run_each(
             [
                 cluster.append_events(batch)
@@ -238,23 +239,30 @@ class ClusterBroker(TaskBroker):
 
     # -- for workers: staying alive ------------------------------------------------------------------------------
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[Renewal]:
+    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0) -> list[Renewal]:
         """Renew leases on a connection of the caller's; return ``ok``, ``lost`` or ``cancel`` for each."""
         rows = [(claim.entry_id, claim.deliveries) for claim in claims]
         counts = await self.run(cluster.renew(self.keys, consumer, rows), client)
         async with client.pipeline(transaction=False) as pipeline:
             for claim in claims:
-                pipeline.hmget(keys.task(claim.task.task_id), "status", "cancel_requested_at")
-            known = await self.within(pipeline.execute())
+                pipeline.hmget(keys.task(claim.task.task_id), "status", "cancel_requested_at", "fence")
+            known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 3)
+        held_until = int(await self.now() * 1000 + lease * 2000) if -1 in counts else 0
+        verdicts: list[Renewal] = []
         async with client.pipeline(transaction=False) as pipeline:
-            for claim in claims:
-                pipeline.expire(keys.task(claim.task.task_id), TASK_TTL)
+            for claim, count, (status, asked, fence) in zip(claims, counts, known, strict=True):
+                task = keys.task(claim.task.task_id)
+                ours = f"{claim.entry_id} {claim.deliveries} {consumer}"
+                # Its entry is gone: from now on the record alone says that this worker runs it, and for how long.
+                alone = count == -1 and (status, fence) == ("running", ours)
+                if alone:
+                    pipeline.hset(task, "held_until", str(held_until))
+                pipeline.expire(task, TASK_TTL)
                 pipeline.expire(keys.stream(claim.task.task_id), self.event_ttl)
-            await self.within(pipeline.execute())
-        return [
-            "lost" if not count else "cancel" if asked or status == "cancelled" else "ok"
-            for count, (status, asked) in zip(counts, known, strict=True)
-        ]
+                lost = count <= 0 and not alone
+                verdicts.append("lost" if lost else "cancel" if asked or status == "cancelled" else "ok")
+            await self.within(pipeline.execute(raise_on_error=False))
+        return verdicts
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
         now, command = await self.run(cluster.heartbeat(beat), client)
@@ -278,6 +286,11 @@ class ClusterBroker(TaskBroker):
     def hang_up(self, reader: Any) -> None:
         """End the blocking read of a client's, without losing what was delivered to it."""
         reader.hang_up()
+
+    async def _move(self, *, count: int, max_bytes: int) -> int:
+        left, moved = await self.run(core.move_entries(self.keys, count=count, max_bytes=max_bytes, one_slot=False))
+        await self._run_each([core.note_entry(task_id, entry_id) for entry_id, task_id in moved])
+        return left
 
     def _send(self, call: Call[Any], client: Redis | None) -> Awaitable[Any]:
         return self._script(call.script)(keys=call.keys, args=call.args, client=client)

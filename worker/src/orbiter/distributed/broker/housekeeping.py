@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
+from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.limits import TASK_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orbiter.distributed.broker.queue_info import Backlog
-    from orbiter.distributed.broker.records import Entry, Lost
+    from orbiter.distributed.broker.records import Entry, Lost, Mended
     from orbiter.distributed.broker.task_broker import TaskBroker
 
 PROGRESS_KEPT = 3600
@@ -86,16 +87,37 @@ class Housekeeping:
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
                 pipeline.hmget(keys.task(task_id), *names)
-            rows: list[list[str | None]] = await self._broker.within(pipeline.execute())
-        return rows
+            rows = await self._broker.within(pipeline.execute(raise_on_error=False))
+        return readable(rows, [None] * len(names))
+
+    # -- mending ---------------------------------------------------------------------------------------------------
+
+    async def mend(self) -> list[Mended]:
+        """Put keys away that are of another type than they should be; return them."""
+        return await self._broker.mend()
+
+    async def renew_stream(self) -> bool:
+        """Make the queue a new stream where the old one can take no more; tell whether that happened."""
+        return await self._broker.renew_stream()
+
+    async def keep_delayed(self, task_id: str, due: float) -> bool:
+        """Give a delayed task that has lost its place a place again, due then (epoch seconds); tell if it was kept."""
+        return await self._broker.keep_delayed(task_id, due)
 
     # -- sweeping --------------------------------------------------------------------------------------------------
 
     async def acquire_sweep(self, worker_id: str, seconds: float) -> bool:
         """Become the one who sweeps for so long; return ``False`` while another worker is."""
         milliseconds = max(1, int(seconds * 1000))
-        taken = self._broker.client.set(self._sweeping, worker_id, nx=True, px=milliseconds)
-        return bool(await self._broker.within(taken))
+        return await self._take_turn(self._sweeping, worker_id, milliseconds)
+
+    async def _take_turn(self, key: str, holder: str, milliseconds: int) -> bool:
+        """Take a turn of so long, unless another has it; nobody else's is longer than that from now on."""
+        async with self._broker.client.pipeline(transaction=False) as pipeline:
+            pipeline.set(key, holder, nx=True, px=milliseconds)
+            pipeline.pexpire(key, milliseconds, lt=True)
+            taken, _ = await self._broker.within(pipeline.execute())
+        return bool(taken)
 
     async def release_sweep(self) -> None:
         """Let another worker sweep."""
@@ -136,6 +158,20 @@ class Housekeeping:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
         await self._broker.within(self._broker.client.zremrangebyscore(keys.FLEET, "-inf", int(before * 1000)))
 
+    async def mend_times(self, now: float) -> None:
+        """Take tasks off the order of time that have an impossible place there: before 1970, or a day or more ahead.
+
+        Those that are known get their places anew, as tasks of 0.1 clients do.
+
+        Args:
+            now: Epoch seconds, by Redis' clock.
+        """
+        redis, latest = self._broker.client, int((now + 86_400) * 1000)
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.zremrangebyscore(keys.BY_TIME, "-inf", "(0")
+            pipeline.zremrangebyscore(keys.BY_TIME, f"({latest}", "+inf")
+            await self._broker.within(pipeline.execute())
+
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:
         """Take the tasks ``gone`` off the lists, and keep the records of those ``waiting``."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
@@ -175,14 +211,13 @@ class Housekeeping:
 
     async def begin_round(self, milliseconds: int) -> bool:
         """Become the one who reconciles for so long; return ``False`` while another worker is."""
-        begun = self._broker.client.set(self._reconciling, "1", nx=True, px=milliseconds)
-        return bool(await self._broker.within(begun))
+        return await self._take_turn(self._reconciling, "1", milliseconds)
 
     async def progress(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return how far the rounds have come, and what was noted of tasks that are missing, by id."""
         stored: Any = await self._broker.within(self._broker.client.hgetall(self._progress))
         missing: Any = await self._broker.within(self._broker.client.hgetall(self._missing))
-        return stored, {task_id: json.loads(text) for task_id, text in missing.items()}
+        return stored, {task_id: _json(text) for task_id, text in missing.items()}
 
     async def save_progress(self, fields: Mapping[str, str], missing: Mapping[str, Any], gone: Collection[str]) -> None:
         """Keep how far the rounds have come, and notes of missing tasks; drop the notes of those ``gone``."""
@@ -240,9 +275,17 @@ class Housekeeping:
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
                 pipeline.xrevrange(keys.stream(task_id), count=1)
-            rows = await self._broker.within(pipeline.execute())
-        return [last[0][1] if last else None for last in rows]
+            rows = await self._broker.within(pipeline.execute(raise_on_error=False))
+        return [last[0][1] if last else None for last in readable(rows, [])]
 
     async def end_events(self, task_id: str, status: str, error: str) -> None:
         """End the events of a task that has ended, unless they have."""
         await self._broker.end_events(task_id, status, error)
+
+
+def _json(text: str) -> Any:
+    """Read a note of a missing task; of one that is spoilt nothing is known."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

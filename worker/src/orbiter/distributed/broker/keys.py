@@ -64,6 +64,7 @@ class QueueKeys:
         delayed: Ids of the tasks that wait for their time, by due time.
         parked: Their payloads.
         dead: The stream of dead letters.
+        moving: What waited on a stream that could not be used any more, until it is on the new one.
     """
 
     stream: str
@@ -71,8 +72,10 @@ class QueueKeys:
     delayed: str
     parked: str
     dead: str
+    moving: str
 
     @classmethod
     def of(cls, queue: str) -> QueueKeys:
         """Return the names for a queue."""
-        return cls(queue, group(queue), tagged(queue, "delayed"), tagged(queue, "parked"), tagged(queue, "dead"))
+        beside = (tagged(queue, what) for what in ("delayed", "parked", "dead", "moving"))
+        return cls(queue, group(queue), *beside)

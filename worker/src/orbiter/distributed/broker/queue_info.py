@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from orbiter.distributed.names import check_queue_name
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+MOST_CLAIMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,7 @@ async def read_backlog(client: Redis, queue: str) -> Backlog:
     """
     group = await _group(client, queue)
     running = int(group.get("pending", 0))
-    lag = group.get("lag")
-    # Redis loses count of the lag where an entry was deleted undelivered; ours never are, so the length tells as well.
-    waiting = int(lag) if lag is not None else max(0, await client.xlen(queue) - running)
+    waiting = await _waiting(client, queue, group) if group else 0
     return Backlog(
         waiting=waiting,
         running=running,
@@ -138,8 +139,30 @@ async def _group(client: Redis, queue: str) -> dict[str, Any]:
     return next((group for group in groups if group["name"] == keys.group(queue)), {})
 
 
+async def _waiting(client: Redis, queue: str, group: dict[str, Any]) -> int:
+    """Count what nobody has claimed: Redis' own count, the lag, knows nothing of entries that were trimmed or deleted.
+
+    They were trimmed from the beginning: of what is claimed, the entries in front of the first one are gone.
+    """
+    lag, length = group.get("lag"), await client.xlen(queue)
+    pending = int(group.get("pending", 0))
+    if lag is not None and int(lag) == length - pending:
+        return int(lag)
+    with suppress(NoPermissionError):
+        if pending:
+            first: Any = await client.xrange(queue, count=1)
+            claims: Any = first and await client.xpending_range(queue, keys.group(queue), first[0][0], "+", MOST_CLAIMS)
+            pending = len(claims or ())
+    left = max(0, length - pending)
+    # What 0.1 workers have acknowledged stays on the stream; the lag does not count it.
+    return left if lag is None else min(int(lag), left)
+
+
 async def _oldest(client: Redis, queue: str, last_delivered: str) -> float | None:
-    rows: Any = await client.xrange(queue, min=f"({last_delivered}", count=1)
+    try:
+        rows: Any = await client.xrange(queue, min=f"({last_delivered}", count=1)
+    except ResponseError:  # nothing can be behind the largest id
+        return None
     if not rows:
         return None
     seconds, micros = await client.time()

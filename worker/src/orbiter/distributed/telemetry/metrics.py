@@ -52,6 +52,8 @@ LOOP_LAG = Gauge(f"{_P}.worker.loop_lag", "s", "Longest silence of a loop that r
 ABANDONED_THREADS = Gauge(
     f"{_P}.worker.abandoned_threads", "{thread}", "Threads that run code of tasks that have been given up", _OF_QUEUE
 )
+DEGRADED = Gauge(f"{_P}.worker.degraded", "{worker}", "1 while the worker cannot work as it should, else 0", _OF_QUEUE)
+MENDED = Counter(f"{_P}.queue.mended", "{key}", "Keys that were of no use as they were, and were put away", _OF_QUEUE)
 EXECUTOR_LOSSES = Counter(
     f"{_P}.executor.losses", "{process}", "Executor processes that died or were ended", (QUEUE, CAUSE)
 )
@@ -61,9 +63,10 @@ INSTRUMENTS: tuple[AnyInstrument, ...] = (
     *(RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS),
     *(PENDING, DELAYED, DEAD_LETTERS, OLDEST),
     *(PROCESSES, MEMORY, LOOP_LAG, ABANDONED_THREADS, EXECUTOR_LOSSES),
+    *(DEGRADED, MENDED),
 )
 # Where these say nothing yet they say 0, once a worker reads the queue: the first increase counts as one.
-OF_A_WORKER = (RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS)
+OF_A_WORKER = (RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS, MENDED)
 
 
 _exporters: list[Callable[[], None]] = []

@@ -279,8 +279,9 @@ class Worker:
             server.close()
 
     def _not_ready(self) -> str | None:
-        if self._status.visible is not State.RUNNING:
-            return f"the worker is {self._status.visible}"
+        if (visible := self._status.visible) is not State.RUNNING:
+            problem = self._status.problem if visible is State.DEGRADED else ""
+            return f"the worker is {visible}{problem and f': {problem}'}"
         silent = self._parts.lease.silent_for()
         if silent > self.settings.heartbeat_ttl:
             return f"Redis has not been reached for {silent:.0f} s"
