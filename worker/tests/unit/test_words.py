@@ -23,6 +23,7 @@ NEVER = (
 LOOKED_AT = {
     # Redis', and a process's.
     "memory": {
+        "distributed/broker/spoilt.py",
         "cli/queue.py",
         "cli/worker.py",
         "distributed/broker/queue_info.py",
@@ -58,6 +59,8 @@ LOOKED_AT = {
     },
     # Of a conversation, of an event loop; of the one among the workers that sweeps; to turn into.
     "turn": {
+        "distributed/broker/housekeeping.py",
+        "distributed/broker/task_broker.py",
         "cli/application.py",
         "distributed/broker/events.py",
         "distributed/connection/wire.py",

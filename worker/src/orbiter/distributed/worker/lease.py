@@ -164,11 +164,6 @@ class LeaseKeeper:
                 logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
                 pause = min(1.0, period / 4)
                 await self._flow.troubles.failed("renew", error)
-            except Exception as error:
-                # A fault of ours must not end the runs beside it.
-                logger.exception("renewing failed; trying again")
-                pause = min(1.0, period / 4)
-                await self._flow.troubles.failed("renew", error)
             else:
                 self._flow.troubles.worked("renew")
             await self._wait(pause)

@@ -121,15 +121,17 @@ class Troubles:
 
     def problem(self) -> str:
         """Return what fails and since when, for people; nothing while there is no problem."""
+        if not self._failing:
+            return ""
         now = self._clock()
         for step, trouble in list(self._failing.items()):
             # What was not tried for a lease may have passed.
             if now - trouble.since > self._lease and now - trouble.last <= self._lease:
-                return f"{_SAID[step]} for {now - trouble.since:.0f} s: {trouble.text}"
+                return f"{_WORDS[step]} for {now - trouble.since:.0f} s: {trouble.text}"
         return ""
 
 
-_SAID: dict[Step, str] = {
+_WORDS: dict[Step, str] = {
     "claim": "cannot claim tasks",
     "renew": "cannot renew leases",
     "settle": "cannot record outcomes",
