@@ -58,6 +58,8 @@ _BESIDE = {
     "reconcile": "hash",
     "missing": "hash",
     "id": "string",
+    # Last: what was moved aside since somebody reported it.
+    "broken": "hash",
 }
 
 

@@ -63,8 +63,8 @@ class Mender:
             for key, aside in await self._store.mend():
                 found = True
                 metrics.MENDED.add(1, queue)
-                where = f"moved aside to {aside}" if aside else "removed, to be made anew"
-                logger.error("key %s was of another type than it should be: %s", key, where)
+                where = f"moved aside to {aside!r}" if aside else "removed, to be made anew"
+                logger.error("key %r was of no use as it was: %s", key, where)
             if await self._store.renew_stream():
                 found = True
                 metrics.MENDED.add(1, queue)

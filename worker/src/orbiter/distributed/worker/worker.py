@@ -9,12 +9,13 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orbiter.distributed import signals
 from orbiter.distributed.alerts import alert_manager
 from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.records import BEAT
+from orbiter.distributed.broker.spoilt import is_spoilt
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.errors import WorkerIdTakenError
 from orbiter.distributed.execution.endings import StopReason
@@ -167,7 +168,11 @@ class Worker:
     async def _register_once(self, replace: str) -> None:
         broker = self._parts.broker
         async with asyncio.timeout(PATIENCE):
-            await broker.ensure_group()
+            try:
+                await broker.ensure_group()
+            except ResponseError as error:
+                if not (is_spoilt(error) and await self._parts.flow.troubles.mends()):
+                    raise
             try:
                 await self._parts.lease.beat(replace=replace)
             except WorkerIdTakenError:

@@ -387,11 +387,11 @@ def mend(types: Mapping[str, str], *, then: Literal["aside", "remove"]) -> Call[
     """Put keys away that are of another type than they should be.
 
     Args:
-        types: The type of each key; all are of one slot.
+        types: The type of each key; all are of one slot. Where keys are moved aside, the last one holds the notes of
+            that.
         then: What becomes of a key of another type.
     """
-    args = [part for kind in types.values() for part in (kind, then)]
-    return Call("core/mend", list(types), args, _mended)
+    return Call("core/mend", list(types), [then, *types.values()], _mended)
 
 
 def renew_stream(queue: QueueKeys) -> Call[Literal["fine", "made", "moving"]]:
