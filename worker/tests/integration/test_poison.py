@@ -335,13 +335,17 @@ def malformed(number: int) -> dict[Any, Any]:
         {"payload": json.dumps(good | {"task_id": "index"})},
         {"payload": json.dumps(good | {"task_id": "x" * 500})},
         {"payload": json.dumps(good | {"task_id": "\ud800"})},
-        {"payload": json.dumps(good | {"agent_config": {"name": "\ud800\x00", "runtime": "callable", "target": "no.x:y"}})},
+        {
+            "payload": json.dumps(
+                good | {"agent_config": {"name": "\ud800\x00", "runtime": "callable", "target": "no.x:y"}}
+            )
+        },
         {"payload": json.dumps(good | {"agent_config": [1]})},
         {"payload": json.dumps(good | {"timeout_seconds": "never"})},
         {"payload": json.dumps(good | {"max_retries": "x", "created_at": "then"})},
         {"payload": json.dumps(good)[:-1] + ', "metadata": NaN}'},
         {f"field{n}": "x" for n in range(300)},
-        {"payload": '{"task_id": "%s", "task_id": "other"}' % task_id},  # noqa: UP031 - braces
+        {"payload": f'{{"task_id": "{task_id}", "task_id": "other{number}"}}'},
     ]
     return kinds[number % len(kinds)]
 
@@ -380,7 +384,7 @@ def ready(port: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize(("right", "step"), [("xreadgroup", "claim"), ("xack", "record outcomes"), ("xclaim", "renew")])
 async def test_worker_that_cannot_work_for_a_lease_says_so(
-    right: str, step: str, server: Server, evil: redis.Redis, fleet: Fleet, tmp_path: Path
+    right: str, step: str, server: Server, fleet: Fleet, tmp_path: Path
 ) -> None:
     port = free_port()
     with worker(server, tmp_path, "--health-port", str(port), "--heartbeat-ttl", "2"):

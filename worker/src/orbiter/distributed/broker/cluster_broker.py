@@ -18,13 +18,13 @@ from orbiter.distributed.broker.calls import cluster, core
 from orbiter.distributed.broker.keys import QueueKeys
 from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
 from orbiter.distributed.broker.spoilt import readable
-from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.broker.task_broker import RELIST_KEYS, TaskBroker
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.limits import FLEET_TTL, TASK_TTL
 from orbiter.distributed.names import check_task_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Collection, Sequence
 
     from redis.asyncio import Redis
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RELIST_STEPS = 10
-RELIST_KEYS = 1000
-_LISTS = (keys.INDEX, keys.BY_TIME)
 
 
 def broker_for(redis_url: str, **options: Any) -> TaskBroker:
@@ -66,12 +64,6 @@ class ClusterBroker(TaskBroker):
             [core.note_entry(task.task_id, entry) for (task, *_), entry in zip(new, entries, strict=True)]
         )
         self._submitted(task.agent_name for task, *_ in new)
-
-    async def _index(self, created: Mapping[str, int]) -> None:
-        async with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(keys.INDEX, *created)
-            pipeline.zadd(keys.BY_TIME, dict(created), nx=True)
-            await self.within(pipeline.execute())
 
     async def cancel(self, task_id: str) -> CancelOutcome:
         """Cancel a task wherever it is: at once where it waits, through its worker where it runs."""
@@ -239,7 +231,9 @@ class ClusterBroker(TaskBroker):
 
     # -- for workers: staying alive ------------------------------------------------------------------------------
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0) -> list[Renewal]:
+    async def renew(
+        self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0
+    ) -> list[Renewal]:
         """Renew leases on a connection of the caller's; return ``ok``, ``lost`` or ``cancel`` for each."""
         rows = [(claim.entry_id, claim.deliveries) for claim in claims]
         counts = await self.run(cluster.renew(self.keys, consumer, rows), client)
@@ -314,22 +308,13 @@ class ClusterBroker(TaskBroker):
             node = nodes[at % len(nodes)]
             scan = client.scan(cursor=cursor, match=f"{keys.TASK_PREFIX}*", count=RELIST_KEYS, target_nodes=node)
             cursors, names = await self.within(scan)
-            await self._list([name.removeprefix(keys.TASK_PREFIX) for name in names if name not in _LISTS])
+            await self._list(names)
             cursor = next(iter(cursors.values()))
             if cursor == 0:
                 at, left = (at + 1) % len(nodes), left - 1
                 if not left:
                     break
         return f"{at} {cursor}"
-
-    async def _list(self, task_ids: Sequence[str]) -> None:
-        if not task_ids:
-            return
-        listed: list[float | None] = await self.within(self.client.zmscore(keys.BY_TIME, list(task_ids)))
-        missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
-        if missing:
-            seconds, micros = await self.within(self.client.time())
-            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000))
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""

@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 SUBMIT_BATCH = 500
 SUBMIT_BYTES = 4_000_000
+RELIST_KEYS = 1000
 MOVE_ENTRIES = 500
 MOVE_BYTES = 4_000_000
 MOVE_STEPS = 100
@@ -344,7 +345,9 @@ class TaskBroker(Connected):
 
     # -- for workers: staying alive ------------------------------------------------------------------------------
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0) -> list[Renewal]:
+    async def renew(
+        self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0
+    ) -> list[Renewal]:
         """Renew leases of so many seconds on a connection of the caller's.
 
         Returns:
@@ -421,9 +424,36 @@ class TaskBroker(Connected):
 
     # -- for workers: reconciling --------------------------------------------------------------------------------
 
-    async def relist(self, place: str) -> str:  # noqa: ARG002
-        """List again some records that are on no list; return where to go on. Here both are lost, or neither."""
-        return ""
+    async def relist(self, place: str) -> str:
+        """List some records again that are on no list, as after somebody deleted the lists.
+
+        Args:
+            place: Where to go on: ``0`` and a cursor; empty to begin.
+
+        Returns:
+            Where to go on the next time.
+        """
+        cursor = int(place.partition(" ")[2] or 0)
+        scan: Any = self.client.scan(cursor=cursor, match=f"{keys.TASK_PREFIX}*", count=RELIST_KEYS)
+        cursor, names = await self.within(scan)
+        await self._list(names)
+        return f"0 {cursor}"
+
+    async def _list(self, records: Sequence[str]) -> None:
+        task_ids = [name.removeprefix(keys.TASK_PREFIX) for name in records if name not in _LISTS]
+        if not task_ids:
+            return
+        listed: list[float | None] = await self.within(self.client.zmscore(keys.BY_TIME, list(task_ids)))
+        missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
+        if missing:
+            seconds, micros = await self.within(self.client.time())
+            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000))
+
+    async def _index(self, created: Mapping[str, int]) -> None:
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.sadd(keys.INDEX, *created)
+            pipeline.zadd(keys.BY_TIME, dict(created), nx=True)
+            await self.within(pipeline.execute())
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text.

@@ -225,7 +225,6 @@ class Fetcher:
                 with self._watchdog.step("fetch"):
                     await self._next_step(free)
                 backoff.reset()
-                flow.troubles.worked("claim")
             except (RedisError, OSError) as error:
                 flow.recover = True
                 # An id of the far future would hide all that comes next.
@@ -314,6 +313,7 @@ class Fetcher:
         if not begun and not self._stopping and self._flow.open:
             asked = self._clock()
             begun = await self._read(count)
+        self._flow.troubles.worked("claim")
         if unread := self._take_deliveries(begun, asked):
             await self._start(unread)
         # Yield, so that the runs which were begun get their first step before the next claim is prepared.

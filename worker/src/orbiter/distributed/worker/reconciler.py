@@ -57,7 +57,7 @@ _STATE: dict[str, tuple[re.Pattern[str], type[str | int]]] = {
     "score": (re.compile(r"\d{1,17}(\.\d{1,17})?"), str),
     **dict.fromkeys(("skip", "began", "before", "walking"), (_NUMBER, int)),
     "walked": (_ENTRY, str),
-    "relisted": (re.compile(r"\d{1,9} \d{1,20}"), str),
+    "relisted": (re.compile(r"\d{1,9} \d{1,19}"), str),
 }
 
 

@@ -11,6 +11,7 @@ local function renew(n)
   local entry, deliveries = ARGV[2 + 2 * n], ARGV[3 + 2 * n]
   if not holds_claim(queue, group, consumer, entry, deliveries, task) then return 'lost' end
   local claimed = redis.pcall('XCLAIM', queue, group, consumer, 0, entry, 'JUSTID')
+  if claimed.err and not string.find(claimed.err, '^NOGROUP') then error(claimed) end
   -- Its entry is gone: from now on the record alone says that this worker runs it, and for how long.
   if claimed.err or #claimed == 0 then redis.call('HSET', task, 'held_until', now_ms() + 2 * lease) end
   redis.call('EXPIRE', task, TASK_TTL)
