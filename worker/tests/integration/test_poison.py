@@ -382,7 +382,7 @@ def ready(port: int) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize(("right", "step"), [("xreadgroup", "claim"), ("xack", "record outcomes"), ("xclaim", "renew")])
+@pytest.mark.parametrize(("right", "step"), [("xreadgroup", "claim"), ("xack", "record outcomes"), ("xclaim", "claim")])
 async def test_worker_that_cannot_work_for_a_lease_says_so(
     right: str, step: str, server: Server, fleet: Fleet, tmp_path: Path
 ) -> None:
