@@ -45,14 +45,15 @@ lint: setup ## Check style, types, shell and Lua scripts
 
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
-	cd worker && pytest tests/unit
-	pytest tests/unit
+	cd worker && $(CURDIR)/tools/pytest.sh tests/unit
+	tools/pytest.sh tests/unit
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
 	@tools/prereqs.sh promtool
 	@# Most of it is waiting: four at once on two cores. What measures time follows alone.
-	cd worker && { pytest tests/integration -m "not alone" -n 4 --dist worksteal; first=$$?; pytest tests/integration -m alone && exit $$first; }
+	cd worker && { $(CURDIR)/tools/pytest.sh tests/integration -m "not alone" -n 4 --dist worksteal; first=$$?; \
+	  $(CURDIR)/tools/pytest.sh tests/integration -m alone && exit $$first; }
 
 .PHONY: test-molecule
 test-molecule: ## Test the roles on hosts of their own, systemd in containers (SCENARIO=drain for one)

@@ -21,7 +21,7 @@ from benchmarks.machine import BenchmarkError, end, free_port, payload
 from benchmarks.report import Measure
 from benchmarks.targets import resident
 from orbiter.distributed import TaskBroker, TaskStore
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def _fleet(machine: Machine, load: Load, executor: str, **environment: str) -> d
 
 
 def _state(machine: Machine, name: str) -> str | None:
-    return cast("str | None", machine.client.hget(keys.worker(name), "state"))
+    return cast("str | None", machine.client.hget(Keys().worker(name), "state"))
 
 
 async def _measure(url: str, workers: list[subprocess.Popen[bytes]], load: Load) -> dict[str, Any]:

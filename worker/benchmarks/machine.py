@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from orbiter.distributed import TaskPayload
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -108,7 +108,7 @@ class Machine:
 
     def wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the worker takes tasks and waits for the next one."""
-        self.wait(process, "worker is ready", lambda: self.client.hget(keys.worker(WORKER_ID), "state") == "running")
+        self.wait(process, "worker is ready", lambda: self.client.hget(Keys().worker(WORKER_ID), "state") == "running")
         self.wait(process, "worker waits", lambda: self.client.info("clients")["blocked_clients"])
 
     def counters(self) -> dict[str, float]:

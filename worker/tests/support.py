@@ -94,18 +94,20 @@ def orbiter(*arguments: str, stdin: str = "", timeout: float = 60.0, **env: str)
 
 @contextmanager
 def worker_process(
-    redis_url: str, worker_id: str, log: Path, *options: str, **env: str
+    redis_url: str, worker_id: str, log: Path, *options: str, namespace: str = "", **env: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``orbiter start worker`` that may import ``tests.integration.jobs``, ready; at the end it is drained."""
     command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", redis_url]
     command += ["--worker-id", worker_id, "--allow-import", "tests.integration.jobs", "--drain-timeout", "1", *options]
+    command += ["--namespace", namespace] if namespace else []
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(**env), cwd=WORKER_DIRECTORY)
     try:
         with connect_sync(redis_url) as client:
             deadline = time.monotonic() + 40
+            heartbeat = f"{namespace or 'orbiter'}:workers:{worker_id}"
             # Its own heartbeat: that of an earlier process of this id may still stand.
-            while client.hmget(f"orbiter:workers:{worker_id}", "state", "pid") != ["running", str(process.pid)]:
+            while client.hmget(heartbeat, "state", "pid") != ["running", str(process.pid)]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"the worker did not start:\n{log.read_text()}")
                 time.sleep(0.02)

@@ -10,11 +10,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import Event, TaskPayload, TaskResult, event_from_json, is_final
 from orbiter.distributed.worker.worker import Worker
+from tests import keys
 from tests.support import wait_until
 
 

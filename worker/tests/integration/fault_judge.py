@@ -13,10 +13,10 @@ from itertools import groupby, pairwise
 
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.scripts import names, script
 from orbiter.distributed.broker.store import decode
 from orbiter.distributed.models import TaskResult, TaskStatus, TextEvent, event_from_json
+from tests import keys
 from tests.faults_proxy import Piece
 from tests.fleet import QUEUE, Fleet, leftovers, wrong_with_events
 from tests.integration.fault_plan import Work

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.connection.redis_url import connect
+from tests import keys
 from tests.faults_proxy import FaultsProxy, Link, faults_proxy
 from tests.fleet import Fleet
 from tests.integration.fault_plan import KINDS, SIDES, Fault, Work, bursts, draw_faults, draw_work

@@ -12,7 +12,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.housekeeping import Housekeeping
 from orbiter.distributed.broker.records import CancelOutcome, Claim, Entry, Outcome, StartResult
 from orbiter.distributed.broker.store import TaskStore
@@ -20,6 +19,7 @@ from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus
 from orbiter.distributed.worker.sweeper import Sweeper
+from tests import keys
 from tests.support import wait_until
 
 QUEUE = "orbiter:tasks"

@@ -19,10 +19,10 @@ import redis
 from redis.asyncio import Redis
 
 from orbiter.distributed import Client, InvalidPayloadError, SyncClient, TaskStatus, distributed, submit_many
-from orbiter.distributed.broker import keys
 from orbiter.distributed.client import batches
 from orbiter.distributed.models import TextEvent, is_final
 from orbiter.distributed.worker.worker import Worker
+from tests import keys
 from tests.servers import (
     Certificates,
     Cluster,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import cluster as cluster_calls
 from orbiter.distributed.broker.cluster_broker import ClusterBroker, broker_for
 from orbiter.distributed.broker.dead_letters import DeadLetterError, DeadLetters
@@ -25,6 +24,7 @@ from orbiter.distributed.connection.patience import answer
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.health import get_worker_fleet_status
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, is_final
+from tests import keys
 from tests.integration.load import Load, all_end, keep_submitting
 from tests.rights import RULES
 from tests.servers import Cluster, Server, cluster_of_six, eventually
@@ -114,6 +114,29 @@ async def test_an_outcome_is_recorded_once_however_often_it_is_sent(
     assert len(await finals(broker, task_id)) == 1
     assert await broker.client.xlen("{orbiter:tasks}:dead") == (1 if status == "failed" else 0)
     await assert_queue_empty(broker)
+
+
+async def test_a_namespace_in_braces_keeps_a_whole_fleet_in_one_slot(cluster: Cluster, tmp_path: Path) -> None:
+    where = {"redis_url": cluster.url, "namespace": "{acme}", "queue": "mail"}
+    log, options = tmp_path / "log", ("--queue", "mail", "--concurrency", "4", "--retry-backoff", "0.01")
+    with worker_process(cluster.url, "w1", log, *options, namespace="{acme}"):
+        for number in range(4):
+            task = await distributed(ECHO, f"text {number}", **where)
+            assert await task.result() == {"output": f"text {number}"}
+        failing = {"runtime": "callable", "name": "fail", "target": "tests.integration.jobs:fail"}
+        task = await distributed(failing, "", max_retries=1, **where)
+        with pytest.raises(RuntimeError):
+            await task.result()
+        later = await distributed(ECHO, "later", not_before=time.time() + 3600, **where)
+        client = connect(cluster.url)
+        async with contextlib.aclosing(client):
+            await wait_until(lambda: client.xlen("{acme}:{mail}:dead"))
+            assert await client.zcard("{acme}:{mail}:delayed") == 1
+            assert await later.cancel() == CancelOutcome.CANCELLED
+            names = [name async for name in client.scan_iter()]
+            assert len(names) > 10
+            assert {client.keyslot(name) for name in names} == {client.keyslot("{acme}")}
+            assert [name for name in names if not name.startswith("{acme}:")] == []
 
 
 async def test_submitting_an_id_twice_is_one_task(broker: ClusterBroker) -> None:

@@ -159,6 +159,17 @@ async def gone(processes: list[psutil.Process]) -> None:
     await wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), 5)
 
 
+async def test_dev_works_in_a_namespace(start, app: Path) -> None:
+    dev = start(app, "--app", "loud", "--namespace", "acme")
+    await dev.ready()
+    assert "Status:    completed" in dev.paste()
+    await dev.said("status completed")
+    with redis.Redis.from_url(dev.url, decode_responses=True) as client:
+        names = client.keys()
+    assert len(names) > 3
+    assert [name for name in names if not name.startswith(("acme:", "{acme:"))] == []
+
+
 # -- the first minute ------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload
 from tests.support import wait_until, worker_process
 

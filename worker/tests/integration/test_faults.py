@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import WORKER_DIRECTORY, environment, wait_until
 

@@ -16,9 +16,9 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.health import HealthStatus, WorkerHealthCheck, get_worker_fleet_status
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.servers import eventually, plain_server
 from tests.support import orbiter, wait_until, worker_process

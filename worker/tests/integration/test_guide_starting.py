@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.connection.redis_url import RedisUrlError
 from orbiter.distributed.models import TaskStatus
 from orbiter.distributed.worker.worker import Worker
+from tests import keys
 from tests.fleet import Fleet, job_payload, working
 from tests.support import free_port, start_orbiter, wait_until, worker_process
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, is_final
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import orbiter, wait_until, worker_process
 

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.isolated import IsolatedWorker, attack, check_unharmed, isolated
 from tests.support import WORKER_DIRECTORY, environment, slowness, wait_until

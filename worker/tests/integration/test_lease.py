@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.records import Claim
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import connect
@@ -17,6 +16,7 @@ from orbiter.distributed.models import TaskPayload
 from orbiter.distributed.worker.commands import Commands
 from orbiter.distributed.worker.flow import ClaimFlow
 from orbiter.distributed.worker.lease import LeaseKeeper
+from tests import keys
 from tests.black_hole import black_hole
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import wait_until

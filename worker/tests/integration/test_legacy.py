@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.legacy_client import LegacyClient, LegacyWorker
 from tests.support import orbiter, wait_until, worker_process

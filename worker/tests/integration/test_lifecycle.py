@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import Fleet, working
 from tests.support import WORKER_DIRECTORY, environment, free_port, slowness, wait_until, worker_process
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.telemetry.prometheus import CONTENT_TYPE, prometheus_text
+from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.otlp_receiver import Receiver, receiving
 from tests.support import free_port, wait_until, worker_process

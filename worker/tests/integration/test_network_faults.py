@@ -18,7 +18,6 @@ import pytest
 import uvloop
 from redis.exceptions import ConnectionError  # noqa: A004 - redis' own
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.events import EventPublisher
 from orbiter.distributed.broker.housekeeping import Housekeeping
 from orbiter.distributed.broker.records import Batch, Claim
@@ -34,6 +33,7 @@ from orbiter.distributed.worker.flow import ClaimFlow
 from orbiter.distributed.worker.settler import Settler
 from orbiter.distributed.worker.sweeper import Sweeper
 from orbiter.distributed.worker.watchdog import Watchdog
+from tests import keys
 from tests.faults_proxy import faults_proxy
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.servers import plain_server

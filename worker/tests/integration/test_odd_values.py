@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.integration.odd_jobs import HALVES, VALUES
 

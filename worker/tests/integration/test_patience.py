@@ -18,12 +18,12 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.cluster_broker import broker_for
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.client.sync import SyncTaskHandle
 from orbiter.distributed.connection import patience
 from orbiter.distributed.models import is_final
+from tests import keys
 from tests.servers import Cluster, Server, cluster_of_six, eventually, plain_server
 from tests.support import start_orbiter, wait_until
 

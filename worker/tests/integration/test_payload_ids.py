@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys, scripts
+from orbiter.distributed.broker import scripts
 from orbiter.distributed.broker.housekeeping import Housekeeping
 from orbiter.distributed.broker.payloads import named_task_id, plain_task_id
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import TaskPayload
+from tests import keys
 from tests.payload_texts import ODD_PAYLOADS
 
 QUEUE = "orbiter:tasks"

@@ -19,11 +19,11 @@ import redis
 from redis.exceptions import RedisError
 
 from orbiter.distributed.alerts import read_queue
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.redis_url import connect
+from tests import keys
 from tests.fleet import Fleet, job_payload
 from tests.rights import RULES
 from tests.servers import Server, plain_server

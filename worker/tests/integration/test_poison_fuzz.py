@@ -18,9 +18,9 @@ import pytest
 import redis
 from redis.exceptions import RedisError, ResponseError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import connect
+from tests import keys
 from tests.fleet import Fleet, job_payload
 from tests.integration.test_poison import LAST_ID, malformed, ready
 from tests.rights import RULES

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.cluster_broker import ClusterBroker, broker_for
 from orbiter.distributed.broker.dead_letters import DeadLetterError, DeadLetters
 from orbiter.distributed.broker.events import EventSubscriber
@@ -24,6 +23,7 @@ from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskResult, is_final
 from orbiter.distributed.worker import reconciler as reconciling
 from orbiter.distributed.worker.reconciler import Reconciler
+from tests import keys
 from tests.servers import Cluster, cluster_of_six, eventually
 from tests.support import wait_until, worker_process
 

@@ -17,9 +17,9 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.execution.processes.pool import REPLACED
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import Fleet
 from tests.support import WORKER_DIRECTORY, environment, free_port, wait_until
 

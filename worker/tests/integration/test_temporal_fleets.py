@@ -11,9 +11,9 @@ import pytest
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskStatus
+from tests import keys
 from tests.fleet import Fleet, job_payload, working
 from tests.integration.test_faults import died, worker
 from tests.servers import plain_server

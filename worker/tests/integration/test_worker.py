@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from orbiter.distributed import TaskBroker
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.models import TaskStatus, is_final
 from orbiter.distributed.worker.worker import Worker
+from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.support import slowness, start_orbiter, wait_until
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.errors import WorkerIdTakenError
 from orbiter.distributed.models import TaskStatus
 from orbiter.distributed.worker.incarnation import died_here, new_life
 from orbiter.distributed.worker.worker import Worker
+from tests import keys
 from tests.fleet import Fleet, working
 from tests.servers import Cluster, cluster_of_six, eventually
 from tests.support import orbiter, wait_until, worker_process

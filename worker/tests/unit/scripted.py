@@ -13,6 +13,7 @@ from typing import Any
 from orbiter.distributed.broker.announcements import Announcement
 from orbiter.distributed.broker.events import EventPublisher
 from orbiter.distributed.broker.housekeeping import Consumer
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.queue_info import Backlog
 from orbiter.distributed.broker.records import UNREAD, Batch, Claim, Delivery, Entry, Lost, Mended, Outcome, StartResult
 from orbiter.distributed.execution.endings import Completed, Execution
@@ -81,6 +82,7 @@ class ScriptedQueue(Scripted):
     """The broker, to fetcher, settler and lease keeper: ``ClaimSource``, ``OutcomeStore`` and ``LeaseStore``."""
 
     max_payload_bytes = 10_000
+    keys = Keys().of_queue("unit")
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,19 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from orbiter.distributed import distributed
+from orbiter.distributed import Client, EventSubscriber, SyncClient, distributed, get_worker_fleet_status
 from orbiter.distributed.alerts import read_queue
+from orbiter.distributed.broker.dead_letters import DeadLetters
 from orbiter.distributed.broker.queue_info import get_queue_info
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.client.control import WorkerControl
 from orbiter.distributed.client.sync import SyncTaskHandle
 from orbiter.distributed.models import TaskPayload
-from orbiter.distributed.names import InvalidNameError, check_queue_name, check_task_id, check_worker_id
+from orbiter.distributed.names import (
+    InvalidNameError,
+    check_namespace,
+    check_queue_name,
+    check_task_id,
+    check_whole_queue_name,
+    check_worker_id,
+)
 from orbiter.distributed.settings import SettingsError, WorkerSettings
 from tests.unit.cli.test_bad_input import URL, invoke, one_line
 
 GOOD = ["q", "orbiter:tasks", "q:1", "A-b_c.d@e", "0", "x" * 128]
 BAD = ["", "q q", "{q}", "q*", "ü", "q\n", "x" * 129, "a/b", "\x00", "\udcff"]
+BAD_NAMESPACES = ["a b", "a:b", "{a", "a}", "{}", "{{a}}", "{a}:b", "a*", "ü", "x" * 65, "a@b", "\udcff"]
 BAD_TASK_IDS = ["", "index", "by_time", "x" * 201, "\udcff"]
 
 
@@ -117,3 +127,95 @@ def test_no_command_asks_for_an_id_that_no_task_can_have(command: str, task_id: 
 @pytest.mark.parametrize("task_id", ["a b", "{x}", "*", "ü", "a\nb", "../x", "x" * 200])
 def test_any_other_text_is_a_task_id_as_clients_of_0_1_use_it(task_id: str) -> None:
     assert TaskPayload(task_id=task_id).task_id == check_task_id(task_id) == task_id
+
+
+@pytest.mark.parametrize("name", ["orbiter", "acme", "{acme}", "A-b_c.1", "x" * 64, "{" + "x" * 64 + "}"])
+def test_a_good_namespace_is_taken_as_it_is(name: str) -> None:
+    assert check_namespace(name) == WorkerSettings.of(namespace=name).namespace == name
+
+
+@pytest.mark.parametrize("name", BAD_NAMESPACES)
+async def test_no_door_takes_a_namespace_that_breaks_its_rule(name: str) -> None:
+    with pytest.raises(SettingsError, match="namespace"):
+        WorkerSettings.of(namespace=name)
+    calls = [
+        distributed({"name": "a"}, "hi", redis_url=URL, namespace=name),
+        get_worker_fleet_status(URL, namespace=name),
+        get_queue_info(URL, namespace=name),
+        read_queue(URL, namespace=name),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidNameError, match="namespace") as caught:
+            await call
+        assert ascii(name)[:20] in str(caught.value)
+    for made in (Client, SyncClient, TaskBroker, TaskStore, EventSubscriber, DeadLetters, WorkerControl):
+        with pytest.raises(InvalidNameError, match="namespace"):
+            made(URL, namespace=name)
+    with pytest.raises(InvalidNameError, match="namespace"):
+        SyncTaskHandle("x", redis_url=URL, namespace=name)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("start", "worker"),
+        ("task", "submit", "hi", "--agent", "-"),
+        ("task", "list"),
+        ("task", "status", "x"),
+        ("task", "cancel", "x"),
+        ("task", "events", "x"),
+        ("task", "retry", "x"),
+        ("task", "dead", "list"),
+        ("task", "dead", "show", "x"),
+        ("task", "dead", "retry", "x"),
+        ("task", "dead", "drop", "x"),
+        ("queue", "info"),
+        ("worker", "list"),
+        ("worker", "drain", "--all"),
+        ("worker", "quiet", "--all"),
+        ("worker", "resume", "--all"),
+        ("alerts", "check"),
+        ("alerts", "export"),
+        ("dev",),
+    ],
+    ids=" ".join,
+)
+def test_no_command_takes_a_namespace_that_breaks_its_rule(command: tuple[str, ...]) -> None:
+    at = () if command in {("dev",), ("alerts", "export")} else ("--redis-url", URL)
+    for words, variables in ((("--namespace", "a:b"), {}), ((), {"ORBITER_NAMESPACE": "a:b"})):
+        result = invoke(*command, *at, *words, stdin='{"name": "a"}', **variables)
+        line = one_line(result)
+        assert (result.exit_code, "'a:b'" in line, "namespace" in line.lower()) == (2, True, True)
+
+
+@pytest.mark.parametrize("name", ["fleet", "deploy", "task:index", "stream:x", "workers:w1", "acme:fleet"])
+def test_a_queue_is_not_called_like_another_key_of_the_fleet(name: str) -> None:
+    with pytest.raises(InvalidNameError, match="queue"):
+        check_queue_name(name, "acme")
+    with pytest.raises(SettingsError, match="queue"):
+        WorkerSettings.of(queue=name, namespace="acme")
+    # Without the prefix it is a key of its own.
+    assert check_queue_name(name) == name
+    with pytest.raises(InvalidNameError):
+        check_queue_name("orbiter:fleet")
+
+
+def test_a_queue_s_name_gets_the_namespace() -> None:
+    assert WorkerSettings.of(namespace="acme").queue == "acme:tasks"
+    assert WorkerSettings.of(namespace="acme", queue="mail").queue == "acme:mail"
+    assert WorkerSettings.of(namespace="{acme}", queue="{acme}:mail").queue == "{acme}:mail"
+    assert WorkerSettings.of(queue="mail").queue == "mail"
+    for name in ("{acme}:mail", "{other}:mail"):
+        with pytest.raises(InvalidNameError):
+            check_queue_name(name, "acme")
+
+
+@pytest.mark.parametrize("name", ["mail", "acme:mail", "{acme}:mail", "a:b:c", "acme:" + "x" * 128])
+def test_a_whole_name_of_any_namespace_is_one(name: str) -> None:
+    assert check_whole_queue_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["{mail}", "{a b}:mail", "{}:mail", "a b", "", "{acme}:", "{acme}:{mail}"])
+def test_what_no_namespace_can_have_is_no_whole_name(name: str) -> None:
+    with pytest.raises(InvalidNameError):
+        check_whole_queue_name(name)

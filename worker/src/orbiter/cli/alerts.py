@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.application import LazyGroup
-from orbiter.cli.options import json_option, open_redis, queue_filter_option, queue_option, redis_url_option, run
+from orbiter.cli.options import (
+    fleet_options,
+    json_option,
+    namespace,
+    namespace_option,
+    open_redis,
+    queue_filter_option,
+    queue_option,
+    run,
+)
 
 if TYPE_CHECKING:
     from orbiter.distributed.alerts import Alert
@@ -20,7 +29,7 @@ def alerts() -> None:
 
 
 @alerts.command("check")
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 @click.pass_context
@@ -40,7 +49,7 @@ async def _judge(redis_url: str, queue: str) -> list[Alert]:
     from orbiter.distributed.alerts import judge, read_queue  # noqa: PLC0415 - not needed to print help
 
     async with open_redis(redis_url) as client:
-        return judge(await read_queue(redis_url, queue, client=client))
+        return judge(await read_queue(redis_url, queue, namespace=namespace(), client=client))
 
 
 def _row(alert: Alert) -> dict[str, Any]:
@@ -65,6 +74,7 @@ def _row(alert: Alert) -> dict[str, Any]:
     show_default=True,
     help="For whom: a rules file of Prometheus.",
 )
+@namespace_option
 @queue_filter_option
 def export(kind: str, only_queue: str | None) -> None:  # noqa: ARG001 - there is one kind so far
     """Print the rules in the form that another program evaluates."""

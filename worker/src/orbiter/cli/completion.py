@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import get_completion_class
 
+from orbiter.cli.options import namespace
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -41,9 +43,9 @@ def task_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[st
     """Offer the newest tasks."""
 
     async def look(client: Redis) -> list[str]:
-        from orbiter.distributed.broker import keys  # noqa: PLC0415 - completing anything else must be quick
+        from orbiter.distributed.broker.keys import Keys  # noqa: PLC0415 - completing anything else must be quick
 
-        return [str(name) for name in await client.zrevrange(keys.BY_TIME, 0, _OFFERED - 1)]
+        return [str(name) for name in await client.zrevrange(Keys(namespace(ctx)).by_time, 0, _OFFERED - 1)]
 
     return _offer(ctx, incomplete, look)
 
@@ -52,9 +54,9 @@ def worker_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[
     """Offer the fleet's workers."""
 
     async def look(client: Redis) -> list[str]:
-        from orbiter.distributed.broker import keys  # noqa: PLC0415
+        from orbiter.distributed.broker.keys import Keys  # noqa: PLC0415
 
-        return [str(name) for name in await client.zrange(keys.FLEET, 0, _OFFERED - 1)]
+        return [str(name) for name in await client.zrange(Keys(namespace(ctx)).fleet, 0, _OFFERED - 1)]
 
     return _offer(ctx, incomplete, look)
 
@@ -66,7 +68,7 @@ def dead_letters(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     async def look(client: Redis) -> list[str]:
         from orbiter.distributed.broker.dead_letters import DeadLetters  # noqa: PLC0415
 
-        newest = DeadLetters("", queue_name=queue, client=client).newest(100)
+        newest = DeadLetters("", queue_name=queue, namespace=namespace(ctx), client=client).newest(100)
         return [letter.task_id or letter.entry_id async for letter in newest]
 
     return _offer(ctx, incomplete, look)

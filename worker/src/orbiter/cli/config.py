@@ -14,6 +14,7 @@ from orbiter.cli.render import print_json, print_view, table
 from orbiter.cli.settings_file import checked, defaults, find, read
 from orbiter.distributed.connection.redis_url import mask
 from orbiter.distributed.limits import variable
+from orbiter.distributed.names import queue_in
 
 
 @click.group(cls=LazyGroup)
@@ -52,6 +53,9 @@ def _in_force(from_file: dict[str, Any], path: str) -> dict[str, tuple[Any, str]
         elif name == "worker_id":
             source = "default (generated)"
         found[name] = (mask(value) if isinstance(value, str) and "://" in value else value, source)
+    # As the commands have it: with the namespace before it.
+    queue, source = found["queue"]
+    found["queue"] = queue_in(found["namespace"][0], queue), source
     return found
 
 

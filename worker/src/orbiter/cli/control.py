@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orbiter.cli.completion import worker_ids
-from orbiter.cli.options import json_option, open_redis, queue_filter_option, redis_url_option, run
+from orbiter.cli.options import fleet_options, json_option, namespace, open_redis, queue_filter_option, run
 from orbiter.cli.render import plain, print_json
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
@@ -38,7 +38,7 @@ def _control_options(*, patience: float | None) -> Callable[[F], F]:
                 help="Seconds to wait for each worker.",
             ),
             queue_filter_option,
-            redis_url_option,
+            fleet_options,
             click.option("--all", "everyone", is_flag=True, help="All live workers (of --queue)."),
             click.argument("worker_ids", metavar="WORKER_ID...", nargs=-1, shell_complete=worker_ids),
         ):
@@ -111,9 +111,9 @@ async def _command_all(
 ) -> list[Outcome]:
     async with open_redis(redis_url) as client:
         if names is None:
-            fleet = await get_worker_fleet_status(redis_url, client=client)
+            fleet = await get_worker_fleet_status(redis_url, namespace=namespace(), client=client)
             names = [worker.worker_id for worker in fleet if worker.alive and only_queue in {None, worker.queue}]
-        control, progress = WorkerControl(redis_url, client=client), _Progress()
+        control, progress = WorkerControl(redis_url, namespace=namespace(), client=client), _Progress()
         # Not a TaskGroup: an error of Redis is to be told as itself, and run() ends whatever is left.
         return await asyncio.gather(
             *(control.send(name, command, timeout=patience, wait=wait, progress=progress) for name in names)

@@ -12,7 +12,16 @@ from rich.text import Text
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import dead_letters, task_ids
 from orbiter.cli.failures import Failure
-from orbiter.cli.options import TASK_ID, json_option, open_redis, queue_of_task, queue_option, redis_url_option, run
+from orbiter.cli.options import (
+    TASK_ID,
+    fleet_options,
+    json_option,
+    namespace,
+    open_redis,
+    queue_of_task,
+    queue_option,
+    run,
+)
 from orbiter.cli.render import format_time, page, plain, print_json, print_view, table
 from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
 
@@ -24,7 +33,7 @@ _REASON_LIMIT = 120
 
 @click.command("retry")
 @click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 def retry_task(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
@@ -36,7 +45,7 @@ def retry_task(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
 async def _retry_task(redis_url: str, queue: str, task_id: str) -> None:
     async with open_redis(redis_url) as client:
         name = await queue_of_task(client, task_id, queue)
-        letters = DeadLetters(redis_url, queue_name=name, client=client)
+        letters = DeadLetters(redis_url, queue_name=name, namespace=namespace(), client=client)
         try:
             await letters.retry_task(task_id)
         except DeadLetterError as error:
@@ -49,7 +58,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@redis_url_option
+@fleet_options
 @queue_option
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
 @json_option
@@ -76,7 +85,8 @@ def list_letters(redis_url: str, queue: str, limit: int, as_json: bool) -> None:
 
 async def _newest(redis_url: str, queue: str, limit: int) -> list[DeadLetter]:
     async with open_redis(redis_url) as client:
-        return [letter async for letter in DeadLetters(redis_url, queue_name=queue, client=client).newest(limit)]
+        letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
+        return [letter async for letter in letters.newest(limit)]
 
 
 def _without_payload(letter: DeadLetter) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _excerpt(text: str) -> str:
 
 @dead.command("show")
 @click.argument("name", metavar="ENTRY_OR_TASK_ID", shell_complete=dead_letters)
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
@@ -124,7 +134,7 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
 
 async def _find(redis_url: str, queue: str, name: str) -> DeadLetter | None:
     async with open_redis(redis_url) as client:
-        return await DeadLetters(redis_url, queue_name=queue, client=client).find(name)
+        return await DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client).find(name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class _Done:
 @dead.command("retry")
 @click.argument("names", metavar="ENTRY_OR_TASK_ID...", nargs=-1, shell_complete=dead_letters)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter of the queue.")
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 def retry_letters(names: tuple[str, ...], everything: bool, redis_url: str, queue: str, as_json: bool) -> None:
@@ -156,7 +166,7 @@ def _either(names: Sequence[str], *, everything: bool) -> None:
 
 async def _retry(redis_url: str, queue: str, names: Sequence[str] | None) -> list[_Done]:
     async with open_redis(redis_url) as client:
-        letters = DeadLetters(redis_url, queue_name=queue, client=client)
+        letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         done = []
         async for name, letter in _chosen(letters, names):
             if letter is None:
@@ -195,7 +205,7 @@ def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
 @click.argument("names", metavar="ENTRY_OR_TASK_ID...", nargs=-1, shell_complete=dead_letters)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter of the queue.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 def drop_letters(
@@ -220,7 +230,7 @@ def drop_letters(
 async def _count(redis_url: str, queue: str, names: Sequence[str] | None) -> tuple[int, list[str]]:
     """Return how many dead letters are meant, and the names that are none."""
     async with open_redis(redis_url) as client:
-        letters = DeadLetters(redis_url, queue_name=queue, client=client)
+        letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         if names is None:
             return await letters.count(), []
         found = [(name, letter) async for name, letter in _chosen(letters, names)]
@@ -229,7 +239,7 @@ async def _count(redis_url: str, queue: str, names: Sequence[str] | None) -> tup
 
 async def _drop(redis_url: str, queue: str, names: Sequence[str] | None) -> int:
     async with open_redis(redis_url) as client:
-        letters = DeadLetters(redis_url, queue_name=queue, client=client)
+        letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         if names is None:
             return await letters.drop_all()
         return await letters.drop([letter.entry_id async for _, letter in _chosen(letters, names) if letter])

@@ -15,12 +15,12 @@ import click
 
 from orbiter.cli.failures import Failure
 from orbiter.cli.live_log import LiveLog, follow_all_tasks
-from orbiter.cli.options import queue_option
+from orbiter.cli.options import namespace, namespace_option, queue_option
 from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
 from orbiter.dev.worker_process import WorkerProcess
 from orbiter.distributed.errors import MissingExtraError, OrbiterError
-from orbiter.distributed.models import DEFAULT_QUEUE
+from orbiter.distributed.names import DEFAULT_NAMESPACE, default_queue
 from orbiter.distributed.worker.logs import LOG_LEVELS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class _Options:
     code: Code
     port: int | None
     data: Path | None
+    namespace: str
     queue: str
     concurrency: int
     drain_timeout: float
@@ -80,6 +81,7 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the data of Redis here.  [default: a temporary directory]",
 )
+@namespace_option
 @queue_option
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Slots of the worker.")
 @click.option(
@@ -106,7 +108,7 @@ def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -
     except OrbiterError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     try:
-        asyncio.run(_develop(_Options(apps=apps, code=code, **options)))  # type: ignore[arg-type]
+        asyncio.run(_develop(_Options(apps=apps, code=code, namespace=namespace(), **options)))  # type: ignore[arg-type]
     except OrbiterError as error:
         raise Failure(f"Error: {error}") from None
 
@@ -126,24 +128,25 @@ async def _develop(options: _Options) -> None:
             worker = WorkerProcess(
                 server.url,
                 options.worker_options(),
+                namespace=options.namespace,
                 drain_timeout=options.drain_timeout,
                 report=log.print,
                 show=log.worker,
             )
             workers.append(worker)
-            if await _run_until(stopping, server, worker, log, options.code):
+            if await _run_until(stopping, server, worker, log, options):
                 raise OrbiterError(f"redis-server has ended with exit code {await server.wait()}:\n{server.log_tail()}")
     log.print("stopped")
 
 
 async def _run_until(
-    stopping: asyncio.Event, server: RedisServer, worker: WorkerProcess, log: LiveLog, code: Code
+    stopping: asyncio.Event, server: RedisServer, worker: WorkerProcess, log: LiveLog, options: _Options
 ) -> bool:
     """Run worker, log and watch until a signal; return whether it was Redis that ended instead."""
     listening = asyncio.Event()
     async with asyncio.TaskGroup() as parts:
-        following = parts.create_task(follow_all_tasks(server.url, log, listening))
-        watching = parts.create_task(_watch(code, worker, log))
+        following = parts.create_task(follow_all_tasks(server.url, log, listening, namespace=options.namespace))
+        watching = parts.create_task(_watch(options.code, worker, log))
         stopped = parts.create_task(stopping.wait())
         died = parts.create_task(server.wait())
         listens = parts.create_task(listening.wait())
@@ -208,8 +211,10 @@ def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options) -
     log.print(f"Redis at {server.url}, {where}")
     if options.code:
         log.print(f"Watching {options.code}", style="")
-    queue = "" if options.queue == DEFAULT_QUEUE else f" --queue {shlex.quote(options.queue)}"
-    submit = f'orbiter task submit "Fleets of agents" --stream{queue} --agent'
+    default = options.queue == default_queue(options.namespace)
+    place = "" if options.namespace == DEFAULT_NAMESPACE else f" --namespace {shlex.quote(options.namespace)}"
+    place += "" if default else f" --queue {shlex.quote(options.queue)}"
+    submit = f'orbiter task submit "Fleets of agents" --stream{place} --agent'
     has_agent = Path("agent.json").is_file()
     line = f"{submit} agent.json" if has_agent else f"echo {shlex.quote(_SOME_AGENT)} | {submit} -"
     click.echo(f"In another terminal:\n\n  export ORBITER_REDIS_URL={server.url}\n  {line}\n")

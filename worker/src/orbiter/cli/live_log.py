@@ -12,9 +12,10 @@ from rich.text import Text
 
 from orbiter.cli.event_printer import describe
 from orbiter.cli.render import console, plain
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import Event, ReasoningEvent, TextEvent, event_from_json, is_final
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,15 +84,18 @@ class LiveLog:
         self._console.print(text, soft_wrap=True)
 
 
-async def follow_all_tasks(redis_url: str, log: LiveLog, listening: asyncio.Event) -> None:
+async def follow_all_tasks(
+    redis_url: str, log: LiveLog, listening: asyncio.Event, *, namespace: str = DEFAULT_NAMESPACE
+) -> None:
     """Print the events of every task, as they are published, until cancelled.
 
     Args:
         redis_url: Where Redis is.
         log: What prints them.
         listening: Set once nothing is missed any more.
+        namespace: Whose tasks.
     """
-    prefix = keys.events("")
+    prefix = Keys(namespace).events_prefix
     client = connect(redis_url, max_connections=1)
     try:
         while True:

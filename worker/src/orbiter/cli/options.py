@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,12 +13,18 @@ import redis
 from click.core import ParameterSource
 
 from orbiter.cli.failures import Failure, UsageFailure
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, mask
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
-from orbiter.distributed.names import InvalidNameError, check_queue_name, check_task_id
+from orbiter.distributed.names import (
+    DEFAULT_NAMESPACE,
+    InvalidNameError,
+    check_namespace,
+    check_queue_name,
+    check_task_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -32,6 +39,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 MISSING_URL = "Error: --redis-url required or set ORBITER_REDIS_URL environment variable."
 _ANSWER_WITHIN = 5.0
 _NAME = "orbiter-cli"
+_NAMESPACE = f"{__name__}.namespace"
 
 
 def typed(text: str) -> str:
@@ -62,7 +70,16 @@ class Name(click.ParamType):  # type: ignore[type-arg] # none before click 8.2
             self.fail(str(error), param, ctx)
 
 
-QUEUE_NAME = Name(check_queue_name)
+class QueueName(Name):
+    """A queue, whole: with the namespace that the command has, typed or not."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check a name, and put the namespace before it."""
+        place = Name(partial(check_queue_name, namespace=namespace(ctx)))
+        return place.convert(value, param, ctx)
+
+
+QUEUE_NAME = QueueName(check_queue_name)
 TASK_ID = Name(check_task_id)
 
 
@@ -76,6 +93,38 @@ def _usable_url(ctx: click.Context, param: click.Parameter, value: str | None) -
     except RedisUrlError as error:
         raise click.BadParameter(str(error), ctx, param) from None
     return value
+
+
+def namespace(ctx: click.Context | None = None) -> str:
+    """Return the namespace of the command that runs, or of that context."""
+    found = ctx or click.get_current_context(silent=True)
+    return DEFAULT_NAMESPACE if found is None else str(found.meta.get(_NAMESPACE, DEFAULT_NAMESPACE))
+
+
+def _keep_namespace(ctx: click.Context, _: click.Parameter, value: str) -> None:
+    ctx.meta[_NAMESPACE] = value
+
+
+def namespace_option(command: Command) -> Command:
+    """Add ``--namespace``, for :func:`namespace`. It is read before the queue's name, wherever it stands."""
+    option = click.option(
+        "--namespace",
+        type=Name(check_namespace),
+        default=DEFAULT_NAMESPACE,
+        envvar=variable("namespace"),
+        show_default=True,
+        show_envvar=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_keep_namespace,
+        help="First word of all keys in Redis.",
+    )
+    return option(command)
+
+
+def fleet_options(command: Command) -> Command:
+    """Add what says which fleet: ``--redis-url`` and ``--namespace``."""
+    return redis_url_option(namespace_option(command))
 
 
 def redis_url_option(command: Command) -> Command:
@@ -128,7 +177,7 @@ async def queue_of_task(client: Redis, task_id: str, queue: str) -> str:
     """Return the queue of a task: what ``--queue`` says, else what its record says, else the setting's value."""
     if click.get_current_context().get_parameter_source("queue") is ParameterSource.COMMANDLINE:
         return queue
-    recorded: Any = await client.hget(keys.task(task_id), "queue")
+    recorded: Any = await client.hget(Keys(namespace()).task(task_id), "queue")
     return str(recorded or queue)
 
 
@@ -149,7 +198,7 @@ async def open_client(url: str, queue: str = DEFAULT_QUEUE) -> AsyncIterator[Cli
     """Give a connected client of a queue, as :func:`open_redis` does."""
     from orbiter.distributed.client.client import Client  # noqa: PLC0415 - not every command has tasks
 
-    async with Client(url, queue=queue, name=_NAME, retries=1) as client:
+    async with Client(url, queue=queue, namespace=namespace(), name=_NAME, retries=1) as client:
         async with asyncio.timeout(_ANSWER_WITHIN):
             await client.redis.ping()
         yield client

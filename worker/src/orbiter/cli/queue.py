@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orbiter.cli.application import LazyGroup
-from orbiter.cli.options import json_option, queue_option, redis_url_option
+from orbiter.cli.options import fleet_options, json_option, namespace, queue_option
 from orbiter.cli.render import format_bytes, format_seconds, format_time, page
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.queue_info import QueueInfo, get_queue_info
@@ -24,7 +24,7 @@ def queue() -> None:
 
 
 @queue.command("info", cls=Watchable)
-@redis_url_option
+@fleet_options
 @queue_option
 @watch_option
 @json_option
@@ -32,7 +32,7 @@ def info(redis_url: str, queue: str, watch: float | None, as_json: bool) -> None
     """Show one queue: its tasks, its workers and the memory it has."""
 
     async def look(client: Redis) -> QueueInfo:
-        return await get_queue_info(redis_url, queue, client=client)
+        return await get_queue_info(redis_url, queue, namespace=namespace(), client=client)
 
     show(redis_url, View(look=look, draw=_draw, as_json=asdict), watch=watch, as_json=as_json)
 

@@ -14,7 +14,7 @@ from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
 from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.failures import Failure
 from orbiter.cli.moment import read_moment
-from orbiter.cli.options import json_option, open_client, queue_option, redis_url_option, run, typed
+from orbiter.cli.options import fleet_options, json_option, open_client, queue_option, run, typed
 from orbiter.cli.render import print_json, print_task, task_json
 from orbiter.cli.task import show_event
 from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tasks
@@ -77,7 +77,7 @@ class _Following:
     callback=_read_agent,
     help="JSON file with the agent's configuration; - is stdin.",
 )
-@redis_url_option
+@fleet_options
 @queue_option
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Submit this many such tasks.")
 @click.option("--task-id", help="Unique name of the task; the same name twice is one task.  [default: generated]")
@@ -191,7 +191,7 @@ def _print_submitted(task_ids: list[str]) -> None:
 
 
 async def _warn_without_workers(client: Client) -> None:
-    fleet = await get_worker_fleet_status(client.redis_url, client=client.redis)
+    fleet = await get_worker_fleet_status(client.redis_url, namespace=client.namespace, client=client.redis)
     if not any(worker.alive and worker.queue in {"", client.queue} for worker in fleet):
         click.echo(
             f"No worker reads queue {client.queue} yet: waiting for one. Ctrl+C ends the wait, not the task.", err=True

@@ -13,12 +13,13 @@ from orbiter.cli.failures import Failure
 from orbiter.cli.options import (
     TASK_ID,
     any_queue_option,
+    fleet_options,
     json_option,
+    namespace,
     open_client,
     queue_filter_option,
     queue_of_task,
     queue_option,
-    redis_url_option,
     run,
 )
 from orbiter.cli.render import print_json, task_json, task_view, tasks_view
@@ -47,7 +48,7 @@ def task() -> None:
 
 
 @task.command("list", cls=Watchable)
-@redis_url_option
+@fleet_options
 @queue_filter_option
 @click.option("--status", metavar="STATUS", help=f"Only tasks that are {', '.join(TaskStatus)}.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
@@ -60,7 +61,7 @@ def list_tasks(
     wanted = _known_status(status)
 
     async def look(client: Redis) -> list[TaskResult]:
-        return await _list(TaskStore(redis_url, client=client), wanted, only_queue, limit)
+        return await _list(TaskStore(redis_url, namespace=namespace(), client=client), wanted, only_queue, limit)
 
     view = View(look=look, draw=tasks_view, as_json=lambda tasks: [task_json(found) for found in tasks])
     show(redis_url, view, watch=watch, as_json=as_json)
@@ -88,7 +89,7 @@ async def _list(store: TaskStore, status: TaskStatus | None, queue: str | None, 
 
 @task.command("status", cls=Watchable)
 @click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
-@redis_url_option
+@fleet_options
 @any_queue_option
 @watch_option
 @json_option
@@ -96,7 +97,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
     """Show everything known of one task; --watch ends when the task has."""
 
     async def look(client: Redis) -> TaskResult:
-        found = await TaskStore(redis_url, client=client).get_status(task_id)
+        found = await TaskStore(redis_url, namespace=namespace(), client=client).get_status(task_id)
         if found is None:
             raise Failure(f"Task not found: {task_id}")
         return found
@@ -107,7 +108,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
 
 @task.command("cancel")
 @click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
-@redis_url_option
+@fleet_options
 @queue_option
 @json_option
 def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
@@ -132,16 +133,15 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
 
 async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
     async with open_client(redis_url, queue) as client:
-        broker = broker_for(
-            redis_url, queue_name=await queue_of_task(client.redis, task_id, queue), client=client.redis
-        )
+        name = await queue_of_task(client.redis, task_id, queue)
+        broker = broker_for(redis_url, queue_name=name, namespace=client.namespace, client=client.redis)
         outcome = await broker.cancel(task_id)
         return outcome, await client.status(task_id)
 
 
 @task.command("events")
 @click.argument("task_id", type=TASK_ID, shell_complete=task_ids)
-@redis_url_option
+@fleet_options
 @any_queue_option
 @click.option("--follow", "-f", is_flag=True, help="Go on with live events until the task has ended.")
 @json_option

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
-from orbiter.cli.options import json_option, queue_filter_option, redis_url_option
+from orbiter.cli.options import fleet_options, json_option, namespace, queue_filter_option
 from orbiter.cli.render import format_bytes, format_seconds, format_time, plain, table
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.worker_health import WorkerHealth, get_worker_fleet_status
@@ -67,7 +67,7 @@ def worker() -> None:
 
 
 @worker.command("list", cls=Watchable)
-@redis_url_option
+@fleet_options
 @queue_filter_option
 @click.option("--wide", is_flag=True, help="More columns: how each worker's processes are.")
 @watch_option
@@ -76,7 +76,7 @@ def list_workers(redis_url: str, only_queue: str | None, wide: bool, watch: floa
     """List the workers, and for a day those that died without a farewell."""
 
     async def look(client: Redis) -> list[WorkerHealth]:
-        fleet = await get_worker_fleet_status(redis_url, client=client)
+        fleet = await get_worker_fleet_status(redis_url, namespace=namespace(), client=client)
         # Of a dead worker and of 0.1 ones the queue is not known: such rows would only be missed.
         return [health for health in fleet if only_queue is None or health.queue in {"", only_queue}]
 

@@ -17,10 +17,11 @@ from redis.exceptions import RedisError
 
 from orbiter.dev.redis_server import stop
 from orbiter.dev.tied import tied
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.execution.processes.pool import REPLACED
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from asyncio import StreamReader
@@ -48,6 +49,7 @@ class WorkerProcess:
     Args:
         redis_url: The Redis that it works on.
         options: Further options of ``orbiter start worker``.
+        namespace: The first word of all keys.
         drain_timeout: Seconds that running tasks get to end when the worker is stopped or started again.
         report: Called with one line whenever something happens to the worker.
         show: Given each line that the worker writes.
@@ -58,12 +60,15 @@ class WorkerProcess:
         redis_url: str,
         options: list[str],
         *,
+        namespace: str = DEFAULT_NAMESPACE,
         drain_timeout: float,
         report: Callable[[str], None],
         show: Callable[[str], None],
     ) -> None:
         self._redis_url = redis_url
-        self._options = [*options, "--redis-url", redis_url, "--drain-timeout", f"{drain_timeout:g}"]
+        self._keys = Keys(namespace)
+        self._options = [*options, "--redis-url", redis_url, "--namespace", namespace]
+        self._options += ["--drain-timeout", f"{drain_timeout:g}"]
         self._grace = drain_timeout + _GRACE
         self._report = report
         self._show = show
@@ -158,7 +163,7 @@ class WorkerProcess:
         try:
             while True:
                 with contextlib.suppress(RedisError, OSError):
-                    if await client.hget(keys.worker(worker_id), "state") == "running":
+                    if await client.hget(self._keys.worker(worker_id), "state") == "running":
                         break
                 await asyncio.sleep(0.05)
         finally:

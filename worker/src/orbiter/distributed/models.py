@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
 
-from orbiter.distributed.names import TaskId  # noqa: TC001 - pydantic reads it
+from orbiter.distributed.names import DEFAULT_NAMESPACE, TaskId, default_queue
 from orbiter.distributed.plain_json import whole
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_QUEUE = "orbiter:tasks"
+DEFAULT_QUEUE = default_queue(DEFAULT_NAMESPACE)
 # Written where they are set.
 _OPTIONAL = ("not_before", "max_retries")
 
@@ -173,7 +173,7 @@ class TaskPayload(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """What is known of a task: its hash ``orbiter:task:{id}``, decoded.
+    """What is known of a task: its hash ``{namespace}:task:{id}``, decoded.
 
     Times are epoch seconds. ``retries`` counts runs repeated after an error, ``handoffs`` those handed to another
     worker by a drain, ``losses`` those that ended without an outcome, as their process or worker died, ``crashes``

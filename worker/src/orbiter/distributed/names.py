@@ -1,4 +1,4 @@
-"""Names that people choose, of queues, workers and tasks: one rule for each, wherever a name comes in."""
+"""Names that people choose, of namespaces, queues, workers and tasks: one rule for each, wherever a name comes in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+DEFAULT_NAMESPACE = "orbiter"
+LONGEST_NAMESPACE = 64
 LONGEST_TASK_ID = 200
-# orbiter:task:{id} would be one of our own keys.
+# {namespace}:task:{id} would be one of our own keys.
 RESERVED_TASK_IDS = frozenset({"index", "by_time"})
+# Likewise {namespace}:{queue}.
+_RESERVED_QUEUES = re.compile(r"fleet|deploy|(?:task|stream|workers):.*")
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+_NAMESPACE = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAMESPACE}}}")
 _SHOWN = 60
 
 
@@ -18,13 +23,62 @@ class InvalidNameError(ValueError):
     """A name breaks its rule; the message says the name, what it was to name, and the rule."""
 
 
-def check_queue_name(name: str) -> str:
-    """Return the name of a queue, as it is.
+def check_namespace(name: str) -> str:
+    """Return a namespace, as it is. In braces it puts all its keys into one slot of a cluster.
 
     Raises:
         InvalidNameError: It breaks the rule.
     """
-    return _checked(name, "queue name")
+    if not isinstance(name, str) or not _NAMESPACE.fullmatch(_without_braces(name)):
+        rule = f"1 to {LONGEST_NAMESPACE} letters (a to z, A to Z), digits, or any of _ . -; all of it may be in braces"
+        raise _refused(name, "namespace", rule)
+    return name
+
+
+def default_queue(namespace: str) -> str:
+    """Return the name of a namespace's default queue."""
+    return f"{namespace}:tasks"
+
+
+def queue_in(namespace: str, queue: str) -> str:
+    """Return the whole name of a queue, which begins with its namespace; in the default one any name is whole."""
+    if namespace == DEFAULT_NAMESPACE or queue.startswith(f"{namespace}:"):
+        return queue
+    if queue == default_queue(DEFAULT_NAMESPACE):
+        return default_queue(namespace)
+    return f"{namespace}:{queue}"
+
+
+def check_queue_name(name: str, namespace: str = DEFAULT_NAMESPACE) -> str:
+    """Return the whole name of a queue.
+
+    Args:
+        name: The queue, with its namespace or without it.
+        namespace: The namespace.
+
+    Raises:
+        InvalidNameError: The queue's name or the namespace breaks its rule.
+    """
+    check_namespace(namespace)
+    before = f"{namespace}:"
+    plain = name.removeprefix(before) if isinstance(name, str) and namespace != DEFAULT_NAMESPACE else name
+    _checked(plain, "queue name")
+    whole = queue_in(namespace, name)
+    if _RESERVED_QUEUES.fullmatch(whole.removeprefix(before)) and whole.startswith(before):
+        raise _refused(name, "queue name", f"another one: {whole} is a key of the fleet")
+    return whole
+
+
+def check_whole_queue_name(name: str) -> str:
+    """Return the whole name of a queue in whatever namespace.
+
+    Raises:
+        InvalidNameError: No queue can have this name.
+    """
+    head, colon, _ = name.partition(":") if isinstance(name, str) else ("", "", "")
+    named = bool(colon) and _NAMESPACE.fullmatch(_without_braces(head)) is not None
+    _checked(name[len(head) + 1 :] if named else name, "queue name")
+    return name
 
 
 def check_worker_id(name: str) -> str:
@@ -53,6 +107,10 @@ def check_task_id(name: str) -> str:
     return name
 
 
+def _without_braces(name: str) -> str:
+    return name[1:-1] if name.startswith("{") and name.endswith("}") else name
+
+
 def _checked(name: str, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise _refused(name, what, "1 to 128 letters (a to z, A to Z), digits, or any of _ . : @ -")
@@ -66,6 +124,6 @@ def _refused(name: object, what: str, rule: str) -> InvalidNameError:
     return InvalidNameError(f"{text} is no {what}: use {rule}")
 
 
-QueueName = Annotated[str, AfterValidator(check_queue_name)]
+Namespace = Annotated[str, AfterValidator(check_namespace)]
 WorkerId = Annotated[str, AfterValidator(check_worker_id)]
 TaskId = Annotated[str, AfterValidator(check_task_id)]

@@ -8,7 +8,7 @@ import secrets
 import socket
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from orbiter.distributed.errors import SettingsError
 from orbiter.distributed.limits import (
@@ -20,7 +20,7 @@ from orbiter.distributed.limits import (
     TASK_TTL,
 )
 from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
-from orbiter.distributed.names import QueueName, WorkerId  # noqa: TC001 - pydantic reads them
+from orbiter.distributed.names import DEFAULT_NAMESPACE, Namespace, WorkerId, check_queue_name
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)B?", re.IGNORECASE)
@@ -47,7 +47,8 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     concurrency: int = Field(default=1, ge=1, le=1024, description="Tasks that run at the same time in this process")
-    queue: QueueName = Field(default=DEFAULT_QUEUE, description="Redis Streams queue name")
+    namespace: Namespace = Field(default=DEFAULT_NAMESPACE, description="First word of all keys in Redis")
+    queue: str = Field(default=DEFAULT_QUEUE, validate_default=True, description="Redis Streams queue name")
     worker_id: WorkerId = Field(default_factory=default_worker_id, description="Unique worker identifier")
     heartbeat_ttl: int = Field(default=30, ge=1, le=3600, description="Lease and heartbeat lifetime, seconds")
     drain_timeout: Seconds = Field(default=25.0, description="Seconds that running tasks get to end after SIGTERM")
@@ -88,6 +89,12 @@ class WorkerSettings(BaseModel):
     health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 is off")
     health_host: str = Field(default="127.0.0.1", description="Address that --health-port binds to")
     instance: str = Field(default="", description="Label shown in listings, such as systemd's %i")
+
+    @field_validator("queue")
+    @classmethod
+    def _in_namespace(cls, value: str, info: ValidationInfo) -> str:
+        # A namespace that breaks its rule is an error of its own.
+        return check_queue_name(value, info.data.get("namespace", DEFAULT_NAMESPACE))
 
     @field_validator("worker_id", mode="before")
     @classmethod

@@ -63,6 +63,15 @@ def test_environment_wins_over_the_file_and_the_file_over_the_default() -> None:
     assert settings["queue"]["source"] == "default", "an empty variable is no setting"
 
 
+def test_the_queue_is_shown_with_the_namespace_in_force() -> None:
+    write('namespace = "acme"\nqueue = "mail"\n')
+    settings = shown()
+    assert (settings["namespace"]["value"], settings["queue"]["value"]) == ("acme", "acme:mail")
+    assert shown(ORBITER_NAMESPACE="other")["queue"]["value"] == "other:mail"
+    write('namespace = "acme"\n')
+    assert shown()["queue"]["value"] == "acme:tasks"
+
+
 def test_size_may_have_a_unit_wherever_it_comes_from() -> None:
     assert shown(ORBITER_MAX_RSS_PER_PROCESS="2G")["max_rss_per_process"]["value"] == 2_000_000_000
     write(f'redis_url = "{NOBODY}"\nmax_rss_per_process = "512MiB"\nprocesses = 4\nconnect_timeout = 0\n')

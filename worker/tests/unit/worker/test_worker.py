@@ -298,10 +298,10 @@ async def test_drain_counts_what_the_executor_gives_back(
 
 
 async def test_worker_watches_alerts_where_there_are_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    watched: list[str] = []
+    watched: list[tuple[str, str]] = []
 
-    async def watch(url: str, queue: str, *, client: Any) -> None:
-        watched.append(queue)
+    async def watch(url: str, queue: str, *, namespace: str, client: Any) -> None:
+        watched.append((queue, namespace))
         await never()
 
     monkeypatch.setattr(alert_manager, "watch", watch)
@@ -309,7 +309,7 @@ async def test_worker_watches_alerts_where_there_are_rules(monkeypatch: pytest.M
     working = Working(monkeypatch)
     await working.start()
     await working.stop()
-    assert watched == [working.worker.settings.queue]
+    assert watched == [(working.worker.settings.queue, working.worker.settings.namespace)]
 
 
 async def test_health_port_tells_whether_the_worker_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:

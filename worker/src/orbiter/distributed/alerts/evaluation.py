@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, TypeAlias
 from redis.exceptions import RedisError
 
 from orbiter.distributed.alerts.rules import RULES, Alert, AlertRule, Reading, Severity, judge
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.queue_info import read_backlog
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.connection.connected import client_for
 from orbiter.distributed.models import DEFAULT_QUEUE
-from orbiter.distributed.names import check_queue_name
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
 
     from redis.asyncio import Redis
+
+    from orbiter.distributed.broker.keys import QueueKeys
 
     Callback: TypeAlias = Callable[["Alert"], Awaitable[None] | None]
 
@@ -35,12 +37,19 @@ WATCH_EVERY = 15.0
 _RECENT = ("recent_completed", "recent_failed", "recent_starts", "recent_waited")
 
 
-async def read_queue(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: Redis | None = None) -> Reading:
+async def read_queue(
+    redis_url: str,
+    queue: str = DEFAULT_QUEUE,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    client: Redis | None = None,
+) -> Reading:
     """Take a reading of one queue.
 
     Args:
         redis_url: Where Redis is.
         queue: The queue's name.
+        namespace: The first word of all keys.
         client: A client to share instead of a connection of its own.
 
     Raises:
@@ -48,16 +57,16 @@ async def read_queue(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: Redi
         RedisUrlError: The URL cannot be used.
         redis.RedisError: Redis cannot be reached or refuses.
     """
-    check_queue_name(queue)
+    check_queue_name(queue, namespace)
     async with client_for(redis_url, client, name="orbiter-alerts") as redis:
-        return await _read(redis_url, queue, redis)
+        return await _read(redis_url, Keys(namespace).of_queue(queue), redis)
 
 
-async def _read(redis_url: str, queue: str, client: Redis) -> Reading:
-    backlog = await read_backlog(client, queue)
-    fleet = await get_worker_fleet_status(redis_url, client=client)
+async def _read(redis_url: str, keys: QueueKeys, client: Redis) -> Reading:
+    queue, backlog = keys.stream, await read_backlog(client, keys)
+    fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client)
     here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
-    completed, failed, starts, waited = await _recently(client, [worker.worker_id for worker in here])
+    completed, failed, starts, waited = await _recently(client, keys, [worker.worker_id for worker in here])
     ended = completed + failed
     return Reading(
         queue=queue,
@@ -69,7 +78,7 @@ async def _read(redis_url: str, queue: str, client: Redis) -> Reading:
     )
 
 
-async def _recently(client: Redis, workers: Sequence[str]) -> list[float]:
+async def _recently(client: Redis, keys: Keys, workers: Sequence[str]) -> list[float]:
     """Add up what these workers counted; one of 0.1 tells nothing."""
     async with client.pipeline(transaction=False) as pipeline:
         for worker_id in workers:
@@ -140,13 +149,14 @@ class AlertManager:
         queue: str = DEFAULT_QUEUE,
         *,
         every: float = WATCH_EVERY,
+        namespace: str = DEFAULT_NAMESPACE,
         client: Redis | None = None,
     ) -> None:
         """Evaluate the rules every so many seconds, until cancelled, whatever becomes of Redis."""
         while True:
             try:
                 async with asyncio.timeout(every):
-                    reading = await read_queue(redis_url, queue, client=client)
+                    reading = await read_queue(redis_url, queue, namespace=namespace, client=client)
             except (RedisError, OSError) as error:
                 logger.warning("alerts cannot be evaluated: %s", error or type(error).__name__)
             else:

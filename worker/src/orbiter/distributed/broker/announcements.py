@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
+
+    from orbiter.distributed.broker.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,12 @@ class Channel:
 
     Args:
         pubsub: The connection, subscribed.
+        keys: Names the channels.
     """
 
-    def __init__(self, pubsub: PubSub) -> None:
+    def __init__(self, pubsub: PubSub, keys: Keys) -> None:
         self._pubsub = pubsub
+        self._keys = keys
 
     async def next(self, within: float) -> Announcement | None:
         """Wait for an announcement, so many seconds at most; return ``None`` where nothing was heard."""
@@ -44,7 +46,7 @@ class Channel:
         if message is None:
             return None
         if message["type"] == "pmessage":
-            return Announcement(cancelled=str(message["channel"]).removeprefix(keys.CANCEL_PREFIX))
+            return Announcement(cancelled=str(message["channel"]).removeprefix(self._keys.cancel_prefix))
         return Announcement(command=str(message["data"]) if message["type"] == "message" else "")
 
     async def probe(self) -> None:
@@ -58,16 +60,18 @@ class Announcements:
     Args:
         client: A connection for these alone.
         worker_id: Whose control channel.
+        keys: Names the channels.
     """
 
-    def __init__(self, client: Redis, worker_id: str) -> None:
+    def __init__(self, client: Redis, worker_id: str, keys: Keys) -> None:
         self._client = client
+        self._keys = keys
         self._control = keys.control(worker_id)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Channel]:
         """Listen meanwhile."""
         async with self._client.pubsub() as pubsub:
-            await pubsub.psubscribe(f"{keys.CANCEL_PREFIX}*")
+            await pubsub.psubscribe(f"{self._keys.cancel_prefix}*")
             await pubsub.subscribe(self._control)
-            yield Channel(pubsub)
+            yield Channel(pubsub, self._keys)

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from redis.exceptions import NoScriptError
 
 from orbiter.distributed import failpoints
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import cluster, core
-from orbiter.distributed.broker.keys import QueueKeys
 from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
 from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.broker.task_broker import RELIST_KEYS, TaskBroker
@@ -61,18 +59,18 @@ class ClusterBroker(TaskBroker):
         failpoints.reach("between submit steps")
         entries = await self._run_each([cluster.enqueue(self.keys, task, text) for task, text, _ in new])
         await self._run_each(
-            [core.note_entry(task.task_id, entry) for (task, *_), entry in zip(new, entries, strict=True)]
+            [core.note_entry(self.keys, task.task_id, entry) for (task, *_), entry in zip(new, entries, strict=True)]
         )
         self._submitted(task.agent_name for task, *_ in new)
 
     async def cancel(self, task_id: str) -> CancelOutcome:
         """Cancel a task wherever it is: at once where it waits, through its worker where it runs."""
         check_task_id(task_id)
-        done = await self.run(cluster.cancel(task_id))
+        done = await self.run(cluster.cancel(self.keys, task_id))
         if done.status == "cancelled":
             # Also where that was recorded before: whoever did it may not have come this far.
             await self.end_events(task_id, done.status, "")
-            await self.run(cluster.unpark(QueueKeys.of(done.queue or self.queue_name), task_id))
+            await self.run(cluster.unpark(self.keys.of_queue(done.queue or self.queue_name), task_id))
         return self._cancelled(task_id, done.outcome)
 
     # -- for workers: claiming -----------------------------------------------------------------------------------
@@ -136,11 +134,11 @@ class ClusterBroker(TaskBroker):
         """Add events to their tasks' streams and publish them, except those of runs that are over."""
         async with self.client.pipeline(transaction=False) as pipeline:
             for batch in batches:
-                pipeline.hmget(keys.task(batch.task_id), "attempt", "status")
+                pipeline.hmget(self.keys.task(batch.task_id), "attempt", "status")
             known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 2)
         await self._run_each(
             [
-                cluster.append_events(batch)
+                cluster.append_events(self.keys, batch)
                 for batch, (attempt, status) in zip(batches, known, strict=True)
                 if attempt == str(batch.attempt) and status not in EVENT_STATUS
             ]
@@ -149,12 +147,15 @@ class ClusterBroker(TaskBroker):
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, end their events, acknowledge; return what stands for each: a status, or ``lost``."""
         recorded = await self._run_each(
-            [cluster.settle(consumer, outcome.claim, outcome.status, _fields(outcome)) for outcome in outcomes]
+            [
+                cluster.settle(self.keys, consumer, outcome.claim, outcome.status, _fields(outcome))
+                for outcome in outcomes
+            ]
         )
         failpoints.reach("between finish steps")
         stands = [pair for pair in zip(outcomes, recorded, strict=True) if pair[1] in EVENT_STATUS]
         await self._run_each(
-            [cluster.append_final_event(outcome) for outcome, status in stands if status == outcome.status]
+            [cluster.append_final_event(self.keys, outcome) for outcome, status in stands if status == outcome.status]
         )
         for outcome, status in stands:
             if status != outcome.status:
@@ -198,7 +199,7 @@ class ClusterBroker(TaskBroker):
         return await self._reschedule(consumer, claim, "pending", [], 0)
 
     async def _reschedule(self, consumer: str, claim: Claim, status: str, fields: list[str], delay_ms: int) -> str:
-        stands = await self.run(cluster.settle(consumer, claim, status, fields))
+        stands = await self.run(cluster.settle(self.keys, consumer, claim, status, fields))
         if stands not in {status, *EVENT_STATUS}:
             return "lost"
         failpoints.reach("between finish steps")
@@ -212,7 +213,9 @@ class ClusterBroker(TaskBroker):
 
     async def _lose(self, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool) -> str:
         why = {"reason": reason, "error_type": error_type}
-        run = await self.run(cluster.lose(consumer, claim, **why, guilty=guilty, max_crashes=self.max_crashes))
+        run = await self.run(
+            cluster.lose(self.keys, consumer, claim, **why, guilty=guilty, max_crashes=self.max_crashes)
+        )
         stands = run.status
         if stands not in {"pending", *EVENT_STATUS}:
             return "lost"
@@ -239,41 +242,41 @@ class ClusterBroker(TaskBroker):
         counts = await self.run(cluster.renew(self.keys, consumer, rows), client)
         async with client.pipeline(transaction=False) as pipeline:
             for claim in claims:
-                pipeline.hmget(keys.task(claim.task.task_id), "status", "cancel_requested_at", "fence")
+                pipeline.hmget(self.keys.task(claim.task.task_id), "status", "cancel_requested_at", "fence")
             known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 3)
         held_until = int(await self.now() * 1000 + lease * 2000) if -1 in counts else 0
         verdicts: list[Renewal] = []
         async with client.pipeline(transaction=False) as pipeline:
             for claim, count, (status, asked, fence) in zip(claims, counts, known, strict=True):
-                task = keys.task(claim.task.task_id)
+                task = self.keys.task(claim.task.task_id)
                 ours = f"{claim.entry_id} {claim.deliveries} {consumer}"
                 # Its entry is gone: from now on the record alone says that this worker runs it, and for how long.
                 alone = count == -1 and (status, fence) == ("running", ours)
                 if alone:
                     pipeline.hset(task, "held_until", str(held_until))
                 pipeline.expire(task, TASK_TTL)
-                pipeline.expire(keys.stream(claim.task.task_id), self.event_ttl)
+                pipeline.expire(self.keys.event_stream(claim.task.task_id), self.event_ttl)
                 lost = count <= 0 and not alone
                 verdicts.append("lost" if lost else "cancel" if asked or status == "cancelled" else "ok")
             await self.within(pipeline.execute(raise_on_error=False))
         return verdicts
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
-        now, command = await self.run(cluster.heartbeat(beat), client)
+        now, command = await self.run(cluster.heartbeat(self.keys, beat), client)
         async with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.zadd(keys.FLEET, {beat.worker_id: now})
-            pipeline.expire(keys.FLEET, FLEET_TTL)
+            pipeline.zadd(self.keys.fleet, {beat.worker_id: now})
+            pipeline.expire(self.keys.fleet, FLEET_TTL)
             await self.within(pipeline.execute())
         return command
 
     async def deregister(self, worker_id: str, *, life: str = "") -> None:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
         # One step after the other: a life that begins between the two beats again.
-        if await self.within(self.client.hget(keys.worker(worker_id), "life")) not in {None, life}:
+        if await self.within(self.client.hget(self.keys.worker(worker_id), "life")) not in {None, life}:
             return
         async with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.delete(keys.worker(worker_id))
-            pipeline.zrem(keys.FLEET, worker_id)
+            pipeline.delete(self.keys.worker(worker_id))
+            pipeline.zrem(self.keys.fleet, worker_id)
             await self.within(pipeline.execute())
         await self.run(cluster.deregister(self.keys, worker_id))
 
@@ -283,7 +286,7 @@ class ClusterBroker(TaskBroker):
 
     async def _move(self, *, count: int, max_bytes: int) -> int:
         left, moved = await self.run(core.move_entries(self.keys, count=count, max_bytes=max_bytes, one_slot=False))
-        await self._run_each([core.note_entry(task_id, entry_id) for entry_id, task_id in moved])
+        await self._run_each([core.note_entry(self.keys, task_id, entry_id) for entry_id, task_id in moved])
         return left
 
     def _send(self, call: Call[Any], client: Redis | None) -> Awaitable[Any]:
@@ -306,7 +309,7 @@ class ClusterBroker(TaskBroker):
         at, cursor, left = int(number or 0), int(text or 0), len(nodes)
         for _ in range(RELIST_STEPS):
             node = nodes[at % len(nodes)]
-            scan = client.scan(cursor=cursor, match=f"{keys.TASK_PREFIX}*", count=RELIST_KEYS, target_nodes=node)
+            scan = client.scan(cursor=cursor, match=f"{self.keys.task_prefix}*", count=RELIST_KEYS, target_nodes=node)
             cursors, names = await self.within(scan)
             await self._list(names)
             cursor = next(iter(cursors.values()))
@@ -318,7 +321,7 @@ class ClusterBroker(TaskBroker):
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""
-        status = await self.run(cluster.end_lost(lost))
+        status = await self.run(cluster.end_lost(self.keys, lost))
         if status == "failed":
             await self.end_events(lost.task_id, status, lost.reason)
             letter = {"error_type": core.LOST, "payload": "", "attempt": lost.known["attempt"]}

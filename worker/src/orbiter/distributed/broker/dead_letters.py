@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import cluster, core, run
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.errors import OrbiterError
 from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskPayload, TaskStatus
-from orbiter.distributed.names import check_queue_name
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -91,13 +91,21 @@ class DeadLetters(Connected):
     Args:
         redis_url: Where Redis is.
         queue_name: The queue.
+        namespace: The first word of all keys.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
 
-    def __init__(self, redis_url: str, *, queue_name: str = DEFAULT_QUEUE, client: Redis | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        queue_name: str = DEFAULT_QUEUE,
+        namespace: str = DEFAULT_NAMESPACE,
+        client: Redis | None = None,
+    ) -> None:
         super().__init__(redis_url, client=client)
-        self.queue_name = queue_name
-        self._keys = keys.QueueKeys.of(queue_name)
+        self._keys = Keys(namespace).of_queue(queue_name)
+        self.queue_name = self._keys.stream
         self.key = self._keys.dead
 
     async def count(self) -> int:
@@ -155,7 +163,7 @@ class DeadLetters(Connected):
         Raises:
             DeadLetterError: The task is unknown, is not at its end, has completed, or its payload is gone.
         """
-        known: Any = await self.client.hget(keys.task(task_id), "status")
+        known: Any = await self.client.hget(self._keys.task(task_id), "status")
         if known is not None and known not in {TaskStatus.FAILED, TaskStatus.CANCELLED}:
             raise _refusal(task_id, known)
         letter = await self.find(task_id)
@@ -187,7 +195,7 @@ class DeadLetters(Connected):
                     return entry_id, task
 
     async def _resubmit(self, task: TaskPayload, *, letter: str = "", waiting: str = "") -> str:
-        check_queue_name(self.queue_name)
+        check_queue_name(self.queue_name, self._keys.namespace)
         task_id = task.task_id
         if check(self.redis_url).kind == "cluster":
             result = await self._resubmit_in_steps(task, letter=letter, waiting=waiting)
@@ -201,18 +209,18 @@ class DeadLetters(Connected):
 
     async def _resubmit_in_steps(self, task: TaskPayload, *, letter: str, waiting: str) -> str:
         """Do what ``core/resubmit.lua`` does where the keys are in different slots: the record first."""
-        record = keys.task(task.task_id)
+        record = self._keys.task(task.task_id)
         result = await run(self.client, cluster.resubmit(self._keys, task, source=letter or waiting))
         if result != "pending":
             return result
-        await self.client.delete(keys.stream(task.task_id))
-        await self.client.sadd(keys.INDEX, task.task_id)
-        await self.client.zadd(keys.BY_TIME, {task.task_id: task.created_at * 1000}, nx=True)
+        await self.client.delete(self._keys.event_stream(task.task_id))
+        await self.client.sadd(self._keys.index, task.task_id)
+        await self.client.zadd(self._keys.by_time, {task.task_id: task.created_at * 1000}, nx=True)
         entry: str | None = waiting
         if letter:
             entry = await run(self.client, cluster.requeue_dead_letter(self._keys, letter))
         if entry:
-            await run(self.client, core.note_entry(task.task_id, entry))
+            await run(self.client, core.note_entry(self._keys, task.task_id, entry))
         else:
             await self.client.hset(record, "status", TaskStatus.FAILED)
             result = "gone"

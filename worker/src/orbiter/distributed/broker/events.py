@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import Batch
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.connection.connected import Connected
@@ -27,6 +27,7 @@ from orbiter.distributed.connection.subscriptions import Subscriptions
 from orbiter.distributed.errors import describe
 from orbiter.distributed.limits import BYTES_A_CHARACTER, MAX_BACKLOG, MAX_EVENT_BYTES, MAX_TOTAL_BACKLOG, MERGED_TEXT
 from orbiter.distributed.models import ErrorEvent, Event, TextEvent, emitted_event, event_from_json, is_final
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -455,14 +456,21 @@ class EventSubscriber(Connected):
 
     Args:
         redis_url: Where Redis is.
+        namespace: The first word of all keys and channels.
         client: A client to share; without one, :meth:`connect` makes one of its own.
         subscriptions: Subscriptions to share; without them, readers share a connection while there are any.
     """
 
     def __init__(
-        self, redis_url: str, *, client: Redis | None = None, subscriptions: Subscriptions | None = None
+        self,
+        redis_url: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        client: Redis | None = None,
+        subscriptions: Subscriptions | None = None,
     ) -> None:
         super().__init__(redis_url, client=client)
+        self._keys = Keys(namespace)
         self._shared_subscriptions = subscriptions
         self._subscriptions = subscriptions
 
@@ -492,7 +500,7 @@ class EventSubscriber(Connected):
                 yield event
 
     async def _read(self, task_id: str, start: str) -> Any:
-        return await self.client.xrange(keys.stream(task_id), min=start, count=500)
+        return await self.client.xrange(self._keys.event_stream(task_id), min=start, count=500)
 
     async def subscribe(self, task_id: str, *, from_id: str = "0", after: str | None = None) -> AsyncIterator[Event]:
         """Yield a task's events until its final status event, however late the caller joins.
@@ -511,14 +519,15 @@ class EventSubscriber(Connected):
         """
         start = from_id if after is None else f"({after}"
         patience = Patience()
+        store = TaskStore(self.redis_url, namespace=self._keys.namespace, client=self.client)
         if self._subscriptions is None:
             self._subscriptions = Subscriptions(self.client)
         while True:
             try:
-                async with self._subscriptions.listen(keys.events(task_id)) as channel:
+                async with self._subscriptions.listen(self._keys.events(task_id)) as channel:
                     while True:
                         # Asked before looking at the stream: were the task to end in between, its last event is found.
-                        task = await answer(TaskStore(self.redis_url, client=self.client).get_status(task_id))
+                        task = await answer(store.get_status(task_id))
                         async with aclosing(self._pages(task_id, start)) as pages:  # type: ignore[type-var]
                             async for event in pages:
                                 start = f"({event.entry_id}"

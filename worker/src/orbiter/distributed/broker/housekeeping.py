@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
 from orbiter.distributed.broker.spoilt import readable
@@ -55,10 +54,11 @@ class Housekeeping:
 
     def __init__(self, broker: TaskBroker) -> None:
         self._broker = broker
+        self._keys = broker.keys
         self.queue_name = broker.queue_name
         self.event_ttl = broker.event_ttl
         self._sweeping, self._reconciling, self._progress, self._missing = (
-            keys.tagged(self.queue_name, name) for name in ("sweep", "reconciling", "reconcile", "missing")
+            self._keys.beside(name) for name in ("sweep", "reconciling", "reconcile", "missing")
         )
 
     async def now(self) -> float:
@@ -78,7 +78,7 @@ class Housekeeping:
             Task ids with their times, milliseconds.
         """
         rows: Any = await self._broker.within(
-            self._broker.client.zrangebyscore(keys.BY_TIME, score, until, start=skip, num=count, withscores=True)
+            self._broker.client.zrangebyscore(self._keys.by_time, score, until, start=skip, num=count, withscores=True)
         )
         return [(task_id, at) for task_id, at in rows]
 
@@ -86,7 +86,7 @@ class Housekeeping:
         """Return the fields ``names`` of each task's record."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
-                pipeline.hmget(keys.task(task_id), *names)
+                pipeline.hmget(self._keys.task(task_id), *names)
             rows = await self._broker.within(pipeline.execute(raise_on_error=False))
         return readable(rows, [None] * len(names))
 
@@ -125,7 +125,7 @@ class Housekeeping:
 
     async def backlog(self) -> Backlog:
         """Return what there is to do on the queue."""
-        return await self._broker.within(read_backlog(self._broker.client, self.queue_name))
+        return await self._broker.within(read_backlog(self._broker.client, self._keys))
 
     async def consumers(self) -> list[Consumer]:
         """Return the group's consumers."""
@@ -133,7 +133,7 @@ class Housekeeping:
         consumers: Any = await broker.within(broker.client.xinfo_consumers(broker.queue_name, broker.group))
         async with broker.client.pipeline(transaction=False) as pipeline:
             for consumer in consumers:
-                pipeline.hmget(keys.worker(consumer["name"]), "status", "version", "heartbeat_ttl")
+                pipeline.hmget(self._keys.worker(consumer["name"]), "status", "version", "heartbeat_ttl")
             beats = await broker.within(pipeline.execute())
         return [
             Consumer(consumer["name"], consumer["pending"], consumer["idle"] / 1000, *beat)
@@ -156,7 +156,7 @@ class Housekeeping:
 
     async def forget_workers(self, before: float) -> None:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
-        await self._broker.within(self._broker.client.zremrangebyscore(keys.FLEET, "-inf", int(before * 1000)))
+        await self._broker.within(self._broker.client.zremrangebyscore(self._keys.fleet, "-inf", int(before * 1000)))
 
     async def mend_times(self, now: float) -> None:
         """Take tasks off the order of time that have an impossible place there: before 1970, or a day or more ahead.
@@ -168,43 +168,43 @@ class Housekeeping:
         """
         redis, latest = self._broker.client, int((now + 86_400) * 1000)
         async with redis.pipeline(transaction=False) as pipeline:
-            pipeline.zremrangebyscore(keys.BY_TIME, "-inf", "(0")
-            pipeline.zremrangebyscore(keys.BY_TIME, f"({latest}", "+inf")
+            pipeline.zremrangebyscore(self._keys.by_time, "-inf", "(0")
+            pipeline.zremrangebyscore(self._keys.by_time, f"({latest}", "+inf")
             await self._broker.within(pipeline.execute())
 
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:
         """Take the tasks ``gone`` off the lists, and keep the records of those ``waiting``."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in gone:
-                pipeline.zrem(keys.BY_TIME, task_id)
-                pipeline.srem(keys.INDEX, task_id)
+                pipeline.zrem(self._keys.by_time, task_id)
+                pipeline.srem(self._keys.index, task_id)
             for task_id in waiting:
-                pipeline.expire(keys.task(task_id), TASK_TTL, gt=True)
+                pipeline.expire(self._keys.task(task_id), TASK_TTL, gt=True)
             await self._broker.within(pipeline.execute())
 
     async def listed(self) -> tuple[int, int]:
         """Return how many tasks are known, and how many of them have a place in the order of time."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
-            pipeline.scard(keys.INDEX)
-            pipeline.zcard(keys.BY_TIME)
+            pipeline.scard(self._keys.index)
+            pipeline.zcard(self._keys.by_time)
             known, ordered = await self._broker.within(pipeline.execute())
         return known, ordered
 
     async def unordered(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """Look at about ``count`` known tasks; return where to go on, and those that have no place in time."""
         redis = self._broker.client
-        scanned: Any = await self._broker.within(redis.sscan(keys.INDEX, cursor, count=count))
+        scanned: Any = await self._broker.within(redis.sscan(self._keys.index, cursor, count=count))
         cursor, ids = scanned
-        scores: Any = await self._broker.within(redis.zmscore(keys.BY_TIME, ids)) if ids else []
+        scores: Any = await self._broker.within(redis.zmscore(self._keys.by_time, ids)) if ids else []
         return cursor, [task_id for task_id, score in zip(ids, scores, strict=True) if score is None]
 
     async def adopt(self, moments: Mapping[str, float], gone: Iterable[str]) -> None:
         """Give tasks their places in the order of time (epoch seconds), and forget those ``gone``."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in gone:
-                pipeline.srem(keys.INDEX, task_id)
+                pipeline.srem(self._keys.index, task_id)
             for task_id, moment in moments.items():
-                pipeline.zadd(keys.BY_TIME, {task_id: int(moment * 1000)}, nx=True)
+                pipeline.zadd(self._keys.by_time, {task_id: int(moment * 1000)}, nx=True)
             await self._broker.within(pipeline.execute())
 
     # -- reconciling -----------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Housekeeping:
 
     async def note_entry(self, task_id: str, entry_id: str) -> None:
         """Note in a task's record which entry stands for it."""
-        await self._broker.run(core.note_entry(task_id, entry_id))
+        await self._broker.run(core.note_entry(self._keys, task_id, entry_id))
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""
@@ -274,7 +274,7 @@ class Housekeeping:
         """Return the last entry of each task's events, ``None`` where there is none."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
-                pipeline.xrevrange(keys.stream(task_id), count=1)
+                pipeline.xrevrange(self._keys.event_stream(task_id), count=1)
             rows = await self._broker.within(pipeline.execute(raise_on_error=False))
         return [last[0][1] if last else None for last in readable(rows, [])]
 

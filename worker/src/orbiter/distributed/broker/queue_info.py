@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.connection.connected import client_for
 from orbiter.distributed.models import DEFAULT_QUEUE
-from orbiter.distributed.names import check_queue_name
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+    from orbiter.distributed.broker.keys import QueueKeys
 
 MOST_CLAIMS = 10_000
 
@@ -55,12 +57,19 @@ class QueueInfo:
     memory_max: int | None = None
 
 
-async def get_queue_info(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: Redis | None = None) -> QueueInfo:
+async def get_queue_info(
+    redis_url: str,
+    queue: str = DEFAULT_QUEUE,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    client: Redis | None = None,
+) -> QueueInfo:
     """Look at a queue. One that does not exist is an empty one.
 
     Args:
         redis_url: Where Redis is.
         queue: The queue's name.
+        namespace: The first word of all keys.
         client: A client to share instead of a connection of its own.
 
     Raises:
@@ -68,9 +77,9 @@ async def get_queue_info(redis_url: str, queue: str = DEFAULT_QUEUE, *, client: 
         RedisUrlError: The URL cannot be used.
         redis.RedisError: Redis cannot be reached or refuses.
     """
-    check_queue_name(queue)
+    check_queue_name(queue, namespace)
     async with client_for(redis_url, client, name="orbiter-queue-info") as redis:
-        return await _look(redis, redis_url, queue)
+        return await _look(redis, redis_url, Keys(namespace).of_queue(queue))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +94,30 @@ class Backlog:
     consumers: int = 0
 
 
-async def read_backlog(client: Redis, queue: str) -> Backlog:
+async def read_backlog(client: Redis, keys: QueueKeys) -> Backlog:
     """Look at a queue without looking at who works on it.
 
     Raises:
         redis.RedisError: Redis cannot be reached or refuses.
     """
-    group = await _group(client, queue)
+    queue = keys.stream
+    group = await _group(client, keys)
     running = int(group.get("pending", 0))
-    waiting = await _waiting(client, queue, group) if group else 0
+    waiting = await _waiting(client, keys, group) if group else 0
     return Backlog(
         waiting=waiting,
         running=running,
-        delayed=await client.zcard(keys.tagged(queue, "delayed")),
-        dead=await client.xlen(keys.tagged(queue, "dead")),
+        delayed=await client.zcard(keys.delayed),
+        dead=await client.xlen(keys.dead),
         oldest_waiting=await _oldest(client, queue, group.get("last-delivered-id", "0-0")) if waiting else None,
         consumers=int(group.get("consumers", 0)),
     )
 
 
-async def _look(client: Redis, redis_url: str, queue: str) -> QueueInfo:
-    backlog = await read_backlog(client, queue)
-    due: Any = await client.zrange(keys.tagged(queue, "delayed"), 0, 0, withscores=True)
-    fleet = await get_worker_fleet_status(redis_url, client=client)
+async def _look(client: Redis, redis_url: str, keys: QueueKeys) -> QueueInfo:
+    queue, backlog = keys.stream, await read_backlog(client, keys)
+    due: Any = await client.zrange(keys.delayed, 0, 0, withscores=True)
+    fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client)
     here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
     used, limit = await _memory(client)
     return QueueInfo(
@@ -127,31 +137,31 @@ async def _look(client: Redis, redis_url: str, queue: str) -> QueueInfo:
     )
 
 
-async def _group(client: Redis, queue: str) -> dict[str, Any]:
-    if not await client.exists(queue):
+async def _group(client: Redis, keys: QueueKeys) -> dict[str, Any]:
+    if not await client.exists(keys.stream):
         return {}
     try:
-        groups: Any = await client.xinfo_groups(queue)
+        groups: Any = await client.xinfo_groups(keys.stream)
     except ResponseError as error:
         if "no such key" in str(error):
             return {}
         raise
-    return next((group for group in groups if group["name"] == keys.group(queue)), {})
+    return next((group for group in groups if group["name"] == keys.group), {})
 
 
-async def _waiting(client: Redis, queue: str, group: dict[str, Any]) -> int:
+async def _waiting(client: Redis, keys: QueueKeys, group: dict[str, Any]) -> int:
     """Count what nobody has claimed: Redis' own count, the lag, knows nothing of entries that were trimmed or deleted.
 
     They were trimmed from the beginning: of what is claimed, the entries in front of the first one are gone.
     """
-    lag, length = group.get("lag"), await client.xlen(queue)
+    lag, length = group.get("lag"), await client.xlen(keys.stream)
     pending = int(group.get("pending", 0))
     if lag is not None and int(lag) == length - pending:
         return int(lag)
     with suppress(NoPermissionError):
         if pending:
-            first: Any = await client.xrange(queue, count=1)
-            claims: Any = first and await client.xpending_range(queue, keys.group(queue), first[0][0], "+", MOST_CLAIMS)
+            first: Any = await client.xrange(keys.stream, count=1)
+            claims: Any = first and await client.xpending_range(keys.stream, keys.group, first[0][0], "+", MOST_CLAIMS)
             pending = len(claims or ())
     left = max(0, length - pending)
     # What 0.1 workers have acknowledged stays on the stream; the lag does not count it.

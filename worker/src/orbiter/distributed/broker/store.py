@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.models import TaskResult, TaskStatus
-from orbiter.distributed.names import check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_task_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from redis.asyncio import Redis
 
 
 PAGE = 200
@@ -36,8 +38,13 @@ class TaskStore(Connected):
 
     Args:
         redis_url: Where Redis is.
+        namespace: The first word of all keys.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
+
+    def __init__(self, redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None) -> None:
+        super().__init__(redis_url, client=client)
+        self._keys = Keys(namespace)
 
     async def get_status(self, task_id: str) -> TaskResult | None:
         """Return one task, or ``None`` where it is unknown or expired.
@@ -52,7 +59,7 @@ class TaskStore(Connected):
         """Return tasks in the order of their ids, in one round trip."""
         async with self.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
-                pipeline.hgetall(keys.task(task_id))
+                pipeline.hgetall(self._keys.task(task_id))
             rows = await pipeline.execute()
         return [decode(fields) if fields else None for fields in rows]
 
@@ -61,7 +68,7 @@ class TaskStore(Connected):
         found: list[TaskResult] = []
         at = 0
         while len(found) < limit:
-            ids: Any = await self.client.zrevrange(keys.BY_TIME, at, at + PAGE - 1)
+            ids: Any = await self.client.zrevrange(self._keys.by_time, at, at + PAGE - 1)
             if not ids:
                 break
             at += len(ids)

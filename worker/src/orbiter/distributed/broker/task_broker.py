@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import Call, core, temporal
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import EVENT_STATUS, FIRST_RUN, UNREAD, CancelOutcome
 from orbiter.distributed.broker.scripts import script
 from orbiter.distributed.connection import fast_path
@@ -20,7 +20,7 @@ from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.deadlines import Deadlines, Limit
 from orbiter.distributed.limits import EVENT_TTL, TASK_TTL, payload_limit
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
-from orbiter.distributed.names import check_queue_name, check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name, check_task_id
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ MOVE_ENTRIES = 500
 MOVE_BYTES = 4_000_000
 MOVE_STEPS = 100
 # Types of the keys beside the queue. Those that tell whose turn it is have a time to live that any worker shortens.
-_LISTS = {keys.INDEX: "set", keys.BY_TIME: "zset"}
 _BESIDE = {
     "delayed": "zset",
     "parked": "hash",
@@ -69,7 +68,8 @@ class TaskBroker(Connected):
 
     Args:
         redis_url: Where Redis is.
-        queue_name: The stream.
+        queue_name: The stream. Where the namespace is not the default one, it begins with that, given or not.
+        namespace: The first word of all keys and channels.
         max_retries: Runs repeated after an error.
         max_crashes: Crashes that a task is allowed; of all losses, two more.
         max_payload_bytes: Largest task accepted; ``ORBITER_MAX_PAYLOAD_BYTES`` or 1 MB unless given.
@@ -85,6 +85,7 @@ class TaskBroker(Connected):
         redis_url: str,
         *,
         queue_name: str = DEFAULT_QUEUE,
+        namespace: str = DEFAULT_NAMESPACE,
         max_retries: int = 3,
         max_crashes: int = 3,
         max_payload_bytes: int | None = None,
@@ -94,14 +95,15 @@ class TaskBroker(Connected):
         client: Redis | None = None,
     ) -> None:
         super().__init__(redis_url, client=client)
-        self.queue_name = queue_name
+        self.keys = Keys(namespace).of_queue(queue_name)
+        self.queue_name = self.keys.stream
         self.max_retries = max_retries
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
-        self.keys = keys.QueueKeys.of(queue_name)
         self.group = self.keys.group
+        self._lists = {self.keys.index: "set", self.keys.by_time: "zset"}
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
@@ -112,7 +114,7 @@ class TaskBroker(Connected):
         Raises:
             InvalidNameError: No worker can read a queue of this name.
         """
-        check_queue_name(self.queue_name)
+        check_queue_name(self.queue_name, self.keys.namespace)
         await super().connect()
         await self.ensure_group()
 
@@ -176,7 +178,7 @@ class TaskBroker(Connected):
             metrics.record_task_submitted(task_id="", queue_name=self.queue_name, agent_name=agent, count=count)
 
     def _checked(self, task: TaskPayload) -> str:
-        check_queue_name(self.queue_name)
+        check_queue_name(self.queue_name, self.keys.namespace)
         text = task.to_json()
         if len(text) > self.max_payload_bytes:
             raise PayloadTooLargeError(
@@ -267,7 +269,7 @@ class TaskBroker(Connected):
 
     async def append_events(self, batches: Sequence[Batch]) -> None:
         """Add events to their tasks' streams and publish them, one call for all."""
-        await self.run(core.append_events(batches))
+        await self.run(core.append_events(self.keys, batches))
 
     async def finish(self, consumer: str, outcomes: Sequence[Outcome]) -> list[str]:
         """Record outcomes, one call for all; return what stands for each: a status, or ``lost``."""
@@ -325,7 +327,7 @@ class TaskBroker(Connected):
 
     async def note_waiting(self, consumer: str, claim: Claim, *, waits: bool) -> None:
         """Note that a started task has to wait before it runs alone: should the worker be lost, it is not to blame."""
-        await self.run(core.note_waiting(consumer, claim, waits=waits))
+        await self.run(core.note_waiting(self.keys, consumer, claim, waits=waits))
 
     async def requeue_unread(self, consumer: str, entry: Entry) -> None:
         """Requeue an entry that was claimed but not started."""
@@ -333,7 +335,7 @@ class TaskBroker(Connected):
 
     async def delegate(self, consumer: str, claim: Claim, workflow_id: str) -> str:
         """Let go of a task that Temporal has accepted: it is Temporal's from now on."""
-        await self.run(temporal.delegate(claim.task.task_id, workflow_id))
+        await self.run(temporal.delegate(self.keys, claim.task.task_id, workflow_id))
         # An entry that is another's by now is left to that one, who finds whose the task is.
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, "drop", claim.task.task_id)
         await self.run(core.acknowledge(self.keys, consumer, [row]))
@@ -374,7 +376,7 @@ class TaskBroker(Connected):
         return await self._beat(client, core.Heartbeat(worker_id, ttl, life, replace or life, fields))
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
-        return await self.run(core.heartbeat(beat), client)
+        return await self.run(core.heartbeat(self.keys, beat), client)
 
     async def deregister(self, worker_id: str, *, life: str = "") -> None:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
@@ -392,9 +394,9 @@ class TaskBroker(Connected):
         Returns:
             What was put away.
         """
-        beside = {keys.tagged(self.queue_name, name): kind for name, kind in _BESIDE.items()}
+        beside = {self.keys.beside(name): kind for name, kind in _BESIDE.items()}
         calls = [core.mend({self.queue_name: "stream", **beside}, then="aside")]
-        calls += [core.mend({name: kind}, then="remove") for name, kind in _LISTS.items()]
+        calls += [core.mend({name: kind}, then="remove") for name, kind in self._lists.items()]
         mended = [row for call in calls for row in await self.run(call)]
         if any(key == self.queue_name for key, _ in mended):
             await self.ensure_group()
@@ -434,16 +436,16 @@ class TaskBroker(Connected):
             Where to go on the next time.
         """
         cursor = int(place.partition(" ")[2] or 0)
-        scan: Any = self.client.scan(cursor=cursor, match=f"{keys.TASK_PREFIX}*", count=RELIST_KEYS)
+        scan: Any = self.client.scan(cursor=cursor, match=f"{self.keys.task_prefix}*", count=RELIST_KEYS)
         cursor, names = await self.within(scan)
         await self._list(names)
         return f"0 {cursor}"
 
     async def _list(self, records: Sequence[str]) -> None:
-        task_ids = [name.removeprefix(keys.TASK_PREFIX) for name in records if name not in _LISTS]
+        task_ids = [name.removeprefix(self.keys.task_prefix) for name in records if name not in self._lists]
         if not task_ids:
             return
-        listed: list[float | None] = await self.within(self.client.zmscore(keys.BY_TIME, list(task_ids)))
+        listed: list[float | None] = await self.within(self.client.zmscore(self.keys.by_time, list(task_ids)))
         missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
         if missing:
             seconds, micros = await self.within(self.client.time())
@@ -451,8 +453,8 @@ class TaskBroker(Connected):
 
     async def _index(self, created: Mapping[str, int]) -> None:
         async with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(keys.INDEX, *created)
-            pipeline.zadd(keys.BY_TIME, dict(created), nx=True)
+            pipeline.sadd(self.keys.index, *created)
+            pipeline.zadd(self.keys.by_time, dict(created), nx=True)
             await self.within(pipeline.execute())
 
     async def end_lost(self, lost: Lost) -> str:
@@ -465,7 +467,7 @@ class TaskBroker(Connected):
     async def end_events(self, task_id: str, status: str, error: str) -> None:
         """End the events of a task that has ended, unless they have."""
         message = error or (f"Task {task_id} cancelled" if status == "cancelled" else "")
-        await self.run(core.end_events(task_id, EVENT_STATUS[status], message))
+        await self.run(core.end_events(self.keys, task_id, EVENT_STATUS[status], message))
 
     # -- scripts -------------------------------------------------------------------------------------------------
 

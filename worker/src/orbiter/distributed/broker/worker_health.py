@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import client_for
 from orbiter.distributed.connection.redis_url import connect_sync, mask
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,11 +85,14 @@ class WorkerHealth:
     failed_imports: tuple[str, ...] = ()
 
 
-async def get_worker_fleet_status(redis_url: str, *, client: Redis | None = None) -> list[WorkerHealth]:
+async def get_worker_fleet_status(
+    redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None
+) -> list[WorkerHealth]:
     """Return every worker heard of during the last day, ordered by host, instance and id.
 
     Args:
         redis_url: Where the fleet's Redis is.
+        namespace: The first word of all keys.
         client: A client to share instead of a connection of its own.
 
     Raises:
@@ -96,15 +100,15 @@ async def get_worker_fleet_status(redis_url: str, *, client: Redis | None = None
         redis.RedisError: Redis cannot be reached or refuses.
     """
     async with client_for(redis_url, client, name="orbiter-health") as redis:
-        return await _read_fleet(redis)
+        return await _read_fleet(redis, Keys(namespace))
 
 
-async def _read_fleet(client: Redis) -> list[WorkerHealth]:
-    names = {name async for name in client.scan_iter(match=f"{keys.WORKER_PREFIX}*", count=_SCAN_COUNT)}
-    ids = [name.removeprefix(keys.WORKER_PREFIX) for name in sorted(names)]
+async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
+    names = {name async for name in client.scan_iter(match=f"{keys.worker_prefix}*", count=_SCAN_COUNT)}
+    ids = [name.removeprefix(keys.worker_prefix) for name in sorted(names)]
     pipeline = client.pipeline(transaction=False)
     pipeline.time()
-    pipeline.zrange(keys.FLEET, 0, -1, withscores=True)
+    pipeline.zrange(keys.fleet, 0, -1, withscores=True)
     for worker_id in ids:
         pipeline.hgetall(keys.worker(worker_id))
     # Errors stay with their key: something foreign below the prefix must not hide the fleet.
@@ -205,15 +209,29 @@ class HealthResult:
 class WorkerHealthCheck:
     """Checks one worker's heartbeat: stale after 80 % of the timeout, expired after all of it.
 
+    Args:
+        redis_url: Where Redis is.
+        worker_id: The worker.
+        heartbeat_timeout: Seconds after which a heartbeat has expired.
+        namespace: The first word of all keys.
+
     Attributes:
         name: ``worker:{worker_id}``.
     """
 
-    def __init__(self, redis_url: str, worker_id: str, *, heartbeat_timeout: float = HEARTBEAT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        worker_id: str,
+        *,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> None:
         self.name = f"worker:{worker_id}"
         self._redis_url = redis_url
         self._worker_id = worker_id
         self._timeout = heartbeat_timeout
+        self._keys = Keys(namespace)
 
     def check(self) -> HealthResult:
         """Ask Redis now. An unreachable Redis is a finding (unhealthy), not an error.
@@ -225,7 +243,7 @@ class WorkerHealthCheck:
             with connect_sync(self._redis_url) as client:
                 pipeline = client.pipeline(transaction=False)
                 pipeline.time()
-                pipeline.hgetall(keys.worker(self._worker_id))
+                pipeline.hgetall(self._keys.worker(self._worker_id))
                 (seconds, micros), fields = pipeline.execute()
         except redis.RedisError as error:
             return self._found(HealthStatus.UNHEALTHY, f"cannot be checked: Redis at {mask(self._redis_url)}: {error}")

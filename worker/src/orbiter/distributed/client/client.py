@@ -20,7 +20,7 @@ from orbiter.distributed.connection.redis_url import connect_shared
 from orbiter.distributed.connection.subscriptions import Subscriptions
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE, TaskPayload, TaskResult
-from orbiter.distributed.names import check_queue_name, check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, check_namespace, check_queue_name, check_task_id
 from orbiter.distributed.telemetry import tracing
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 from orbiter.distributed.models import Event
 
 REDIS_URL_VARIABLE = variable("redis_url")
+NAMESPACE_VARIABLE = variable("namespace")
 NAME = "orbiter-client"
 
 
@@ -45,6 +46,7 @@ class Client:
     Args:
         redis_url: Where the queue is; ``ORBITER_REDIS_URL`` unless given.
         queue: Queue name.
+        namespace: First word of all keys in Redis; ``ORBITER_NAMESPACE`` unless given, or else ``orbiter``.
         name: What ``CLIENT LIST`` calls the connections.
         retries: How often a command is sent again after a lost connection.
         idle_after: Seconds without a call after which the connections are closed, until the next one. They stay open
@@ -52,7 +54,7 @@ class Client:
 
     Raises:
         ValueError: No Redis URL, or a wrong one.
-        InvalidNameError: No worker can read a queue of this name.
+        InvalidNameError: No worker can read a queue of this name, or no namespace can have that one.
     """
 
     def __init__(
@@ -60,18 +62,22 @@ class Client:
         redis_url: str | None = None,
         *,
         queue: str = DEFAULT_QUEUE,
+        namespace: str | None = None,
         name: str = NAME,
         retries: int = 3,
         idle_after: float | None = None,
     ) -> None:
-        self.queue = check_queue_name(queue)
+        self.namespace = namespace_or_variable(namespace)
+        self.queue = check_queue_name(queue, self.namespace)
         self.redis_url = url_or_variable(redis_url)
         # Asks Redis whatever this class has no method for; shared with the parts below.
         self.redis = connect_shared(self.redis_url, name=name, retries=retries)
         self.subscriptions = Subscriptions(self.redis, keep=True)
-        self.broker = broker_for(self.redis_url, queue_name=self.queue, client=self.redis)
-        self.store = TaskStore(self.redis_url, client=self.redis)
-        self.events = EventSubscriber(self.redis_url, client=self.redis, subscriptions=self.subscriptions)
+        self.broker = broker_for(self.redis_url, queue_name=self.queue, namespace=self.namespace, client=self.redis)
+        self.store = TaskStore(self.redis_url, namespace=self.namespace, client=self.redis)
+        self.events = EventSubscriber(
+            self.redis_url, namespace=self.namespace, client=self.redis, subscriptions=self.subscriptions
+        )
         self.using = Using(idle_after, self._disconnect)
         self._queue_exists = False
 
@@ -269,3 +275,12 @@ def url_or_variable(redis_url: str | None) -> str:
     if not url:
         raise ValueError(f"redis_url is required: pass it or set the {REDIS_URL_VARIABLE} environment variable")
     return url
+
+
+def namespace_or_variable(namespace: str | None) -> str:
+    """Return the namespace, or that of ``ORBITER_NAMESPACE``, or the default one.
+
+    Raises:
+        InvalidNameError: No namespace can have this name.
+    """
+    return check_namespace(namespace or os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE)

@@ -7,14 +7,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import core, run
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.broker.worker_health import WorkerHealth, worker_health
 from orbiter.distributed.connection.connected import Connected
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from redis.asyncio import Redis
 
 
 POLL = 0.1
@@ -50,8 +53,13 @@ class WorkerControl(Connected):
 
     Args:
         redis_url: Where Redis is.
+        namespace: The first word of all keys and channels.
         client: A client to share; without one, :meth:`connect` makes one of its own.
     """
+
+    def __init__(self, redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None) -> None:
+        super().__init__(redis_url, client=client)
+        self._keys = Keys(namespace)
 
     async def send(
         self,
@@ -71,7 +79,7 @@ class WorkerControl(Connected):
             wait: Whether to wait at all.
             progress: Called after each look at a worker that has not got there yet.
         """
-        reply = await run(self.client, core.command(worker_id, command.value))
+        reply = await run(self.client, core.command(self._keys, worker_id, command.value))
         if reply == "absent":
             return await self._absent(worker_id, command)
         if reply == "outdated":
@@ -107,17 +115,17 @@ class WorkerControl(Connected):
 
     async def look(self, worker_id: str) -> WorkerHealth | None:
         """Return a worker as it is now, ``None`` where it is unknown or has left in order."""
-        fields: Any = await self.client.hgetall(keys.worker(worker_id))
+        fields: Any = await self.client.hgetall(self._keys.worker(worker_id))
         if fields:
             seconds, micros = await self.client.time()
             return worker_health(worker_id, fields, now=seconds + micros / 1e6)
-        last_beat = await self.client.zscore(keys.FLEET, worker_id)
+        last_beat = await self.client.zscore(self._keys.fleet, worker_id)
         if last_beat is None:
             return None
         return WorkerHealth(worker_id=worker_id, status="dead", last_heartbeat=last_beat / 1000, alive=False)
 
     async def _absent(self, worker_id: str, command: Command) -> Outcome:
-        if await self.client.zscore(keys.FLEET, worker_id) is None:
+        if await self.client.zscore(self._keys.fleet, worker_id) is None:
             message = f"Worker not found: {worker_id}"
             return Outcome(worker_id=worker_id, command=command, done=False, state="unknown", message=message)
         return _outcome(worker_id, command, "dead", f"is dead: there is nobody to {command}")

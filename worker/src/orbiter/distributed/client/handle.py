@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.client.client import url_or_variable
+from orbiter.distributed.client.client import namespace_or_variable, url_or_variable
 from orbiter.distributed.client.payloads import Agent
 from orbiter.distributed.client.sharing import shared_client
 from orbiter.distributed.client.task import TaskHandle
@@ -28,6 +28,7 @@ async def distributed(
     timeout: float = 300.0,  # noqa: ASYNC109 - the limit of the task's run, not of this call
     metadata: Mapping[str, Any] | None = None,
     queue: str = DEFAULT_QUEUE,
+    namespace: str | None = None,
     task_id: str | None = None,
     not_before: float | datetime | timedelta | None = None,
     max_retries: int | None = None,
@@ -46,6 +47,7 @@ async def distributed(
         timeout: Limit of one run, seconds.
         metadata: Free for the caller; must be JSON.
         queue: Queue name.
+        namespace: First word of all keys in Redis; ``ORBITER_NAMESPACE`` unless given, or else ``orbiter``.
         task_id: Unique name of the task; submitting the same id twice is one task.
         not_before: When it may run at the earliest: epoch seconds, a datetime with a time zone, or a timedelta from
             now, which is by Redis' clock.
@@ -55,8 +57,9 @@ async def distributed(
         ValueError: No Redis URL, a wrong one, or an argument breaks its rule.
         TypeError: ``agent`` is neither a mapping nor has ``to_dict()``.
     """
-    check_queue_name(queue)
-    client = await shared_client(url_or_variable(redis_url), queue)
+    namespace = namespace_or_variable(namespace)
+    queue = check_queue_name(queue, namespace)
+    client = await shared_client(url_or_variable(redis_url), queue, namespace)
     return await client.submit(
         agent,
         input,

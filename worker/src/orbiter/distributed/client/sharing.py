@@ -15,7 +15,7 @@ from orbiter.distributed.client.client import Client
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    Clients: TypeAlias = dict[tuple[str, str], Client]
+    Clients: TypeAlias = dict[tuple[str, str, str], Client]
 
 # Seconds without a call after which connections are closed; the next call opens them again.
 IDLE = 1.0
@@ -25,8 +25,8 @@ _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Clients, As
 )
 
 
-async def shared_client(redis_url: str, queue: str) -> Client:
-    """Return the client of this event loop for a URL and a queue.
+async def shared_client(redis_url: str, queue: str, namespace: str) -> Client:
+    """Return the client of this event loop for a URL and a queue of a namespace.
 
     Raises:
         ValueError: The URL cannot be used.
@@ -42,9 +42,10 @@ async def shared_client(redis_url: str, queue: str) -> Client:
         # The loop closes the generators that were begun in it before it ends: asyncio.run(), asyncio.Runner and
         # uvloop.run() do so, and whoever calls shutdown_asyncgens().
         await anext(ending)
-    client = known[0].get((redis_url, queue))
+    place = redis_url, queue, namespace
+    client = known[0].get(place)
     if client is None or client.using.closed:
-        client = known[0][redis_url, queue] = Client(redis_url, queue=queue, idle_after=IDLE)
+        client = known[0][place] = Client(redis_url, queue=queue, namespace=namespace, idle_after=IDLE)
     return client
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from orbiter.distributed.client.client import Client, url_or_variable
+from orbiter.distributed.client.client import Client, namespace_or_variable, url_or_variable
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.client.payloads import check_many
 from orbiter.distributed.client.sharing import shared_client
@@ -53,8 +53,8 @@ def distributed_sync(agent: Agent | Mapping[str, Any], input: str, **keywords: A
         TypeError: ``agent`` is neither a mapping nor has ``to_dict()``.
     """
     handle = _wait_for(distributed(agent, input, **keywords))
-    url = url_or_variable(keywords.get("redis_url"))
-    return SyncTaskHandle(handle.task_id, redis_url=url, queue=keywords.get("queue", DEFAULT_QUEUE))
+    where = {name: keywords[name] for name in ("queue", "namespace") if name in keywords}
+    return SyncTaskHandle(handle.task_id, redis_url=url_or_variable(keywords.get("redis_url")), **where)
 
 
 def submit_many(
@@ -63,6 +63,7 @@ def submit_many(
     *,
     redis_url: str | None = None,
     queue: str = DEFAULT_QUEUE,
+    namespace: str | None = None,
     **keywords: Any,
 ) -> list[SyncTaskHandle]:
     """Submit one run of the agent for each input; return their handles in the same order, once all are accepted.
@@ -75,8 +76,10 @@ def submit_many(
         TypeError: ``inputs`` is one text.
     """
     url = url_or_variable(redis_url)
-    source = partial(shared_client, url, check_queue_name(queue))
-    return _submit_many(source, partial(SyncTaskHandle, redis_url=url, queue=queue), agent, inputs, keywords)
+    namespace = namespace_or_variable(namespace)
+    queue = check_queue_name(queue, namespace)
+    handle = partial(SyncTaskHandle, redis_url=url, queue=queue, namespace=namespace)
+    return _submit_many(partial(shared_client, url, queue, namespace), handle, agent, inputs, keywords)
 
 
 class SyncClient:
@@ -87,14 +90,18 @@ class SyncClient:
     Args:
         redis_url: Where the queue is; ``ORBITER_REDIS_URL`` unless given.
         queue: Queue name.
+        namespace: First word of all keys in Redis; ``ORBITER_NAMESPACE`` unless given, or else ``orbiter``.
 
     Raises:
         ValueError: No Redis URL, or a wrong one.
-        InvalidNameError: No worker can read a queue of this name.
+        InvalidNameError: No worker can read a queue of this name, or no namespace can have that one.
     """
 
-    def __init__(self, redis_url: str | None = None, *, queue: str = DEFAULT_QUEUE) -> None:
-        self.queue = check_queue_name(queue)
+    def __init__(
+        self, redis_url: str | None = None, *, queue: str = DEFAULT_QUEUE, namespace: str | None = None
+    ) -> None:
+        self.namespace = namespace_or_variable(namespace)
+        self.queue = check_queue_name(queue, self.namespace)
         self.redis_url = url_or_variable(redis_url)
         check(self.redis_url)
         # By process: a child leaves its parent's as it is.
@@ -140,7 +147,7 @@ class SyncClient:
     async def _client(self) -> Client:
         process = os.getpid()
         if process not in self._clients:
-            client = Client(self.redis_url, queue=self.queue)
+            client = Client(self.redis_url, queue=self.queue, namespace=self.namespace)
             client.using.closed = self._closed
             if self._closed:
                 return client
@@ -148,7 +155,8 @@ class SyncClient:
         return self._clients[process]
 
     def _handle(self, task_id: str) -> SyncTaskHandle:
-        return SyncTaskHandle(task_id, redis_url=self.redis_url, queue=self.queue, client=self)
+        where = {"queue": self.queue, "namespace": self.namespace}
+        return SyncTaskHandle(task_id, redis_url=self.redis_url, client=self, **where)
 
 
 class SyncTaskHandle:
@@ -159,7 +167,13 @@ class SyncTaskHandle:
     """
 
     def __init__(
-        self, task_id: str, *, redis_url: str, queue: str = DEFAULT_QUEUE, client: SyncClient | None = None
+        self,
+        task_id: str,
+        *,
+        redis_url: str,
+        queue: str = DEFAULT_QUEUE,
+        namespace: str | None = None,
+        client: SyncClient | None = None,
     ) -> None:
         """Name a task; it may as well have been submitted elsewhere.
 
@@ -167,14 +181,16 @@ class SyncTaskHandle:
             task_id: The task.
             redis_url: Where it is.
             queue: Its queue.
+            namespace: First word of all keys in Redis; ``ORBITER_NAMESPACE`` unless given, or else ``orbiter``.
             client: Whose connections it uses; without one, those that such handles share.
 
         Raises:
             InvalidNameError: No task can have this id, or no queue this name.
         """
         self.task_id = check_task_id(task_id)
-        check_queue_name(queue)
-        self._source: Source = partial(shared_client, redis_url, queue) if client is None else client._client  # noqa: SLF001
+        namespace = namespace_or_variable(namespace)
+        shared = partial(shared_client, redis_url, check_queue_name(queue, namespace), namespace)
+        self._source: Source = shared if client is None else client._client  # noqa: SLF001
         self._streams: set[_Stream] = set()
 
     def __enter__(self) -> Self:

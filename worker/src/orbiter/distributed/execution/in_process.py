@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from orbiter.distributed.broker import keys
+from orbiter.distributed.broker.keys import group
 from orbiter.distributed.execution.endings import Completed
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.loop_lag import LoopLag
@@ -101,7 +101,7 @@ class InProcessExecutor:
             task,
             attempt=attempt,
             queue=self._queue,
-            group=keys.group(self._queue),
+            group=group(self._queue),
             worker_id=self._worker_id,
         )
 

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import core, temporal
 from orbiter.distributed.broker.records import EVENT_STATUS
 from orbiter.distributed.limits import TASK_TTL
@@ -63,26 +62,25 @@ class DelegatedTasks:
 
     def __init__(self, broker: TaskBroker, queue: str, *, recorded: Callable[[str, str], None]) -> None:
         self._broker = broker
-        self._queue = queue
-        self._keys = keys.QueueKeys.of(queue)
+        self._keys = broker.keys.of_queue(queue)
         self._recorded = recorded
 
     async def queue_id(self, proposed: str) -> str:
         """Return the queue's own id: the one that Redis knows, or else the proposed one, which it knows from now on."""
-        return await self._broker.run(temporal.queue_id(self._queue, proposed))
+        return await self._broker.run(temporal.queue_id(self._keys, proposed))
 
     async def begin(self, durable: DurableRun, task: TaskPayload, worker_id: str, *, crashed: bool) -> Begun:
         """Begin a run, unless the task has ended or was cancelled."""
         run = {"workflow_id": durable.workflow_id, "run_id": durable.run_id}
-        call = temporal.begin(self._queue, task, worker_id, number=durable.number, crashed=crashed, **run)
+        call = temporal.begin(self._keys, task, worker_id, number=durable.number, crashed=crashed, **run)
         return Begun(*await self._broker.run(call))
 
     async def look(self, durable: DurableRun, task_id: str) -> str:
         """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record and events while it lives."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(keys.task(task_id), "status", "fence", "cancel_requested_at")
-            pipeline.expire(keys.task(task_id), TASK_TTL)
-            pipeline.expire(keys.stream(task_id), self._broker.event_ttl)
+            pipeline.hmget(self._keys.task(task_id), "status", "fence", "cancel_requested_at")
+            pipeline.expire(self._keys.task(task_id), TASK_TTL)
+            pipeline.expire(self._keys.event_stream(task_id), self._broker.event_ttl)
             (status, fence, asked), *_ = await self._broker.within(pipeline.execute())
         if status == "cancelled" or asked:
             return "cancelled"
@@ -90,7 +88,7 @@ class DelegatedTasks:
 
     async def status(self, task_id: str) -> str | None:
         """Return the task's status."""
-        status: Any = await self._broker.within(self._broker.client.hget(keys.task(task_id), "status"))
+        status: Any = await self._broker.within(self._broker.client.hget(self._keys.task(task_id), "status"))
         return None if status is None else str(status)
 
     async def again(
@@ -106,7 +104,9 @@ class DelegatedTasks:
         """Record that the task runs again: ``retrying`` after an error, ``pending`` where it was handed back."""
         why = {"error": error, "error_type": error_type}
         recorded = await self._broker.run(
-            temporal.reschedule(task_id, status, run_id=durable.run_id, number=durable.number, delay=delay, **why)
+            temporal.reschedule(
+                self._keys, task_id, status, run_id=durable.run_id, number=durable.number, delay=delay, **why
+            )
         )
         if recorded.new:
             self._recorded(status, "")
@@ -121,7 +121,7 @@ class DelegatedTasks:
         """Record how the task has ended, end its events, keep a failed one as a dead letter; return what stands."""
         fields = {"completed": ["result", value], "failed": ["error", value, "error_type", error_type]}.get(status, [])
         recorded = await self._broker.run(
-            temporal.end(task.task_id, status, fields, run_id=durable.run_id, number=durable.number)
+            temporal.end(self._keys, task.task_id, status, fields, run_id=durable.run_id, number=durable.number)
         )
         stands = recorded.status
         if recorded.new:
@@ -143,4 +143,4 @@ class DelegatedTasks:
 
     async def _append(self, task_id: str, attempt: int, event: dict[str, Any], *, final: bool = False) -> None:
         head = json.dumps(event)[:-1]
-        await self._broker.run(temporal.append_event(task_id, attempt, head, final=final))
+        await self._broker.run(temporal.append_event(self._keys, task_id, attempt, head, final=final))

@@ -89,6 +89,7 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
     broker = broker_for(
         redis_url,
         queue_name=settings.queue,
+        namespace=settings.namespace,
         max_retries=settings.max_retries,
         max_crashes=settings.max_crashes,
         max_payload_bytes=settings.max_payload_bytes,
@@ -100,7 +101,8 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
     known = check(redis_url)
     login = [text for text in (known.login.get("password"), known.sentinel_login.get("password")) if text]
     secrets = (redis_url, *login) if login else ()
-    return assemble(settings, broker, Housekeeping(broker), Announcements(listening, name), clients, secrets=secrets)
+    announcements = Announcements(listening, name, broker.keys)
+    return assemble(settings, broker, Housekeeping(broker), announcements, clients, secrets=secrets)
 
 
 def assemble(

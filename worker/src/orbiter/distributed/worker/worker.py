@@ -13,13 +13,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from orbiter.distributed import signals
 from orbiter.distributed.alerts import alert_manager
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.records import BEAT
 from orbiter.distributed.broker.spoilt import is_spoilt
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.errors import WorkerIdTakenError
 from orbiter.distributed.execution.endings import StopReason
 from orbiter.distributed.models import DEFAULT_QUEUE
+from orbiter.distributed.names import DEFAULT_NAMESPACE
 from orbiter.distributed.runtimes.user_code import containing
 from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.telemetry.metrics import INSTRUMENTS
@@ -50,6 +50,7 @@ class Worker:
         worker_id: Unique name; ``{hostname}-{pid}-{random}`` by default.
         concurrency: How many tasks run at the same time.
         queue_name: The queue.
+        namespace: The first word of all keys and channels; of the queue's name, too, given or not.
         heartbeat_ttl: Lifetime of leases and of the heartbeat, seconds.
         executor: Execution backend.
         options: The other fields of :class:`WorkerSettings`, by name.
@@ -67,6 +68,7 @@ class Worker:
         worker_id: str | None = None,
         concurrency: int = 1,
         queue_name: str = DEFAULT_QUEUE,
+        namespace: str = DEFAULT_NAMESPACE,
         heartbeat_ttl: int = 30,
         executor: Literal["local", "temporal"] = "local",
         **options: Any,
@@ -76,6 +78,7 @@ class Worker:
         self.settings = WorkerSettings.of(
             worker_id=worker_id,
             concurrency=concurrency,
+            namespace=namespace,
             queue=queue_name,
             heartbeat_ttl=heartbeat_ttl,
             executor=executor,
@@ -178,7 +181,7 @@ class Worker:
             except WorkerIdTakenError:
                 # A process that lives answers at once, not at its next beat.
                 with contextlib.suppress(RedisError, OSError):
-                    await broker.client.publish(keys.control(self.worker_id), BEAT)
+                    await broker.client.publish(broker.keys.control(self.worker_id), BEAT)
                 raise
 
     async def _serve(self) -> None:
@@ -200,7 +203,12 @@ class Worker:
             self._status.change(State.RUNNING)
             parts.flow.open = not commands.quiet
             if alert_manager.rules:
-                watching = alert_manager.watch(self.redis_url, self.settings.queue, client=parts.broker.client)
+                watching = alert_manager.watch(
+                    self.redis_url,
+                    self.settings.queue,
+                    namespace=self.settings.namespace,
+                    client=parts.broker.client,
+                )
                 running.append(group.create_task(watching, name="alerts"))
             notify("READY=1", self._status.line)
             logger.info("ready: queue %s, %d slots", self.settings.queue, self.settings.concurrency)

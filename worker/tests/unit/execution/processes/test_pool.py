@@ -350,10 +350,8 @@ async def test_death_charges_only_what_ran_there_and_names_the_cause() -> None:
         pool.begin(runs("sleeps", "beside"))
         pool.begin(runs("sleeps", "other"))
         await pool.started("elsewhere", "beside", "other")
-        where = next(number for number, tasks in pool.load.items() if len(tasks) == 1)
+        [beside] = next(tasks for tasks in pool.load.values() if len(tasks) == 1)
         pool.begin(runs("ends_process", "poison", text="segfault"))
-        await pool.started("poison")
-        [beside] = [task for task in pool.load[where] if task != "poison"]
         ending = await pool.ending("poison")
         reason = "its executor process was killed by SIGSEGV"
         assert ending == Died(reason, "ExecutorDiedError", guilty=True, host=False)

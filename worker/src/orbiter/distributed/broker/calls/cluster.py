@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import Call, as_is, nothing
 from orbiter.distributed.broker.calls.core import LOST, due_ms, entries, lines
 from orbiter.distributed.broker.records import CancelOutcome
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orbiter.distributed.broker.calls.core import Heartbeat
-    from orbiter.distributed.broker.keys import QueueKeys
+    from orbiter.distributed.broker.keys import Keys, QueueKeys
     from orbiter.distributed.broker.records import Alone, Batch, Claim, Entry, Lost, Outcome
     from orbiter.distributed.models import TaskPayload
 
@@ -28,12 +27,12 @@ def submit(queue: QueueKeys, task: TaskPayload) -> Call[int | None]:
         The call; its result is now (epoch milliseconds), ``None`` where the task is known already.
     """
     args = [task.task_id, queue.stream, task.agent_name, str(task.created_at), due_ms(task)]
-    return Call("cluster/submit", [keys.task(task.task_id)], args, as_is)
+    return Call("cluster/submit", [queue.task(task.task_id)], args, as_is)
 
 
 def enqueue(queue: QueueKeys, task: TaskPayload, text: str) -> Call[str]:
     """Accept a task, second step: its place on the queue; the result is its entry, ``-`` among the delayed ones."""
-    done = keys.tagged(queue.stream, f"new:{task.task_id}")
+    done = queue.beside(f"new:{task.task_id}")
     args = [task.task_id, text, due_ms(task)]
     return Call("cluster/enqueue", [queue.stream, queue.delayed, queue.parked, done], args, as_is)
 
@@ -46,7 +45,7 @@ class Cancelled(NamedTuple):
     queue: str
 
 
-def cancel(task_id: str) -> Call[Cancelled]:
+def cancel(keys: Keys, task_id: str) -> Call[Cancelled]:
     """Cancel a task, first step: its record."""
 
     def read(reply: Any) -> Cancelled:
@@ -68,7 +67,7 @@ def resubmit(queue: QueueKeys, task: TaskPayload, *, source: str) -> Call[str]:
         The call; its result is ``pending``, or ``not`` and the status that forbids it.
     """
     args = [task.task_id, task.agent_name, str(task.created_at), queue.stream, source]
-    return Call("cluster/resubmit", [keys.task(task.task_id)], args, as_is)
+    return Call("cluster/resubmit", [queue.task(task.task_id)], args, as_is)
 
 
 def requeue_dead_letter(queue: QueueKeys, letter: str) -> Call[str | None]:
@@ -124,30 +123,31 @@ def start(
         *(entry_id, deliveries, consumer, max_crashes),
         *(task.task_id, queue.stream, task.agent_name, str(task.created_at), lines(alive)),
     ]
-    return Call("cluster/start", [keys.task(task.task_id)], args, StartedRecord._make)
+    return Call("cluster/start", [queue.task(task.task_id)], args, StartedRecord._make)
 
 
 # -- settling ------------------------------------------------------------------------------------------------------
 
 
-def append_events(batch: Batch) -> Call[None]:
+def append_events(keys: Keys, batch: Batch) -> Call[None]:
     """Add events of one run and publish them."""
     args: list[str | int] = [keys.events(batch.task_id), batch.attempt, batch.seq, "", *batch.events]
-    return Call("cluster/append_events", [keys.stream(batch.task_id)], args, nothing)
+    return Call("cluster/append_events", [keys.event_stream(batch.task_id)], args, nothing)
 
 
-def append_final_event(outcome: Outcome) -> Call[None]:
+def append_final_event(keys: Keys, outcome: Outcome) -> Call[None]:
     """Add the event that ends a run's stream and publish it."""
     claim = outcome.claim
     task_id = claim.task.task_id
     args: list[str | int] = [keys.events(task_id), claim.attempt, outcome.seq, "!", outcome.event]
-    return Call("cluster/append_events", [keys.stream(task_id)], args, nothing)
+    return Call("cluster/append_events", [keys.event_stream(task_id)], args, nothing)
 
 
-def settle(consumer: str, claim: Claim, status: str, fields: Sequence[str]) -> Call[str]:
+def settle(keys: Keys, consumer: str, claim: Claim, status: str, fields: Sequence[str]) -> Call[str]:
     """Record how a run ended: its record, guarded by the fence that its start left there.
 
     Args:
+        keys: Names the record.
         consumer: The worker.
         claim: The claim.
         status: The status to be recorded.
@@ -174,14 +174,16 @@ class LostRun(NamedTuple):
     error_type: str
 
 
-def lose(consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool, max_crashes: int) -> Call[LostRun]:
+def lose(
+    keys: Keys, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool, max_crashes: int
+) -> Call[LostRun]:
     """Settle a run whose process died: its record, guarded by the fence that its start left there."""
     fence = f"{claim.entry_id} {claim.deliveries} {consumer}"
     args: list[str | int] = [fence, consumer, claim.alone, reason, error_type, int(guilty), max_crashes]
     return Call("cluster/lose", [keys.task(claim.task.task_id)], args, LostRun._make)
 
 
-def end_lost(lost: Lost) -> Call[str]:
+def end_lost(keys: Keys, lost: Lost) -> Call[str]:
     """End the record of a task that the queue does not hold any more.
 
     Returns:
@@ -206,7 +208,7 @@ def renew(queue: QueueKeys, consumer: str, claims: Iterable[tuple[str, int | Non
     return Call("cluster/renew", [queue.stream], args, as_is)
 
 
-def heartbeat(beat: Heartbeat) -> Call[tuple[int, str | None]]:
+def heartbeat(keys: Keys, beat: Heartbeat) -> Call[tuple[int, str | None]]:
     """Write a worker's heartbeat, first step: its hash.
 
     Returns:

@@ -6,7 +6,6 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import Call, as_is, nothing
 from orbiter.distributed.broker.records import CancelOutcome, Entry, Mended, StartResult
 from orbiter.distributed.errors import WorkerIdTakenError
@@ -14,7 +13,7 @@ from orbiter.distributed.errors import WorkerIdTakenError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from orbiter.distributed.broker.keys import QueueKeys
+    from orbiter.distributed.broker.keys import Keys, QueueKeys
     from orbiter.distributed.broker.records import Batch, Claim, Delivery, Lost, Outcome, Renewal
     from orbiter.distributed.models import TaskPayload
 
@@ -22,7 +21,6 @@ CommandReply: TypeAlias = Literal["asked", "draining", "outdated", "absent"]
 
 # The type of the error by which a lost task ends.
 LOST = "EntryLostError"
-_PREFIXES = (keys.TASK_PREFIX, keys.STREAM_PREFIX, keys.EVENTS_PREFIX)
 
 
 # -- replies -------------------------------------------------------------------------------------------------------
@@ -57,18 +55,18 @@ def due_ms(task: TaskPayload) -> int | str:
 
 def submit(queue: QueueKeys, tasks: Iterable[tuple[TaskPayload, str]], agents: Iterable[str]) -> Call[int]:
     """Accept tasks, each with its JSON, and the names of their agents; the result is how many were not known before."""
-    names = [queue.stream, queue.delayed, queue.parked, keys.INDEX, keys.BY_TIME]
+    names = [queue.stream, queue.delayed, queue.parked, queue.index, queue.by_time]
     args: list[str | int] = []
     for (task, text), agent in zip(tasks, agents, strict=True):
-        names.append(keys.task(task.task_id))
+        names.append(queue.task(task.task_id))
         args += (task.task_id, text, agent, str(task.created_at), due_ms(task))
     return Call("core/submit", names, args, as_is)
 
 
 def cancel(queue: QueueKeys, task_id: str) -> Call[CancelOutcome]:
     """Cancel a task, wherever it is."""
-    names = [queue.delayed, queue.parked, keys.task(task_id), keys.stream(task_id)]
-    return Call("core/cancel", names, [task_id, keys.events(task_id), keys.cancel(task_id)], CancelOutcome)
+    names = [queue.delayed, queue.parked, queue.task(task_id), queue.event_stream(task_id)]
+    return Call("core/cancel", names, [task_id, queue.events(task_id), queue.cancel(task_id)], CancelOutcome)
 
 
 def resubmit(queue: QueueKeys, task: TaskPayload, *, letter: str, waiting: str) -> Call[str]:
@@ -84,12 +82,12 @@ def resubmit(queue: QueueKeys, task: TaskPayload, *, letter: str, waiting: str) 
         The call; its result is ``pending``, ``gone``, or ``not`` and the status that forbids it.
     """
     task_id = task.task_id
-    names = [queue.stream, queue.dead, keys.task(task_id), keys.stream(task_id), keys.INDEX, keys.BY_TIME]
+    names = [queue.stream, queue.dead, queue.task(task_id), queue.event_stream(task_id), queue.index, queue.by_time]
     args = [task_id, task.agent_name, str(task.created_at), letter, waiting]
     return Call("core/resubmit", names, args, as_is)
 
 
-def command(worker_id: str, name: str) -> Call[CommandReply]:
+def command(keys: Keys, worker_id: str, name: str) -> Call[CommandReply]:
     """Send a worker a command: ``drain``, ``quiet`` or ``resume``.
 
     Returns:
@@ -117,7 +115,8 @@ def settle_and_claim(
     Returns:
         The call; its result is what stands for each outcome, and what was claimed.
     """
-    args: list[str | int] = [queue.group, consumer, *_PREFIXES, count, max_crashes, max_bytes]
+    prefixes = (queue.task_prefix, queue.stream_prefix, queue.events_prefix)
+    args: list[str | int] = [queue.group, consumer, *prefixes, count, max_crashes, max_bytes]
     for outcome in outcomes:
         claim = outcome.claim
         args += (
@@ -141,7 +140,7 @@ def start_new(queue: QueueKeys, consumer: str, *, since: str, count: int, max_by
     Returns:
         The call; its result is the ids of the entries that it has started.
     """
-    args: list[str | int] = [queue.group, consumer, keys.TASK_PREFIX, since, count, max_bytes]
+    args: list[str | int] = [queue.group, consumer, queue.task_prefix, since, count, max_bytes]
     return Call("core/start_new", [queue.stream], args, frozenset)
 
 
@@ -159,11 +158,11 @@ def start(
     alive: Iterable[str] = (),
 ) -> Call[list[StartResult]]:
     """Start claimed tasks, unless they ended or were cancelled meanwhile."""
-    names = [queue.stream, queue.dead, keys.INDEX, keys.BY_TIME]
+    names = [queue.stream, queue.dead, queue.index, queue.by_time]
     args: list[str | int] = [queue.group, consumer, max_crashes, lines(alive)]
     for entry, task in claimed:
-        names += (keys.task(task.task_id), keys.stream(task.task_id))
-        args += (entry.entry_id, task.task_id, task.agent_name, str(task.created_at), keys.events(task.task_id))
+        names += (queue.task(task.task_id), queue.event_stream(task.task_id))
+        args += (entry.entry_id, task.task_id, task.agent_name, str(task.created_at), queue.events(task.task_id))
     return Call("core/start", names, args, _started)
 
 
@@ -224,12 +223,12 @@ def acknowledge(queue: QueueKeys, consumer: str, rows: Iterable[Acknowledgement]
     return Call("core/acknowledge", [queue.stream, queue.dead, queue.delayed, queue.parked], args, nothing)
 
 
-def append_events(batches: Iterable[Batch]) -> Call[None]:
+def append_events(keys: Keys, batches: Iterable[Batch]) -> Call[None]:
     """Add events to their tasks' streams and publish them."""
     names: list[str] = []
     args: list[str | int] = []
     for batch in batches:
-        names += (keys.stream(batch.task_id), keys.task(batch.task_id))
+        names += (keys.event_stream(batch.task_id), keys.task(batch.task_id))
         args += (keys.events(batch.task_id), batch.attempt, batch.seq, len(batch.events), *batch.events)
     return Call("core/append_events", names, args, nothing)
 
@@ -245,9 +244,9 @@ def retry(
     task_id = claim.task.task_id
     return Call(
         "core/retry",
-        [queue.stream, queue.delayed, queue.parked, keys.task(task_id), keys.stream(task_id)],
+        [queue.stream, queue.delayed, queue.parked, queue.task(task_id), queue.event_stream(task_id)],
         [
-            *(queue.group, consumer, claim.entry_id, claim.deliveries, task_id, keys.events(task_id), payload),
+            *(queue.group, consumer, claim.entry_id, claim.deliveries, task_id, queue.events(task_id), payload),
             *(int(delay * 1000), error, error_type),
         ],
         as_is,
@@ -259,9 +258,9 @@ def requeue(
 ) -> Call[Literal["pending", "cancelled", "lost", "gone"]]:
     """Requeue a started task, free of charge."""
     task_id = claim.task.task_id
-    names = [queue.stream, keys.task(task_id), keys.stream(task_id)]
+    names = [queue.stream, queue.task(task_id), queue.event_stream(task_id)]
     args: list[str | int] = [queue.group, consumer, claim.entry_id, claim.deliveries, task_id]
-    args += (keys.events(task_id), payload, "1")
+    args += (queue.events(task_id), payload, "1")
     return Call("core/requeue", names, args, as_is)
 
 
@@ -283,13 +282,13 @@ def lose(
 ) -> Call[Literal["pending", "failed", "cancelled", "lost", "gone"]]:
     """Let a task whose process died run again, alone; or fail it, where it has lost too many runs."""
     task_id = claim.task.task_id
-    names = [queue.stream, queue.dead, keys.task(task_id), keys.stream(task_id)]
-    args: list[str | int] = [queue.group, consumer, claim.entry_id, claim.deliveries, task_id, keys.events(task_id)]
+    names = [queue.stream, queue.dead, queue.task(task_id), queue.event_stream(task_id)]
+    args: list[str | int] = [queue.group, consumer, claim.entry_id, claim.deliveries, task_id, queue.events(task_id)]
     args += (payload, claim.alone, reason, error_type, int(guilty), max_crashes)
     return Call("core/lose", names, args, as_is)
 
 
-def note_waiting(consumer: str, claim: Claim, *, waits: bool) -> Call[None]:
+def note_waiting(keys: Keys, consumer: str, claim: Claim, *, waits: bool) -> Call[None]:
     """Note that a started task has to wait before it runs alone, or that it runs from now on."""
     fence = f"{claim.entry_id} {claim.deliveries} {consumer}"
     return Call("core/note_waiting", [keys.task(claim.task.task_id)], [fence, int(waits)], nothing)
@@ -308,9 +307,9 @@ def dead_letter_once(
     return Call("core/dead_letter_once", [queue.dead], [task_id, reason, error_type, payload, attempt], nothing)
 
 
-def end_events(task_id: str, status: str, message: str) -> Call[None]:
+def end_events(keys: Keys, task_id: str, status: str, message: str) -> Call[None]:
     """End a task's events, unless they have ended; ``status`` is what the final event calls it."""
-    return Call("core/end_events", [keys.stream(task_id)], [keys.events(task_id), status, message], nothing)
+    return Call("core/end_events", [keys.event_stream(task_id)], [keys.events(task_id), status, message], nothing)
 
 
 # -- staying alive -------------------------------------------------------------------------------------------------
@@ -321,7 +320,7 @@ def renew(queue: QueueKeys, consumer: str, claims: Sequence[Claim], *, lease: fl
     names = [queue.stream]
     args: list[str | int] = [queue.group, consumer, int(lease * 1000)]
     for claim in claims:
-        names += (keys.task(claim.task.task_id), keys.stream(claim.task.task_id))
+        names += (queue.task(claim.task.task_id), queue.event_stream(claim.task.task_id))
         args += (claim.entry_id, claim.deliveries)
     return Call("core/renew", names, args, as_is)
 
@@ -357,7 +356,7 @@ class Heartbeat(NamedTuple):
             raise WorkerIdTakenError(self.worker_id, *reply[1:])
 
 
-def heartbeat(beat: Heartbeat) -> Call[str | None]:
+def heartbeat(keys: Keys, beat: Heartbeat) -> Call[str | None]:
     """Write a worker's heartbeat; the result is the command that an operator left for it, if any.
 
     Reading the reply raises :class:`WorkerIdTakenError` where the heartbeat of another life stands.
@@ -367,12 +366,12 @@ def heartbeat(beat: Heartbeat) -> Call[str | None]:
         beat.check(reply)
         return None if reply is None else str(reply)
 
-    return Call("core/heartbeat", [keys.worker(beat.worker_id), keys.FLEET], [beat.worker_id, *beat.args()], read)
+    return Call("core/heartbeat", [keys.worker(beat.worker_id), keys.fleet], [beat.worker_id, *beat.args()], read)
 
 
 def deregister(queue: QueueKeys, worker_id: str, life: str) -> Call[None]:
     """Deregister a worker that stops in order, unless the id is another life's by now."""
-    names = [queue.stream, keys.worker(worker_id), keys.FLEET]
+    names = [queue.stream, queue.worker(worker_id), queue.fleet]
     return Call("core/deregister", names, [queue.group, worker_id, life], nothing)
 
 
@@ -418,7 +417,7 @@ def move_entries(
         left, *moved = reply
         return left, list(zip(moved[::2], moved[1::2], strict=True))
 
-    args: list[str | int] = [count, max_bytes, keys.TASK_PREFIX if one_slot else ""]
+    args: list[str | int] = [count, max_bytes, queue.task_prefix if one_slot else ""]
     return Call("core/move_entries", [queue.moving, queue.stream], args, read)
 
 
@@ -482,7 +481,7 @@ def walk(queue: QueueKeys, after: str, *, count: int, max_bytes: int) -> Call[tu
     return Call("core/walk", [queue.stream], [after, count, max_bytes], _walked)
 
 
-def note_entry(task_id: str, entry_id: str) -> Call[None]:
+def note_entry(keys: Keys, task_id: str, entry_id: str) -> Call[None]:
     """Note in a task's record which entry stands for it; ``-`` is none, while it waits among the delayed ones."""
     return Call("core/note_entry", [keys.task(task_id)], [entry_id], nothing)
 
@@ -496,9 +495,9 @@ def end_lost(queue: QueueKeys, lost: Lost) -> Call[str]:
     task_id = lost.task_id
     return Call(
         "core/end_lost",
-        [queue.stream, queue.delayed, queue.dead, keys.task(task_id), keys.stream(task_id)],
+        [queue.stream, queue.delayed, queue.dead, queue.task(task_id), queue.event_stream(task_id)],
         [
-            *(queue.group, task_id, keys.events(task_id), lost.reason, LOST, *lost.entries),
+            *(queue.group, task_id, queue.events(task_id), lost.reason, LOST, *lost.entries),
             *(part for pair in lost.known.items() for part in pair),
         ],
         as_is,

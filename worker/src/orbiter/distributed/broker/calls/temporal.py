@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from orbiter.distributed.broker import keys
 from orbiter.distributed.broker.calls import Call, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orbiter.distributed.broker.keys import Keys, QueueKeys
     from orbiter.distributed.models import TaskPayload
 
 
-def queue_id(queue: str, proposed: str) -> Call[str]:
+def queue_id(queue: QueueKeys, proposed: str) -> Call[str]:
     """Return the queue's own id: the one that Redis knows, or else the proposed one, which it knows from now on."""
-    return Call("temporal/queue_id", [keys.tagged(queue, "id")], [proposed], str)
+    return Call("temporal/queue_id", [queue.beside("id")], [proposed], str)
 
 
-def delegate(task_id: str, workflow_id: str) -> Call[None]:
+def delegate(keys: Keys, task_id: str, workflow_id: str) -> Call[None]:
     """Record that Temporal has accepted a task and owns it now."""
     return Call("temporal/delegate", [keys.task(task_id)], [workflow_id], nothing)
 
@@ -44,14 +44,14 @@ class BegunRun(NamedTuple):
 
 
 def begin(
-    queue: str, task: TaskPayload, worker_id: str, *, workflow_id: str, run_id: str, number: int, crashed: bool
+    queue: QueueKeys, task: TaskPayload, worker_id: str, *, workflow_id: str, run_id: str, number: int, crashed: bool
 ) -> Call[BegunRun]:
     """Begin a run; ``crashed`` counts the one before as a crash."""
     args: list[str | int] = [
         *(run_id, number, worker_id, workflow_id, "crashes" if crashed else ""),
-        *(task.task_id, queue, task.agent_name, str(task.created_at)),
+        *(task.task_id, queue.stream, task.agent_name, str(task.created_at)),
     ]
-    return Call("temporal/begin", [keys.task(task.task_id)], args, BegunRun._make)
+    return Call("temporal/begin", [queue.task(task.task_id)], args, BegunRun._make)
 
 
 class Rescheduled(NamedTuple):
@@ -63,6 +63,7 @@ class Rescheduled(NamedTuple):
 
 
 def reschedule(
+    keys: Keys,
     task_id: str,
     status: str,
     *,
@@ -99,7 +100,7 @@ class Ended(NamedTuple):
     new: bool
 
 
-def end(task_id: str, status: str, fields: Sequence[str], *, run_id: str, number: int) -> Call[Ended]:
+def end(keys: Keys, task_id: str, status: str, fields: Sequence[str], *, run_id: str, number: int) -> Call[Ended]:
     """Record how a task has ended, and ``fields`` besides: field, value, …."""
 
     def read(reply: Any) -> Ended:
@@ -109,14 +110,15 @@ def end(task_id: str, status: str, fields: Sequence[str], *, run_id: str, number
     return Call("temporal/end", [keys.task(task_id)], [run_id, number, status, task_id, *fields], read)
 
 
-def append_event(task_id: str, attempt: int, head: str, *, final: bool) -> Call[None]:
+def append_event(keys: Keys, task_id: str, attempt: int, head: str, *, final: bool) -> Call[None]:
     """Add an event behind what there is, for a run that cannot add it itself.
 
     Args:
+        keys: Names the events.
         task_id: The task.
         attempt: Which run.
         head: The event's JSON without its end: the script writes seq and attempt behind it.
         final: Whether it ends the stream.
     """
     args: list[str | int] = [keys.events(task_id), attempt, "!" if final else "", head]
-    return Call("temporal/append_event", [keys.stream(task_id)], args, nothing)
+    return Call("temporal/append_event", [keys.event_stream(task_id)], args, nothing)

@@ -30,7 +30,7 @@ from orbiter.distributed.execution.processes.frames import (
 from orbiter.distributed.execution.processes.printed import PRINTED, PrintedLines
 from orbiter.distributed.execution.report import unpacked
 from orbiter.distributed.models import event_from_json
-from orbiter.distributed.names import check_queue_name
+from orbiter.distributed.names import check_whole_queue_name
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -382,7 +382,9 @@ class ExecutorProcess:
             lag, threads, grower, grown, submitted = _json(body)
             lag, threads, grower, grown = int(lag * 10) / 10, int(threads), int(grower), int(grown)
             for queue, agent, number in submitted[:QUEUES]:
-                metrics.SUBMITTED.add(min(max(0.0, float(number)), MOST_SUBMITTED), check_queue_name(queue), str(agent))
+                metrics.SUBMITTED.add(
+                    min(max(0.0, float(number)), MOST_SUBMITTED), check_whole_queue_name(queue), str(agent)
+                )
         except (TypeError, ValueError, OverflowError) as error:
             raise FrameError("a tick that cannot be read") from error
         self.lag, self.threads, self.grown = lag, threads, (grower, grown)

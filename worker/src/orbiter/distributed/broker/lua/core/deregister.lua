@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Deregisters a worker that stops in order: deletes its heartbeat, its row in the fleet and, if nothing is pending on
 -- it, its consumer.
--- KEYS  queue, worker hash, orbiter:fleet
+-- KEYS  queue, worker hash, zset of workers
 -- ARGV  group, worker id, life
 -- Does nothing where the id is another life's by now.
 if (redis.call('HGET', KEYS[2], 'life') or ARGV[3]) ~= ARGV[3] then return 0 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- A worker's heartbeat.
--- KEYS  worker hash, orbiter:fleet
+-- KEYS  worker hash, zset of workers
 -- ARGV  worker id, ttl seconds, life, the life that it may replace, then field, value, …
 -- Returns the command that an operator left for it ('drain', 'quiet' or 'resume'), once; or nil. Where the id is
 -- another life's, what write_heartbeat returns.
