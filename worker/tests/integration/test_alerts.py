@@ -1,4 +1,4 @@
-"""The five rules fire at their threshold and not below it: in process, by the command, and in Prometheus."""
+"""The six rules fire at their threshold and not below it: in process, by the command, and in Prometheus."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orbiter.distributed.alerts import (
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.support import free_port, orbiter, wait_until
 
-DEPTH, CRITICAL, FAILURES, NOBODY, WAIT = (rule.name for rule in RULES)
+DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, DEGRADED = (rule.name for rule in RULES)
 QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0}
 
 # What is read, and what fires; each threshold from both sides.
@@ -36,6 +36,8 @@ CASES = [
     ({"queue_depth": 501}, {DEPTH, CRITICAL}),
     ({"failure_rate": 0.1}, set()),
     ({"failure_rate": 0.101}, {FAILURES}),
+    ({"degraded": 0}, set()),
+    ({"degraded": 1}, {DEGRADED}),
     ({"worker_count": 1}, set()),
     ({"worker_count": 0}, {NOBODY}),
     ({"wait_time": 60}, set()),
@@ -59,6 +61,8 @@ def test_the_rules_are_those_of_the_guide() -> None:
         ("Task failure rate", ">", 0.1, "WARNING"),
         ("Worker count zero", "==", 0, "CRITICAL"),
         ("Task wait time high", ">", 60, "WARNING"),
+        # Beyond the guide's.
+        ("Worker degraded", ">", 0, "WARNING"),
     ]
 
 

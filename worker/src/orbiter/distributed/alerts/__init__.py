@@ -1,4 +1,4 @@
-"""Alerts: five rules over one queue, evaluated in this process, by a command, or by Prometheus.
+"""Alerts: six rules over one queue, evaluated in this process, by a command, or by Prometheus.
 
 Names are imported when they are first used.
 """

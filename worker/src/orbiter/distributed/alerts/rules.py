@@ -55,8 +55,8 @@ RULES = (
     AlertRule("dist_queue_depth_critical", "Queue depth critical", "queue_depth", ">", 500, Severity.CRITICAL, "tasks"),
     AlertRule("dist_failure_rate_warning", "Task failure rate", "failure_rate", ">", 0.1, Severity.WARNING),
     AlertRule("dist_worker_count_critical", "Worker count zero", "worker_count", "==", 0, Severity.CRITICAL, "workers"),
-    AlertRule("dist_worker_degraded", "Worker degraded", "degraded", ">", 0, Severity.WARNING, "workers"),
     AlertRule("dist_wait_time_warning", "Task wait time high", "wait_time", ">", 60, Severity.WARNING, "seconds"),
+    AlertRule("dist_worker_degraded", "Worker degraded", "degraded", ">", 0, Severity.WARNING, "workers"),
 )
 
 

@@ -209,7 +209,20 @@ class ClusterBroker(TaskBroker):
         then: Literal["requeue", "drop"] = "requeue" if stands == status else "drop"
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, then, task_id, delay_ms=delay_ms)
         await self._ack(consumer, [row])
+        if then == "requeue":
+            await self._put_back(claim, delay_ms)
         return stands
+
+    async def _put_back(self, claim: Claim, delay_ms: int) -> None:
+        """Put a task that runs again on the queue by the payload that is kept here, where its entry had gone before."""
+        if not claim.payload:
+            return
+        task_id = claim.task.task_id
+        if await self.within(self.client.hget(self.keys.task(task_id), "held_until")) is None:
+            return
+        due = int(await self.now() * 1000) + delay_ms if delay_ms else ""
+        entry = await self.run(cluster.enqueue_again(self.keys, claim, due))
+        await self.run(core.note_entry(self.keys, task_id, entry))
 
     async def _lose(self, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool) -> str:
         why = {"reason": reason, "error_type": error_type}
@@ -226,6 +239,8 @@ class ClusterBroker(TaskBroker):
         then = "requeue" if stands == "pending" else _then(stands)
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, then, task_id, run.error, run.error_type)
         await self._ack(consumer, [row])
+        if then == "requeue":
+            await self._put_back(claim, 0)
         return stands
 
     async def requeue_unread(self, consumer: str, entry: Entry) -> None:

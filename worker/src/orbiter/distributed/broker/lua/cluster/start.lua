@@ -44,6 +44,6 @@ end
 local attempt = count_of(known[7]) + 1
 run_task(task, fence, consumer, attempt)
 redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'submitting', 'executor',
-  'workflow_id')
+  'workflow_id', 'held_until')
 redis.call('EXPIRE', task, TASK_TTL)
 return { 'run', attempt, count_of(known[6]), 'running', '', '', new, alone }

@@ -44,7 +44,8 @@ local function start_task(at, known)
   local attempt = count_of(known[7]) + 1
   run_task(at.task, fence, at.consumer, attempt)
   if attempt > 1 or known[3] then
-    redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'executor', 'workflow_id')
+    redis.call('HDEL', at.task, 'error', 'error_type', 'completed_at', 'next_attempt_at', 'executor', 'workflow_id',
+      'held_until')
   end
   -- The record is kept for another day by the first renewal, within a second.
   return 'run', attempt, count_of(known[6]), alone
