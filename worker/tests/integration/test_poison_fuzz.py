@@ -80,7 +80,7 @@ class Attack:
         key = choice(own * 4 + BESIDE * 2 + LISTS + SHARED)
         field, value = choice(FIELDS), choice(VALUES)
         payload = job_payload(choice(["noop", "fail", "say"]), "a b", task_id=evil).to_json()
-        rare = draw.random() < 0.03
+        rare = draw.random() < 0.01
         kinds: list[tuple[str | int, ...]] = [
             ("HSET", key, field, value),
             ("HSETNX", key, field, value),
