@@ -11,6 +11,12 @@ import sys
 import time
 
 PROGRAM = "/opt/orbiter-temporal/current/temporal"
+SETTINGS = "/etc/orbiter-temporal"
+LOGIN = (
+    *("--tls-ca-path", f"{SETTINGS}/ca.pem"),
+    *("--tls-cert-path", f"{SETTINGS}/server.pem"),
+    *("--tls-key-path", f"{SETTINGS}/server.pem.key"),
+)
 
 
 def output(*words: str) -> tuple[int, str]:
@@ -29,7 +35,7 @@ def main() -> None:
         # The first two are answered even where the server's parts do not find each other.
         ("task-queue", "describe", "--task-queue", "orbiter-tasks"),
     ):
-        ask = (PROGRAM, *question, "--address", address, "--namespace", namespace, "--command-timeout", "5s")
+        ask = (PROGRAM, *question, "--address", address, "--namespace", namespace, "--command-timeout", "5s", *LOGIN)
         while (answer := output(*ask))[0]:
             if time.monotonic() > deadline:
                 journal = output("journalctl", "--no-pager", "--lines=15", "--output=cat", "--unit=orbiter-temporal")

@@ -1,4 +1,4 @@
-"""Tell as JSON which addresses other programs than Temporal's units listen at. Usage: look.py PORT ADDRESS."""
+"""Tell as JSON whether another program than Temporal's unit listens at the address. Usage: look.py PORT ADDRESS."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ def main() -> None:
     """Look and tell."""
     port, address = int(sys.argv[1]), sys.argv[2]
     others = []
-    if taken("127.0.0.1", port) and not listens("orbiter-temporal.service", f" --port {port} "):
-        others.append(f"127.0.0.1:{port}")
     if taken(address, port) and not listens("orbiter-temporal-proxy.socket", f"{address}:{port} "):
         others.append(f"{address}:{port}")
     print(json.dumps({"others": others}))

@@ -84,14 +84,14 @@ def test_the_controller_asks_for_no_password_of_sudo(ansible, inventory, monkeyp
     assert done.returncode == 0, done.stdout
 
 
-def test_the_authority_of_redis_is_made_without_sudo(ansible, inventory, monkeypatch, tmp_path):
+def test_the_authority_is_made_without_sudo(ansible, inventory, monkeypatch, tmp_path):
     monkeypatch.setenv("ANSIBLE_BECOME_ALLOW_SAME_USER", "true")
     tasks_of_role = """
-    - include_role: {name: orbiter.fleet.redis, tasks_from: authority}
-      vars: {redis_tls: "yes", redis_bind: 192.0.2.1}
+    - include_role: {name: orbiter.fleet.authority}
+      vars: {authority_name: "{{ inventory_hostname }}", authority_hosts: [192.0.2.1]}
 """
     done = ansible(
-        ["localhost", *inventory], tasks_of_role, "--limit=host", f"--extra-vars=redis_tls_directory={tmp_path}/tls"
+        ["localhost", *inventory], tasks_of_role, "--limit=host", f"--extra-vars=authority_directory={tmp_path}/tls"
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "tls/host.pem").stat().st_uid == os.getuid()
