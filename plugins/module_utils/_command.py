@@ -20,8 +20,19 @@ CONNECTION = {
 }
 
 
+def inert(text):
+    """Return a text of a task or worker as a person may be shown it: one line, with what is not printable escaped.
+
+    Ansible prints messages and differences as they are.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
 class CommandError(Exception):
     """The command could not do what it was asked; the message is its own."""
+
+    def __init__(self, message):
+        super().__init__(inert(message))
 
 
 class TooLongError(Exception):
@@ -64,10 +75,13 @@ class Command:
                 env=self._environment,
                 timeout=within,
                 text=True,
+                errors="replace",
                 check=False,
             )
-        except OSError as error:
-            raise CommandError(f"Cannot run {self.executable}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            # ValueError: a word of the command line holds a NUL, which none can.
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CommandError(f"Cannot run {self.executable}: {reason}") from None
         except subprocess.TimeoutExpired:
             raise TooLongError(f"{' '.join(words[:2])} did not end within {within} s") from None
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from ansible_collections.orbiter.fleet.plugins.module_utils._command import CommandError, TooLongError
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import CommandError, TooLongError, inert
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -53,9 +53,9 @@ def complaint(command, task, wait_timeout):
     if status == "completed":
         return ""
     if status == "failed":
-        return f"Task {task_id} failed in its attempt {task['attempt']}: {task['error']}"
+        return inert(f"Task {task_id} failed in its attempt {task['attempt']}: {task['error']}")
     if status == "cancelled":
-        return f"Task {task_id} was cancelled."
+        return inert(f"Task {task_id} was cancelled.")
     queue = command.ask("queue", "info", "--json", *command.queue_words())
     if queue["workers"]:
         reason = (
@@ -64,4 +64,6 @@ def complaint(command, task, wait_timeout):
         )
     else:
         reason = f"no live worker reads queue {queue['queue']}"
-    return f"Task {task_id} has not ended within {wait_timeout} s: it is {status}, and {reason}. It stays in the queue."
+    return inert(
+        f"Task {task_id} has not ended within {wait_timeout} s: it is {status}, and {reason}. It stays in the queue."
+    )

@@ -87,7 +87,7 @@ outcomes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils._command import CONNECTION, CommandError, command_of
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import CONNECTION, CommandError, command_of, inert
 from ansible_collections.orbiter.fleet.plugins.module_utils._workers import choose, drain, list_workers
 
 
@@ -122,13 +122,13 @@ def main():
         module.fail_json(msg=str(error))
     result["outcomes"] = outcomes
     if left:
-        module.fail_json(msg=" ".join(outcome["message"] for outcome in left), **result)
+        module.fail_json(msg=inert(" ".join(outcome["message"] for outcome in left)), **result)
     module.exit_json(**result)
 
 
 def difference(workers):
     """Return who is at work before and after, for --diff."""
-    lines = [f"{worker['worker_id']} {worker['state'] or worker['status']}\n" for worker in workers]
+    lines = [f"{inert(worker['worker_id'])} {inert(worker['state'] or worker['status'])}\n" for worker in workers]
     return {"before": "".join(sorted(lines)), "after": ""}
 
 

@@ -124,7 +124,7 @@ task:
 import uuid
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils._command import CONNECTION, CommandError, command_of
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import CONNECTION, CommandError, command_of, inert
 from ansible_collections.orbiter.fleet.plugins.module_utils._task import complaint, find_task, submit
 
 
@@ -152,7 +152,7 @@ def main():
         task = find_task(command, task_id) if task_id else None
         result = {"changed": task is None, "task_id": task_id}
         if task is None:
-            result["diff"] = {"before": "", "after": f"task {task_id or 'with a new id'}\n"}
+            result["diff"] = {"before": "", "after": f"task {inert(task_id or 'with a new id')}\n"}
         if not module.check_mode:
             task = submit(command, params, task_id or str(uuid.uuid4()), wait_timeout)
             wrong = complaint(command, task, wait_timeout) if params["wait"] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 
@@ -20,3 +21,11 @@ async def sleep(context: Any) -> str:
     """Take as long as the metadata say."""
     await asyncio.sleep(context.metadata["seconds"])
     return "slept"
+
+
+def write_settings(context: Any) -> str:
+    """Write the input where the command looks for its settings."""
+    for path in (Path("orbiter.toml"), Path.home() / ".config/orbiter/orbiter.toml"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(context.input)
+    return "written"

@@ -33,6 +33,11 @@ def unwell(host: dict[str, Any]) -> list[str]:
     return wrong if wrong or host["instances"] or host["drained"] else ["no instances"]
 
 
+def inert(text: str) -> str:
+    """Return a text with what is not printable escaped: heartbeats may hold any."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def row(name: str, host: dict[str, Any]) -> str:
     """Return a host's line."""
     every = host["instances"]
@@ -57,7 +62,7 @@ def page(hosts: dict[str, Any], queue: dict[str, Any] | None) -> list[str]:
     lines += [row(name, host) for name, host in hosts.items()]
     drained = [f"{name} is drained {host['drained']}" for name, host in hosts.items() if host["drained"]]
     bad = [f"{name} needs attention, {wrong}" for name, host in hosts.items() for wrong in unwell(host)]
-    return [*lines, "", *drained, *(bad or ["All is well"])]
+    return [inert(line) for line in (*lines, "", *drained, *(bad or ["All is well"]))]
 
 
 def main() -> None:

@@ -77,8 +77,10 @@ def test_a_list_on_the_command_line_has_commas(ansible):
         that:
           - __redis_queues == ['one', 'two']
           - __worker_env['ORBITER_ALLOW_IMPORT'] == 'alone'
+          - __worker_env['ORBITER_ALLOW_MODELS'] == 'default,ollama:*'
 """
     said = ["--extra-vars=redis_queues=one,two", "--extra-vars=worker_allow_imports=alone"]
+    said += ['--extra-vars={"worker_allow_models": "default, ollama:*"}']
     done = ansible(["host"], CHECK + tasks, *said)
     assert done.returncode == 0, done.stdout
 

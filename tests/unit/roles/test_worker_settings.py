@@ -98,6 +98,9 @@ def test_defaults_isolate_tasks_and_limit_what_a_unit_starts(rendered):
 
 def test_defaults_are_those_of_the_command(rendered):
     given = environment(rendered()["settings"])
+    for name in ("max_task_timeout", "max_agents", "max_steps", "max_task_retries", "max_events"):
+        assert float(given[f"ORBITER_{name.upper()}"]) == getattr(WorkerSettings(), name)
+    assert WorkerSettings(allow_models=given["ORBITER_ALLOW_MODELS"]).allow_models == WorkerSettings().allow_models
     command = WorkerSettings(max_rss_per_process=given["ORBITER_MAX_RSS_PER_PROCESS"])
     default = WorkerSettings()
     assert command.max_rss_per_process == default.max_rss_per_process
@@ -118,6 +121,40 @@ def test_isolation_of_the_inventory_arrives_in_units_and_stacks(rendered):
         given = environment(settings)
         names = ("ISOLATION", "PROCESSES", "MAX_RSS_PER_PROCESS", "MAX_TASKS_PER_PROCESS", "STALL_TIMEOUT")
         assert [given[f"ORBITER_{name}"] for name in names] == ["task", "3", "1G", "500", "7"]
+
+
+def test_what_tasks_may_ask_for_arrives_in_units_and_stacks(rendered):
+    shown = rendered(
+        worker_allow_models=["openai:gpt-5*", "test"],
+        worker_max_task_timeout=7200,
+        worker_max_agents=5,
+        worker_max_steps=30,
+        worker_max_task_retries=0,
+        worker_max_events=1000,
+    )
+    for settings in (shown["settings"], shown["replicas"]):
+        given = environment(settings)
+        names = ("ALLOW_MODELS", "MAX_TASK_TIMEOUT", "MAX_AGENTS", "MAX_STEPS", "MAX_TASK_RETRIES", "MAX_EVENTS")
+        assert [given[f"ORBITER_{name}"] for name in names] == ["openai:gpt-5*,test", "7200", "5", "30", "0", "1000"]
+
+
+def test_what_is_empty_in_the_inventory_is_written(rendered):
+    """Left out, it would be whatever else is found."""
+    shown = rendered(worker_allow_imports=[], worker_allow_models=[], worker_task_env={"NOTHING": ""})
+    for settings in (shown["settings"], shown["replicas"]):
+        given = environment(settings)
+        assert (given["ORBITER_ALLOW_IMPORT"], given["ORBITER_ALLOW_MODELS"], given["NOTHING"]) == ("", "", "")
+        assert "TEMPORAL_HOST" not in given
+
+
+def test_settings_of_services_come_from_no_file_that_tasks_may_write(rendered):
+    shown = rendered()
+    for settings in (shown["settings"], shown["replicas"]):
+        given = environment(settings)
+        assert (given["ORBITER_CONFIG"], given["TEMPORAL_CONFIG_FILE"]) == ("/dev/null", "/dev/null")
+    image = (CHECKOUT / "roles/image/files/Dockerfile").read_text()
+    for name in ("ORBITER_CONFIG", "TEMPORAL_CONFIG_FILE"):
+        assert re.search(rf"^ENV (.*\\\n)* *{name}=/dev/null", image, re.MULTILINE)
 
 
 def test_limits_of_the_inventory_arrive_in_units_and_stacks(rendered):
@@ -242,6 +279,16 @@ def test_settings_of_the_worker_in_their_place_need_no_word(ansible):
         ({"worker_max_tasks_per_process": "few"}, "worker_max_tasks_per_process is few; it must be a whole number, 0"),
         ({"worker_max_rss_per_process": "400 M"}, "worker_max_rss_per_process is 400 M; it must be bytes, or"),
         ({"worker_memory_max": "50%"}, "worker_memory_max is 50%; it must be bytes, or a whole number with a unit"),
+        (
+            {"worker_allow_models": ["http://x?y"]},
+            "worker_allow_models is ['http://x?y']; it must be a list of patterns",
+        ),
+        ({"worker_max_task_timeout": "1h"}, "worker_max_task_timeout is 1h; it must be a whole number, 1 or more"),
+        ({"worker_max_task_timeout": 10**9}, "worker_max_task_timeout is 1000000000; it must be 31536000 seconds"),
+        ({"worker_max_agents": 0}, "worker_max_agents is 0; it must be a whole number, 1 or more"),
+        ({"worker_max_steps": -1}, "worker_max_steps is -1; it must be a whole number, 1 or more"),
+        ({"worker_max_task_retries": "no"}, "worker_max_task_retries is no; it must be a whole number, 0 or more"),
+        ({"worker_max_events": 99}, "worker_max_events is 99; it must be a whole number, 100 or more"),
         ({"worker_cpu_quota": 150}, "worker_cpu_quota is 150; it must be a whole number of percent, such as 150%"),
     ],
 )

@@ -18,7 +18,7 @@ from pydantic import BaseModel, model_serializer
 from pydantic_ai import RunContext as AgentContext
 
 from orbiter.distributed.errors import TransientError
-from orbiter.distributed.models import StatusEvent, ToolResultEvent
+from orbiter.distributed.models import StatusEvent, TextEvent, ToolResultEvent
 from orbiter.distributed.runtimes import RunContext
 
 
@@ -258,9 +258,9 @@ def counts_in_own_loop(context: Any) -> dict[str, Any]:
 HALF = "a\ud83d"
 
 
-def _nested() -> dict[str, Any]:
+def _nested(depth: int = 10_000) -> dict[str, Any]:
     nested: dict[str, Any] = {}
-    for _ in range(10_000):
+    for _ in range(depth):
         nested = {"d": nested}
     return nested
 
@@ -276,6 +276,11 @@ VALUES: dict[str, Callable[[], Any]] = {
     "object": object,
     "function": lambda: len,
     "nested": _nested,
+    # More than pydantic reads; less than it writes.
+    "nested for writers": lambda: _nested(230),
+    "nested a little": lambda: _nested(150),
+    "nested object": lambda: {"output": "", "x": _nested(230)},
+    "set of objects": lambda: {object()},
     "raises": lambda: _Result(kind="SystemExit"),
 }
 HALVES: dict[str, Callable[[], Any]] = {
@@ -300,6 +305,46 @@ def emits_values(context: Any) -> str:
     context.emit(event.model_copy(update={"arguments": arguments}))
     context.emit("after")
     return "said"
+
+
+class _NamedByItself(type):
+    @property
+    def __name__(cls) -> str:
+        raise KeyboardInterrupt
+
+
+ERRORS: dict[str, type[Exception]] = {
+    "line in the name": type("E\n<0>kernel", (RuntimeError,), {}),
+    "long name": type("E" * 900_000, (RuntimeError,), {}),
+    "name that raises": _NamedByItself("Own", (RuntimeError,), {}),
+}
+
+
+async def places(context: Any) -> Any:
+    """Put an odd value where the metadata says."""
+    value, place = (VALUES | HALVES)[context.input](), context.metadata["place"]
+    if place == "data":
+        return {"output": "x", "data": value}
+    if place == "event":
+        event = ToolResultEvent(tool_name="t", tool_call_id="1")
+        context.emit(event.model_copy(update={"arguments": {"value": value}}))
+    if place == "text":
+        context.emit(TextEvent(text="x").model_copy(update={"text": value}))
+    if place == "emit":
+        context.emit(value)
+    if place == "error":
+        raise RuntimeError(value, HALF, "x" * 900_000)
+    return "said"
+
+
+async def yields(context: Any) -> AsyncIterator[Any]:
+    """Yield an odd value."""
+    yield (VALUES | HALVES)[context.input]()
+
+
+def raises_oddly(context: Any) -> str:
+    """Fail with an error whose class is odd."""
+    raise ERRORS[context.input](context.input)
 
 
 async def emits_halves(context: Any) -> AsyncIterator[str]:

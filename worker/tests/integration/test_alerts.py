@@ -26,7 +26,7 @@ from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.support import free_port, orbiter, wait_until
 
 DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, DEGRADED = (rule.name for rule in RULES)
-QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0}
+QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0, "degraded": 0}
 
 # What is read, and what fires; each threshold from both sides.
 CASES = [
@@ -221,13 +221,14 @@ SERIES = {
     "orbiter_distributed_task_wait_time_seconds_sum": "0+{waited}x10",
     "orbiter_distributed_task_wait_time_seconds_count": "0+2x10",
     "orbiter_distributed_queue_oldest_wait_seconds": "{oldest}+0x10",
+    "orbiter_distributed_worker_degraded": "{degraded}+0x10",
 }
 
 
 def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float = 0) -> dict[str, object]:
     failed = round(values["failure_rate"] * 1000)
     numbers = {"queue_depth": values["queue_depth"], "failed": failed, "completed": 1000 - failed, "oldest": oldest}
-    numbers["waited"] = values["wait_time"] * 2
+    numbers |= {"waited": values["wait_time"] * 2, "degraded": values["degraded"]}
     series = [
         {"series": f'{name}{{{LABEL}="q",instance="w1"}}', "values": row.format(**numbers)}
         for name, row in SERIES.items()
@@ -240,6 +241,7 @@ def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float =
         FAILURES: values["failure_rate"],
         NOBODY: values["worker_count"],
         WAIT: max(values["wait_time"], oldest),
+        DEGRADED: values["degraded"],
     }
     return {
         "interval": "1m",

@@ -392,7 +392,7 @@ async def test_a_flood_delays_no_stream_beside_it_and_takes_little_memory(
 ) -> None:
     """A flood takes a share of the loop, and of Redis; nobody waits behind it."""
     until = tmp_path / "until"
-    async with isolated(fleet, tmp_path, "--concurrency", "16") as [worker]:
+    async with isolated(fleet, tmp_path, "--concurrency", "16", "--max-events", "100000000") as [worker]:
         before = await latency(fleet)
         calm = worker.resident()
         flood = await fleet.broker.submit(attack(job, metadata={"until": str(until)}, timeout_seconds=60))

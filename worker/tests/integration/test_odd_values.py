@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
+from orbiter.distributed.broker.dead_letters import DeadLetters
+from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskResult, TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, working
-from tests.integration.odd_jobs import HALVES, VALUES
+from tests.integration.odd_jobs import ERRORS, HALVES, VALUES
+from tests.support import wait_until
 
 HERE = "tests.integration.odd_jobs"
 
@@ -19,11 +21,11 @@ def config(job: str) -> dict[str, Any]:
     return {"runtime": "callable", "target": f"{HERE}:{job}", "name": job}
 
 
-async def ended(fleet: Fleet, jobs: list[TaskPayload]) -> dict[str, TaskResult]:
+async def ended(fleet: Fleet, jobs: list[TaskPayload], **options: Any) -> dict[str, TaskResult]:
     """Run these in a worker that retries; return how they ended, by task id. All invariants hold."""
-    async with working(fleet, concurrency=4):
+    async with working(fleet, concurrency=4, **options):
         ids = await fleet.broker.submit_many(jobs)
-        tasks = await fleet.all_end(ids, 20)
+        tasks = await fleet.all_end(ids, 90)
     await fleet.check_invariants(ids)
     return {task.task_id: task for task in tasks}
 
@@ -104,3 +106,78 @@ async def test_a_tool_can_neither_end_the_stream_nor_emit_what_is_no_event(fleet
     assert (task.status, task.attempt) == (TaskStatus.COMPLETED, 1), task.error
     assert task.result is not None
     assert "neither an event nor a string" in task.result["output"]
+
+
+PLACES = ("result", "data", "event", "text", "emit", "error", "yield")
+
+
+def odd_task(kind: str, place: str) -> TaskPayload:
+    job = {"result": "returns", "yield": "yields"}.get(place, "places")
+    return TaskPayload(
+        agent_config=config(job), input=kind, task_id=f"{place} {kind}", metadata={"place": place}, max_retries=1
+    )
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+async def test_no_value_anywhere_costs_more_than_its_own_task(fleet: Fleet, isolation: str) -> None:
+    jobs = [odd_task(kind, place) for place in PLACES for kind in VALUES | HALVES]
+    near = [TaskPayload(agent_config=config("counts_in_own_loop"), metadata={"numbers": 1}) for _ in range(20)]
+    tasks = await ended(fleet, [*jobs, *near], isolation=isolation)
+    lost = {task.task_id: task.last_loss for task in tasks.values() if task.losses or task.crashes}
+    assert lost == {}
+    assert {tasks[job.task_id].status for job in near} == {TaskStatus.COMPLETED}
+    # What no other run can mend is not run again; an error of user code is.
+    assert {job.task_id for job in jobs if tasks[job.task_id].attempt > 1} == {
+        job.task_id for job in jobs if job.metadata["place"] == "error"
+    }
+    for place in ("result", "data"):
+        refused = [tasks[f"{place} {kind}"] for kind in VALUES]
+        assert {(task.status, task.error_type) for task in refused} == {(TaskStatus.FAILED, "ConfigurationError")}
+        assert [task.error for task in refused if "not JSON" not in (task.error or "")] == []
+        assert {tasks[f"{place} {kind}"].status for kind in HALVES} == {TaskStatus.COMPLETED}
+    for task in tasks.values():
+        for _, fields in await fleet.client.xrange(keys.stream(task.task_id)):
+            # As strict readers have it, which follow a hundred levels.
+            event = json.loads(fields["event"], parse_constant=pytest.fail)
+            assert event == json.loads(json.dumps(event).encode("utf-8"))
+            fields["event"].encode("ascii")
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+async def test_an_error_of_an_odd_class_fails_its_task(fleet: Fleet, isolation: str) -> None:
+    jobs = [
+        TaskPayload(agent_config=config("raises_oddly"), input=kind, task_id=kind, max_retries=0) for kind in ERRORS
+    ]
+    tasks = await ended(fleet, jobs, isolation=isolation)
+    assert {task.status for task in tasks.values()} == {TaskStatus.FAILED}
+    assert {kind: tasks[kind].error_type for kind in ERRORS} == {
+        "line in the name": "E\n<0>kernel",
+        "long name": "E" * 200,
+        "name that raises": "Own",
+    }
+    assert {(task.losses, task.crashes) for task in tasks.values()} == {(0, 0)}
+
+
+@pytest.mark.parametrize("place", ["metadata", "messages", "agent_config"])
+async def test_a_task_that_is_not_json_is_refused_where_it_is_submitted(fleet: Fleet, place: str) -> None:
+    for make in VALUES.values():
+        fields = {"x": make()}
+        task = TaskPayload(task_id="t").model_copy(update={place: [fields] if place == "messages" else fields})
+        with pytest.raises(InvalidPayloadError, match="task t: not JSON"):
+            await fleet.broker.submit(task)
+    assert await fleet.client.xlen(QUEUE) == 0
+    assert not await fleet.client.exists(keys.task("t"))
+
+
+async def test_a_foreign_task_with_a_number_that_is_none_is_a_dead_letter(fleet: Fleet) -> None:
+    async with working(fleet):
+        for number, text in enumerate(("NaN", "-Infinity", "[" * 250 + "]" * 250, "9" * 5000)):
+            payload = json.dumps({"task_id": f"t{number}", "agent_config": config("says_halves")})
+            await fleet.client.xadd(QUEUE, {"payload": payload[:-1] + f', "metadata": {{"x": {text}}}}}'})
+        letters = DeadLetters(fleet.url, client=fleet.client)
+
+        async def buried() -> bool:
+            return await letters.count() == 4
+
+        await wait_until(buried, 30)
+    assert {letter.error_type async for letter in letters.newest()} == {"InvalidPayloadError"}

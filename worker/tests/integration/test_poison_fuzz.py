@@ -119,6 +119,7 @@ class Honest:
         self.ids: list[str] = []
         self._open: set[str] = set()
         self.touched: set[str] = set()
+        self.refusal = ""
 
     async def submit(self, draw: random.Random) -> None:
         """Submit one, as soon as Redis takes it."""
@@ -128,13 +129,17 @@ class Honest:
         async def accepted() -> bool:
             try:
                 await self._fleet.broker.submit(task)
-            except RedisError:
+            except RedisError as error:
+                self.refusal = repr(error)
                 # Some of it may have been written: that was between two of somebody's commands.
                 self.touched.add(task.task_id)
                 return False
             return True
 
-        await wait_until(accepted, 60)
+        try:
+            await wait_until(accepted, 60)
+        except AssertionError as error:
+            raise AssertionError(f"FUZZ_SEED={SEED}: {self.refusal}") from error
         self.ids.append(task.task_id)
         self._open.add(task.task_id)
 

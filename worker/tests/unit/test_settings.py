@@ -39,6 +39,12 @@ def test_more_processes_than_tasks_are_refused() -> None:
     assert WorkerSettings.of(processes=4, concurrency=4).processes == 4
 
 
+@pytest.mark.parametrize("seconds", [0, -1, 1e300, float("inf"), float("nan"), "soon", 31_536_001])
+def test_longest_time_of_tasks_has_an_end(seconds: Any) -> None:
+    with pytest.raises(SettingsError, match="max_task_timeout: "):
+        WorkerSettings.of(max_task_timeout=seconds)
+
+
 def test_isolation_is_nothing_by_default_where_a_program_embeds_a_worker() -> None:
     settings = WorkerSettings.of()
     assert (settings.isolation, settings.processes, settings.max_tasks_per_process) == ("none", 1, 0)

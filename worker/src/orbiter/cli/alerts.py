@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +17,8 @@ from orbiter.cli.options import (
     queue_option,
     run,
 )
+from orbiter.cli.output import print_line, print_raw
+from orbiter.cli.render import print_json
 
 if TYPE_CHECKING:
     from orbiter.distributed.alerts import Alert
@@ -38,10 +39,10 @@ def check(ctx: click.Context, redis_url: str, queue: str, as_json: bool) -> None
     found = run(redis_url, _judge(redis_url, queue))
     firing = [alert for alert in found if alert.firing]
     if as_json:
-        click.echo(json.dumps({"queue": queue, "firing": len(firing), "alerts": [_row(alert) for alert in found]}))
+        print_json({"queue": queue, "firing": len(firing), "alerts": [_row(alert) for alert in found]}, indent=None)
     else:
         for alert in found:
-            click.echo(f"{alert.rule.severity if alert.firing else 'ok':<8}  {alert.message}")
+            print_line(f"{alert.rule.severity if alert.firing else 'ok':<8}  {alert.message}")
     ctx.exit(1 if firing else 0)
 
 
@@ -80,4 +81,4 @@ def export(kind: str, only_queue: str | None) -> None:  # noqa: ARG001 - there i
     """Print the rules in the form that another program evaluates."""
     from orbiter.distributed.alerts.export import prometheus_rules  # noqa: PLC0415 - not needed to print help
 
-    click.echo(prometheus_rules(queue=only_queue), nl=False)
+    print_raw(prometheus_rules(queue=only_queue), nl=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.failures import UsageFailure
-from orbiter.cli.output import open_closed_streams, written
+from orbiter.cli.output import open_closed_streams, print_line, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,5 +110,5 @@ def show_version(ctx: click.Context, _: click.Parameter, requested: bool) -> Non
         found = version("orbiter-distributed")
     except PackageNotFoundError:
         found = "unknown (not installed)"
-    click.echo(f"orbiter {found}")
+    print_line(f"orbiter {found}")
     ctx.exit()

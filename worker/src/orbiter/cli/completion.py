@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import get_completion_class
 
 from orbiter.cli.options import namespace
+from orbiter.cli.output import print_raw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 _ANSWER_WITHIN = 0.5
 _OFFERED = 1000
+# Shells take what is offered apart, and put it into the line as it is: nothing that one of them would act upon, or take
+# for an option.
+_HARMLESS = re.compile(r"[A-Za-z0-9_.:@%+=/][A-Za-z0-9_.:@%+=/-]{0,199}")
 _INSTALL = {
     "bash": "orbiter completion bash > ~/.local/share/bash-completion/completions/orbiter",
     "zsh": "orbiter completion zsh > ~/.zfunc/_orbiter    (a folder on $fpath, before compinit)",
@@ -36,7 +41,7 @@ def completion(shell: str) -> None:
     # zsh takes its #compdef from the first line only.
     head, _, rest = script.strip().partition("\n")
     note = f"# Install, once: {_INSTALL[shell]}"
-    click.echo("\n".join([head, note, rest] if head.startswith("#compdef") else [note, head, rest]))
+    print_raw("\n".join([head, note, rest] if head.startswith("#compdef") else [note, head, rest]))
 
 
 def task_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -82,7 +87,7 @@ def _offer(ctx: click.Context, incomplete: str, look: Callable[[Redis], Awaitabl
         names = asyncio.run(_look(url, look))
     except Exception:  # noqa: BLE001 - whatever is wrong, somebody in the middle of a command line must not read of it
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and _HARMLESS.fullmatch(name)]
 
 
 async def _look(url: str, look: Callable[[Redis], Awaitable[list[str]]]) -> list[str]:

@@ -11,7 +11,7 @@ from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import UsageFailure
 from orbiter.cli.options import json_option
 from orbiter.cli.render import print_json, print_view, table
-from orbiter.cli.settings_file import checked, defaults, find, read
+from orbiter.cli.settings_file import checked, defaults, empty_list, find, read
 from orbiter.distributed.connection.redis_url import mask
 from orbiter.distributed.limits import variable
 from orbiter.distributed.names import queue_in
@@ -43,7 +43,8 @@ def _in_force(from_file: dict[str, Any], path: str) -> dict[str, tuple[Any, str]
     found = {}
     for name, default in defaults().items():
         value, source = default, "default"
-        if text := os.environ.get(variable(name)):
+        text = os.environ.get(variable(name))
+        if text or (isinstance(default, tuple) and empty_list(variable(name))):
             try:
                 value, source = checked(name, text, strict=False), f"environment ({variable(name)})"
             except ValueError as error:

@@ -10,7 +10,8 @@ import click
 
 from orbiter.cli.completion import worker_ids
 from orbiter.cli.options import fleet_options, json_option, namespace, open_redis, queue_filter_option, run
-from orbiter.cli.render import plain, print_json
+from orbiter.cli.output import print_line
+from orbiter.cli.render import print_json
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.client.control import Outcome, WorkerControl
@@ -92,10 +93,10 @@ def _command(
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     elif not outcomes:
-        click.echo("No active workers found.")
+        print_line("No active workers found.")
     else:
         for outcome in outcomes:
-            click.echo(plain(outcome.message), err=not outcome.done)
+            print_line(outcome.message, err=not outcome.done)
     if not all(outcome.done for outcome in outcomes):
         raise click.exceptions.Exit(1)
 
@@ -130,4 +131,4 @@ class _Progress:
         line = f"Worker {health.worker_id}: {health.state}, {health.active} of {health.concurrency} slots busy"
         if self._last.get(health.worker_id) != line:
             self._last[health.worker_id] = line
-            click.echo(plain(line), err=True)
+            print_line(line, err=True)

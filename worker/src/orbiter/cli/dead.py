@@ -22,8 +22,11 @@ from orbiter.cli.options import (
     queue_option,
     run,
 )
-from orbiter.cli.render import format_time, page, plain, print_json, print_view, table
+from orbiter.cli.output import print_line
+from orbiter.cli.render import format_time, page, print_json, print_view, table
 from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
+from orbiter.distributed.inert import inert
+from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -68,13 +71,13 @@ def list_letters(redis_url: str, queue: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json([_without_payload(letter) for letter in found])
     elif not found:
-        click.echo("No dead letters found.")
+        print_line("No dead letters found.")
     else:
         rows = [
             (
                 letter.entry_id,
                 letter.task_id or "-",
-                _excerpt(letter.reason),
+                inert(letter.reason, limit=_REASON_LIMIT),
                 letter.error_type or "-",
                 format_time(letter.dead_since),
             )
@@ -93,10 +96,6 @@ def _without_payload(letter: DeadLetter) -> dict[str, Any]:
     return {name: value for name, value in asdict(letter).items() if name not in {"payload", "other"}}
 
 
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _REASON_LIMIT else f"{text[:_REASON_LIMIT]}..."
-
-
 @dead.command("show")
 @click.argument("name", metavar="ENTRY_OR_TASK_ID", shell_complete=dead_letters)
 @fleet_options
@@ -108,8 +107,8 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
     if letter is None:
         raise Failure(f"Dead letter not found on queue {queue}: {name}")
     try:
-        payload: Any = json.loads(letter.payload)
-    except (ValueError, RecursionError):
+        payload: Any = read_json(letter.payload)
+    except ValueError:
         payload = letter.payload
     if as_json:
         print_json(asdict(letter) | {"payload": payload})
@@ -122,14 +121,14 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
             (
                 ("Task", letter.task_id or "-"),
                 ("Time", format_time(letter.dead_since)),
-                ("Reason", Text(plain(letter.reason), style="red")),
+                ("Reason", Text(inert(letter.reason), style="red")),
                 ("Error type", letter.error_type or "-"),
                 *letter.other.items(),
                 ("Payload", f"{len(letter.payload)} characters{cut}"),
             ),
         )
     )
-    print_view(Text(plain(text, keep="\n")))
+    print_view(Text(inert(text, keep="\n")))
 
 
 async def _find(redis_url: str, queue: str, name: str) -> DeadLetter | None:
@@ -193,10 +192,10 @@ def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
     if as_json:
         print_json([{"name": one.name, "task_id": one.task_id, "error": one.error or None} for one in done])
     elif not done:
-        click.echo("No dead letters found.")
+        print_line("No dead letters found.")
     else:
         for one in done:
-            click.echo(plain(one.error or f"Task {one.task_id} will run again."), err=bool(one.error))
+            print_line(one.error or f"Task {one.task_id} will run again.", err=bool(one.error))
     if any(one.error for one in done):
         raise click.exceptions.Exit(1)
 
@@ -224,7 +223,7 @@ def drop_letters(
     if as_json:
         print_json({"dropped": dropped})
     else:
-        click.echo(f"{dropped} dropped.")
+        print_line(f"{dropped} dropped.")
 
 
 async def _count(redis_url: str, queue: str, names: Sequence[str] | None) -> tuple[int, list[str]]:

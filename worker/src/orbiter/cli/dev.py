@@ -16,6 +16,7 @@ import click
 from orbiter.cli.failures import Failure
 from orbiter.cli.live_log import LiveLog, follow_all_tasks
 from orbiter.cli.options import namespace, namespace_option, queue_option
+from orbiter.cli.output import print_line
 from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
 from orbiter.dev.worker_process import WorkerProcess
@@ -217,4 +218,4 @@ def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options) -
     submit = f'orbiter task submit "Fleets of agents" --stream{place} --agent'
     has_agent = Path("agent.json").is_file()
     line = f"{submit} agent.json" if has_agent else f"echo {shlex.quote(_SOME_AGENT)} | {submit} -"
-    click.echo(f"In another terminal:\n\n  export ORBITER_REDIS_URL={server.url}\n  {line}\n")
+    print_line(f"In another terminal:\n\n  export ORBITER_REDIS_URL={server.url}\n  {line}\n", keep="\n")

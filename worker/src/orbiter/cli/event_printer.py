@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from orbiter.cli.render import console, format_seconds, plain
+from orbiter.cli.render import console, format_seconds
+from orbiter.distributed.errors import TEXT_CAP
+from orbiter.distributed.inert import inert
 from orbiter.distributed.models import (
     ErrorEvent,
     Event,
@@ -53,7 +55,7 @@ class EventPrinter:
 
     def _flow(self, text: str, *, style: str) -> None:
         if text:
-            self._console.print(Text(plain(text, keep="\n\t"), style=style), end="", soft_wrap=True)
+            self._console.print(Text(inert(text, keep="\n\t"), style=style), end="", soft_wrap=True)
             self._line_open = not text.endswith("\n")
 
     def _line(self, text: Text) -> None:
@@ -67,9 +69,9 @@ def describe(event: Event) -> Text:  # noqa: PLR0911 - one for each kind of even
         case TextEvent() | ReasoningEvent():
             return Text(_excerpt(event.text))
         case ToolCallEvent():
-            return Text(f"-> {plain(event.tool_name)}", style="cyan")
+            return Text(f"-> {_excerpt(event.tool_name)}", style="cyan")
         case ToolResultEvent():
-            call = f"{plain(event.tool_name)}({_excerpt(json.dumps(event.arguments)) if event.arguments else ''})"
+            call = f"{_excerpt(event.tool_name)}({_excerpt(json.dumps(event.arguments)) if event.arguments else ''})"
             took = format_seconds(event.duration_ms / 1000)
             if event.success:
                 return Text(f"<- {call} {took}: {_excerpt(event.result)}", style="cyan")
@@ -82,12 +84,15 @@ def describe(event: Event) -> Text:  # noqa: PLR0911 - one for each kind of even
             return Text(f"usage: {usage.input_tokens} tokens in, {usage.output_tokens} out", style="dim")
         case ErrorEvent():
             again = " (will be run again)" if event.recoverable else ""
-            return Text(f"error: {plain(event.error_type)}: {plain(event.error)}{again}", style="red")
+            return Text(
+                f"error: {_excerpt(event.error_type)}: {inert(event.error, limit=TEXT_CAP)}{again}", style="red"
+            )
         case StatusEvent():
-            message = f": {plain(event.message)}" if event.message else ""
+            message = f": {inert(event.message, limit=TEXT_CAP)}" if event.message else ""
             return Text(f"status {event.status}{message}", style="dim")
 
 
 def _excerpt(text: str) -> str:
-    line = plain(text)
+    # What is shown of it is a part of its beginning.
+    line = inert(text[: _EXCERPT + 1])
     return line if len(line) <= _EXCERPT else f"{line[:_EXCERPT]}..."

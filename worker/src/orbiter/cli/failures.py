@@ -7,13 +7,15 @@ from typing import IO, Any
 
 import click
 
+from orbiter.cli.output import print_line
+
 
 class Failure(click.ClickException):
-    """The command could not do what it was asked. The message is printed as it is; the exit code is 1."""
+    """The command could not do what it was asked. The message is printed, and the exit code is 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message."""
-        click.echo(self.message, file=file or sys.stderr)
+        print_line(self.message, file=file or sys.stderr)
 
 
 class UsageFailure(Failure):

@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 from rich.text import Text
 
 from orbiter.cli.event_printer import describe
-from orbiter.cli.render import console, plain
+from orbiter.cli.render import console
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.redis_url import connect
+from orbiter.distributed.inert import inert
 from orbiter.distributed.models import Event, ReasoningEvent, TextEvent, event_from_json, is_final
 from orbiter.distributed.names import DEFAULT_NAMESPACE
 
@@ -39,21 +40,21 @@ class LiveLog:
 
     def print(self, text: str, *, style: str = "bold") -> None:
         """Print a line of our own."""
-        self._line(Text(plain(text), style=style))
+        self._line(Text(inert(text), style=style))
 
     def worker(self, text: str) -> None:
         """Print a line that the worker or its code has written."""
-        line = plain(text, keep="\t")
+        line = inert(text, keep="\t")
         self._line(Text(f"worker | {line}", style="dim"))
 
     def event(self, task_id: str, event: Event) -> None:
         """Print a task's event."""
         if task_id not in self._attempts:
-            self._line(Text(f"task {plain(task_id)}", style="bold"))
+            self._line(Text(f"task {inert(task_id)}", style="bold"))
             self._attempts[task_id] = 1
             self._last = task_id
         named = len(self._attempts) > 1 or self._last != task_id
-        prefix = Text(f"{plain(task_id[:_SHORT_ID])} | ", style="cyan") if named else Text()
+        prefix = Text(f"{inert(task_id[:_SHORT_ID])} | ", style="cyan") if named else Text()
         self._last = task_id
         if event.attempt > self._attempts[task_id]:
             self._attempts[task_id] = event.attempt
@@ -76,7 +77,7 @@ class LiveLog:
             if self._open != task_id:
                 self.close()
                 self._console.print(prefix, end="", soft_wrap=True)
-            self._console.print(Text(plain(part, keep="\n\t"), style=style), end="", soft_wrap=True)
+            self._console.print(Text(inert(part, keep="\n\t"), style=style), end="", soft_wrap=True)
             self._open = None if part.endswith("\n") else task_id
 
     def _line(self, text: Text) -> None:

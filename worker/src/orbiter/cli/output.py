@@ -7,9 +7,11 @@ import os
 import select
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
+
+from orbiter.distributed.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,16 @@ def open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
+def print_line(text: str = "", *, err: bool = False, file: IO[Any] | None = None, keep: str = "") -> None:
+    """Print a line for a person, whatever text of others is in it; ``keep`` as of :func:`inert`."""
+    click.echo(inert(text, keep=keep), err=err, file=file)
+
+
+def print_raw(text: str, *, nl: bool = True) -> None:
+    """Print what another program reads: JSON in ASCII, a shell's script, rules."""
+    click.echo(text, nl=nl)
 
 
 @contextmanager
@@ -50,7 +62,7 @@ def _end_for(error: OSError) -> None:
     if error.errno in _DISK_FULL:
         _forget_what_is_left()
         with suppress(OSError):
-            click.echo(f"Error: cannot write: {error.strerror}", err=True)
+            print_line(f"Error: cannot write: {error.strerror}", err=True)
         sys.exit(1)
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.box import SQUARE
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from orbiter.cli.output import print_raw
+from orbiter.distributed.errors import TEXT_CAP
+from orbiter.distributed.inert import inert
 from orbiter.distributed.models import TaskResult, TaskStatus
+from orbiter.distributed.plain_json import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.console import ConsoleOptions, RenderableType
 
 STATUS_STYLES = {
     TaskStatus.PENDING: "yellow",
@@ -25,13 +32,28 @@ STATUS_STYLES = {
     TaskStatus.FAILED: "red",
     TaskStatus.CANCELLED: "dim",
     TaskStatus.RETRYING: "magenta",
+    TaskStatus.UNREADABLE: "red",
 }
 # A pipe has no width: nothing may be cut or folded there.
 _PIPE_WIDTH = 100_000
 _RESULT_LIMIT = 200
+# The longest name there may be is 200 characters; what Redis holds may be any length.
+CELL_LIMIT = 1000
+_LINE_LIMIT = TEXT_CAP
 
 
 class _Console(Console):
+    """Shows nothing that is not inert, whatever it is given to draw."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return what is drawn, in pieces."""
+        for piece in super().render(renderable, options):
+            text = piece.text
+            if piece.control or text.isprintable() or text == "\n":
+                yield piece
+            else:
+                yield Segment(inert(text, keep="\n\t"), piece.style)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the command, as rich's own way of leaving is exit code 1."""
         raise  # noqa: PLE0704 - rich calls it where it has caught the error
@@ -42,13 +64,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return _Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
-
-
-def plain(text: object, *, keep: str = "") -> str:
-    """Return the text with control characters escaped (save those in ``keep``): they could rewrite a terminal."""
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in str(text)
-    )
 
 
 def format_time(seconds: float | None) -> str:
@@ -90,13 +105,31 @@ def format_duration(task: TaskResult) -> str:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print a value as JSON."""
-    click.echo(json.dumps(value, indent=indent))
+    """Print a value as JSON in ASCII, which every reader takes: a number that is none is ``null``."""
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_nan(value), indent=indent)
+    print_raw(whole(text))
 
 
-def status_text(status: TaskStatus) -> Text:
-    """Return a task's status in its colour."""
-    return Text(status.value, style=STATUS_STYLES[status])
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def status_text(task: TaskResult) -> Text:
+    """Return a task's status in its colour, and what of its record cannot be read."""
+    return Text(status_word(task.status, task.unreadable), style=STATUS_STYLES[task.status])
+
+
+def status_word(status: str, unreadable: str | None) -> str:
+    """Return a status with what cannot be read of where it stands: ``running, unreadable: retries: ...``."""
+    words = status if status == "unreadable" or not unreadable else f"{status}, unreadable"
+    return inert(f"{words}: {unreadable}" if unreadable else words, limit=CELL_LIMIT)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -105,18 +138,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text
     for column in columns:
         drawn.add_column(column, overflow="fold", min_width=max(len(word) for word in column.split()))
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(inert(cell, limit=CELL_LIMIT)) for cell in row))
     return drawn
 
 
 def page(title: str, lines: Iterable[tuple[str, str | Text]]) -> Text:
     """Return a title with labelled lines below it."""
-    rows = list(lines)
+    rows = [(inert(label, limit=CELL_LIMIT), value) for label, value in lines]
     width = max([9, *(len(label) for label, _ in rows)]) + 2
-    parts = [Text(plain(title), style="bold")]
+    parts = [Text(inert(title, limit=CELL_LIMIT), style="bold")]
     for label, value in rows:
-        text = value if isinstance(value, Text) else Text(plain(value))
-        parts.append(Text.assemble(f"  {plain(label) + ':':<{width}}", text))
+        text = value if isinstance(value, Text) else Text(inert(value, limit=_LINE_LIMIT))
+        parts.append(Text.assemble(f"  {label + ':':<{width}}", text))
     return Text("\n").join(parts)
 
 
@@ -140,7 +173,7 @@ def tasks_view(tasks: Sequence[TaskResult]) -> Table | Text:
         [
             (
                 task.task_id,
-                status_text(task.status),
+                status_text(task),
                 task.worker_id or "-",
                 format_time(task.started_at),
                 format_duration(task),
@@ -158,7 +191,7 @@ def print_task(task: TaskResult) -> None:
 def task_view(task: TaskResult) -> Text:
     """Return everything known of one task."""
     lines: list[tuple[str, str | Text]] = [
-        ("Status", status_text(task.status)),
+        ("Status", status_text(task)),
         ("Worker", task.worker_id or "-"),
         ("Started", format_time(task.started_at)),
         ("Completed", format_time(task.completed_at)),
@@ -170,7 +203,7 @@ def task_view(task: TaskResult) -> Text:
         ("Attempt", str(task.attempt)),
     ]
     if task.last_loss:
-        lines.append(("Last loss", plain(task.last_loss)))
+        lines.append(("Last loss", task.last_loss))
     if task.next_attempt_at is not None and task.status is TaskStatus.RETRYING:
         lines.append(("Next run", format_time(task.next_attempt_at)))
     if task.agent_name:
@@ -178,7 +211,7 @@ def task_view(task: TaskResult) -> Text:
     if task.queue:
         lines.append(("Queue", task.queue))
     if task.error:
-        lines.append(("Error", Text(plain(task.error), style="red")))
+        lines.append(("Error", Text(inert(task.error, limit=_LINE_LIMIT), style="red")))
     if task.result is not None:
         result = json.dumps(task.result)
         lines.append(("Result", result if len(result) <= _RESULT_LIMIT else f"{result[:_RESULT_LIMIT]}..."))

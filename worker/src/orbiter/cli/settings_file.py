@@ -37,6 +37,11 @@ def find() -> Path | None:
     return next((place for place in places() if place.exists()), None)
 
 
+def empty_list(name: str) -> bool:
+    """Tell whether a variable is there and empty, which for a list says that nothing is in it."""
+    return not os.environ.get(name, "-").strip()
+
+
 def defaults() -> dict[str, Any]:
     """Return every setting there is with its default; ``None`` where it has none or is generated."""
     from orbiter.distributed.settings import WorkerSettings  # noqa: PLC0415 - imported only once a setting is needed

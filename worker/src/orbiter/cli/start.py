@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 from functools import partial
@@ -16,6 +17,8 @@ from click.core import ParameterSource
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
+from orbiter.cli.output import print_line
+from orbiter.cli.settings_file import empty_list
 from orbiter.distributed import signals
 from orbiter.distributed.connection.redis_url import mask
 from orbiter.distributed.errors import SettingsError
@@ -25,7 +28,8 @@ from orbiter.distributed.worker.logs import LOG_FORMATS, LOG_LEVELS, setup_loggi
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
 
     from pydantic.fields import FieldInfo
 
@@ -50,6 +54,17 @@ class SizeRange(click.IntRange):
         return super().convert(number, param, ctx)
 
 
+class ListOption(click.Option):
+    """A list. A variable that is empty is an empty list: what stands behind it, file and default, does not count."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """Find the value where click looks for it, and where the variable is empty."""
+        value, source = super().consume_value(ctx, opts)
+        if source is not ParameterSource.COMMANDLINE and empty_list(str(self.envvar)):
+            return (), ParameterSource.ENVIRONMENT
+        return value, source
+
+
 @click.group(cls=LazyGroup)
 def start() -> None:
     """Start a worker in this terminal or service."""
@@ -67,19 +82,19 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None if info.is_required() or info.default_factory else default,
             show_default="generated" if info.default_factory else default not in ("", ()),
             help=f"{info.description}.",
-            **_kind(info),
+            **_kind(info, metavar="PATTERN" if name == "allow_models" else "PREFIX"),
         )
         command = option(command)
     return command
 
 
-def _kind(info: FieldInfo) -> dict[str, Any]:
-    """Return click's view of a setting's type."""
+def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
+    """Return click's view of a setting's type; ``metavar`` is the word for an entry of a list."""
     annotation = info.annotation
     if get_origin(annotation) is Literal:
         return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
     if get_origin(annotation) is tuple:
-        return {"multiple": True, "metavar": "PREFIX"}
+        return {"multiple": True, "metavar": metavar, "cls": ListOption}
     if annotation in (int, float):
         low = next((rule.ge for rule in info.metadata if isinstance(rule, Ge)), None)
         high = next((rule.le for rule in info.metadata if isinstance(rule, Le)), None)
@@ -130,6 +145,7 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
+    sys.excepthook = _log_uncaught
     _print_banner(redis_url, settings)
 
     # Not needed to print help or refuse an option.
@@ -143,6 +159,11 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         raise Failure(f"Error: {error}") from None
     _spare_the_collector()
     run(redis_url, worker.start(), runner=partial(run_contained, loop_factory=_loop_factory()))
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Log what ends the program: as Python writes it, a text of a task's in it could forge lines of the journal."""
+    logging.getLogger(__name__).critical("the worker ends, of an error", exc_info=(kind, error, traceback))
 
 
 def _hide_from_tasks() -> None:
@@ -169,12 +190,12 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 
 def _print_banner(redis_url: str, settings: WorkerSettings) -> None:
-    click.echo("Orbiter Worker Starting")
-    click.echo(f"  Worker ID:   {settings.worker_id}")
-    click.echo(f"  Redis URL:   {mask(redis_url)}")
-    click.echo(f"  Queue:       {settings.queue}")
-    click.echo(f"  Concurrency: {settings.concurrency}")
+    print_line("Orbiter Worker Starting")
+    print_line(f"  Worker ID:   {settings.worker_id}")
+    print_line(f"  Redis URL:   {mask(redis_url)}")
+    print_line(f"  Queue:       {settings.queue}")
+    print_line(f"  Concurrency: {settings.concurrency}")
     if settings.executor != "local":
-        click.echo(f"  Executor:    {settings.executor}")
-    click.echo()
-    click.echo("Press Ctrl+C to stop.")
+        print_line(f"  Executor:    {settings.executor}")
+    print_line()
+    print_line("Press Ctrl+C to stop.")

@@ -15,6 +15,7 @@ from orbiter.cli.event_printer import EventPrinter
 from orbiter.cli.failures import Failure
 from orbiter.cli.moment import read_moment
 from orbiter.cli.options import fleet_options, json_option, open_client, queue_option, run, typed
+from orbiter.cli.output import print_line
 from orbiter.cli.render import print_json, print_task, task_json
 from orbiter.cli.task import show_event
 from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tasks
@@ -185,15 +186,15 @@ async def _submit(
 
 def _print_submitted(task_ids: list[str]) -> None:
     if len(task_ids) == 1:
-        click.echo(f"Task {task_ids[0]} submitted.")
+        print_line(f"Task {task_ids[0]} submitted.")
     else:
-        click.echo(f"{len(task_ids)} tasks submitted.")
+        print_line(f"{len(task_ids)} tasks submitted.")
 
 
 async def _warn_without_workers(client: Client) -> None:
     fleet = await get_worker_fleet_status(client.redis_url, namespace=client.namespace, client=client.redis)
     if not any(worker.alive and worker.queue in {"", client.queue} for worker in fleet):
-        click.echo(
+        print_line(
             f"No worker reads queue {client.queue} yet: waiting for one. Ctrl+C ends the wait, not the task.", err=True
         )
 

@@ -22,6 +22,7 @@ from orbiter.cli.options import (
     queue_option,
     run,
 )
+from orbiter.cli.output import print_line
 from orbiter.cli.render import print_json, task_json, task_view, tasks_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.cluster_broker import broker_for
@@ -102,7 +103,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
             raise Failure(f"Task not found: {task_id}")
         return found
 
-    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.terminal)
+    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.lasting)
     show(redis_url, view, watch=watch, as_json=as_json)
 
 
@@ -126,9 +127,9 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
     if outcome is CancelOutcome.FINISHED and not done:
         raise Failure(f"Task {task_id} has already ended: {ended or 'unknown'}.")
     if outcome is CancelOutcome.REQUESTED and ended is not TaskStatus.CANCELLED:
-        click.echo(f"Task {task_id} is running; its worker has been asked to cancel it.")
+        print_line(f"Task {task_id} is running; its worker has been asked to cancel it.")
     else:
-        click.echo(f"Task {task_id} cancelled.")
+        print_line(f"Task {task_id} cancelled.")
 
 
 async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
@@ -169,6 +170,6 @@ async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) 
 def show_event(printer: EventPrinter, event: Event, *, as_json: bool) -> None:
     """Print one event, for a person or as a line of JSON."""
     if as_json:
-        click.echo(event.to_json())
+        print_json(event.values(), indent=None)
     else:
         printer.show(event)

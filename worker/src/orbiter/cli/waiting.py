@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orbiter.cli.render import console, format_seconds, plain
+from orbiter.cli.output import print_line
+from orbiter.cli.render import console, format_seconds
 from orbiter.distributed.connection.patience import patiently
 from orbiter.distributed.models import TaskStatus
 
@@ -50,7 +50,7 @@ async def wait_for_tasks(
             counts[seen[task_id]] -= 1
             counts[status] += 1
             seen[task_id] = status
-            if record is None or record.status.terminal:
+            if record is None or record.status.lasting:
                 records[task_id] = record
             else:
                 waiting.append(task_id)
@@ -83,17 +83,17 @@ class _Lines:
         line = f"{ended}/{self._total} ended, {_words(counts)}"
         now = time.monotonic()
         if line != self._last and (now >= self._next or ended == self._total):
-            click.echo(line, err=True)
+            print_line(line, err=True)
             self._last = line
             self._next = now + _LINE_EVERY
 
 
 def _ended(counts: Counter[str]) -> int:
-    return sum(counts[name] for name in ("completed", "failed", "cancelled", "missing"))
+    return sum(counts[name] for name in ("completed", "failed", "cancelled", "missing", "unreadable"))
 
 
 def _words(counts: Counter[str]) -> str:
-    names = ("completed", "failed", "cancelled", "missing", "running", "retrying", "pending")
+    names = ("completed", "failed", "cancelled", "missing", "unreadable", "running", "retrying", "pending")
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
@@ -117,6 +117,7 @@ def summarize(records: Sequence[TaskResult | None]) -> dict[str, Any]:
         "failed": counts[TaskStatus.FAILED],
         "cancelled": counts[TaskStatus.CANCELLED],
         "missing": len(records) - len(known),
+        "unreadable": counts[TaskStatus.UNREADABLE],
         "retries": sum(record.retries for record in known),
         "crashes": sum(record.crashes for record in known),
         "losses": sum(record.losses for record in known),
@@ -131,17 +132,17 @@ def summarize(records: Sequence[TaskResult | None]) -> dict[str, Any]:
 def print_summary(summary: dict[str, Any], records: Sequence[TaskResult | None]) -> None:
     """Print the summary, and the first failures with their errors."""
     ended = [f"{summary[name]} {name}" for name in ("completed", "failed")]
-    ended += [f"{summary[name]} {name}" for name in ("cancelled", "missing") if summary[name]]
+    ended += [f"{summary[name]} {name}" for name in ("cancelled", "missing", "unreadable") if summary[name]]
     took = "-" if summary["seconds"] is None else format_seconds(summary["seconds"])
     rate = "-" if summary["tasks_per_second"] is None else f"{summary['tasks_per_second']:.1f} tasks/s"
     waits = ["-" if summary[name] is None else format_seconds(summary[name]) for name in ("wait_p50", "wait_p95")]
-    click.echo(f"{summary['tasks']} tasks: {', '.join(ended)}")
-    click.echo(f"  Time:  {took} ({rate})")
-    click.echo(f"  Wait:  p50 {waits[0]}, p95 {waits[1]}")
+    print_line(f"{summary['tasks']} tasks: {', '.join(ended)}")
+    print_line(f"  Time:  {took} ({rate})")
+    print_line(f"  Wait:  p50 {waits[0]}, p95 {waits[1]}")
     extra = [f"{summary[name]} {name}" for name in ("retries", "crashes", "losses")]
-    click.echo(f"  Extra: {', '.join(extra)}, {summary['handoffs']} hand-offs")
+    print_line(f"  Extra: {', '.join(extra)}, {summary['handoffs']} hand-offs")
     failures = [record for record in records if record is not None and record.status is TaskStatus.FAILED]
     for record in failures[:_FAILURES_SHOWN]:
-        click.echo(f"  Task {plain(record.task_id)} failed: {plain(record.error or 'unknown error')}")
+        print_line(f"  Task {record.task_id} failed: {record.error or 'unknown error'}")
     if len(failures) > _FAILURES_SHOWN:
-        click.echo(f"  ... and {len(failures) - _FAILURES_SHOWN} more: orbiter task list --status failed")
+        print_line(f"  ... and {len(failures) - _FAILURES_SHOWN} more: orbiter task list --status failed")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import click
 
 from orbiter.cli.options import open_redis, run
+from orbiter.cli.output import print_line
 from orbiter.cli.render import console, format_time, print_json, print_view
 
 if TYPE_CHECKING:
@@ -128,5 +129,5 @@ def _paper(*, as_json: bool) -> Iterator[Callable[[Table | Text], None]]:
 
 
 def _print_below(view: Table | Text) -> None:
-    click.echo(f"--- {format_time(time.time())}")
+    print_line(f"--- {format_time(time.time())}")
     print_view(view)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.options import fleet_options, json_option, namespace, queue_filter_option
-from orbiter.cli.render import format_bytes, format_seconds, format_time, plain, table
+from orbiter.cli.render import format_bytes, format_seconds, format_time, status_word, table
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.worker_health import WorkerHealth, get_worker_fleet_status
 
@@ -49,6 +49,7 @@ _JSON_FIELDS = (
     "blocked_by",
     "abandoned_threads",
     "failed_imports",
+    "unreadable",
     "started_at",
     "last_heartbeat",
 )
@@ -115,10 +116,11 @@ def worker_json(health: WorkerHealth) -> dict[str, Any]:
 
 def _status(health: WorkerHealth, *, with_problem: bool) -> Text:
     if not health.alive:
-        return Text("dead", style="red")
+        word = "unreadable" if health.status == "unreadable" else "dead"
+        return Text(status_word(word, health.unreadable), style="red")
     state = health.state or health.status
-    why = f": {plain(health.problem)}" if with_problem and state == "degraded" and health.problem else ""
-    return Text(state + why, style="green" if state == "running" else "yellow")
+    why = f": {health.problem}" if with_problem and state == "degraded" and health.problem else ""
+    return Text(status_word(state + why, health.unreadable), style="green" if state == "running" else "yellow")
 
 
 def _wide(health: WorkerHealth) -> tuple[str, ...]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TEXT_CAP = 10_000
+NAME_CAP = 200
+_name_of_class: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
 class OrbiterError(Exception):
@@ -19,6 +26,14 @@ class ConfigurationError(OrbiterError):
 
 class ImportRefusedError(ConfigurationError):
     """A message named code that the operator has not allowed; the text names the path and the option."""
+
+
+class ModelRefusedError(ConfigurationError):
+    """A task asks for a model that the operator has not allowed; the text names the model, the rule and the option."""
+
+
+class TaskLimitError(ConfigurationError):
+    """A task asks for more than the operator allows; the text names the limit and the option."""
 
 
 class MissingExtraError(ConfigurationError):
@@ -93,9 +108,12 @@ def text_of(error: BaseException) -> str:
 
 def kind_of(error: BaseException) -> str:
     """Return the class name of an error, also where it was raised in an executor process."""
-    return error.error_type if isinstance(error, RunError) else type(error).__name__
+    if isinstance(error, RunError):
+        return error.error_type
+    # Not by a metaclass of its author's; and what is no Unicode could not be written to Redis.
+    return _name_of_class(type(error))[:NAME_CAP].encode("utf-8", "replace").decode()
 
 
 def describe(error: BaseException) -> str:
     """Return an error's text, or its class name where it has none."""
-    return text_of(error) or type(error).__name__
+    return text_of(error) or kind_of(error)

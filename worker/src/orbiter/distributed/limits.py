@@ -25,6 +25,16 @@ BYTES_A_CHARACTER = 16
 MAX_BACKLOG = 4_000_000
 MAX_TOTAL_BACKLOG = 48_000_000
 LEAST_PAYLOAD_BYTES = 1_000
+# What a task may ask for. An hour; agents in one configuration; round trips, stages and hand-offs; repeated runs.
+MAX_TASK_TIMEOUT = 3_600.0
+MAX_AGENTS = 50
+MAX_STEPS = 100
+MAX_TASK_RETRIES = 20
+# Of one run, as they are on its stream. By the guide's 200 bytes an event, so many are 20 MB of Redis: fifty such tasks
+# fill the gigabyte that it recommends. An agent whose answer streams for half an hour without a pause has as many.
+MAX_EVENTS = 100_000
+# Larger events count as several.
+BYTES_OF_AN_EVENT = 10_000
 
 
 def variable(setting: str) -> str:

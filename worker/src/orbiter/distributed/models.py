@@ -11,11 +11,11 @@ import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
 
 from orbiter.distributed.names import DEFAULT_NAMESPACE, TaskId, default_queue
-from orbiter.distributed.plain_json import whole
+from orbiter.distributed.plain_json import check_depth, check_numbers, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_QUEUE = default_queue(DEFAULT_NAMESPACE)
+DEFAULT_TIMEOUT = 300.0
+# Epoch seconds.
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 # Written where they are set.
 _OPTIONAL = ("not_before", "max_retries")
 
@@ -38,6 +41,13 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RETRYING = "retrying"
+    # Of a record that is none: never written.
+    UNREADABLE = "unreadable"
+
+    @property
+    def lasting(self) -> bool:
+        """Whether there is nothing to wait for: the task has ended, or its record cannot be read."""
+        return self in TERMINAL or self is TaskStatus.UNREADABLE
 
     @property
     def terminal(self) -> bool:
@@ -99,12 +109,13 @@ class TaskPayload(BaseModel):
     task_id: TaskId = Field(default_factory=lambda: uuid.uuid4().hex)
     agent_config: dict[str, Any] = Field(default_factory=dict)
     input: str = ""
-    messages: list[dict[str, Any]] = Field(default_factory=list)
+    # One finding is enough: half a million of them would be half a gigabyte.
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
     model: str | None = None
     detailed: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float = Field(default=0.0, allow_inf_nan=False)
-    timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=DEFAULT_TIMEOUT, gt=0, allow_inf_nan=False)
     not_before: float | None = Field(default=None, ge=0, le=1e11, allow_inf_nan=False)
     max_retries: int | None = Field(default=None, ge=0, le=1000)
 
@@ -132,14 +143,17 @@ class TaskPayload(BaseModel):
         """
         unset = {name for name in _OPTIONAL if getattr(self, name) is None}
         try:
-            return to_json(self.__dict__, exclude=unset, ensure_ascii=True).decode()
-        except ValueError:
-            pass  # half a surrogate pair, or nested deep, which this module of Python's can write
-        try:
-            values = {name: value for name, value in self.__dict__.items() if name not in unset}
-            return json.dumps(values, default=to_jsonable_python)
+            try:
+                text = to_json(self.__dict__, exclude=unset, ensure_ascii=True).decode()
+            except ValueError:
+                # Half a surrogate pair, which Python's own module can write.
+                values = {name: value for name, value in self.__dict__.items() if name not in unset}
+                text = json.dumps(values, default=to_jsonable_python)
+            check_numbers(text, length=True)
+            check_depth(self.__dict__, text)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidPayloadError(f"task {self.task_id}: not JSON: {error}") from None
+        return text
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> TaskPayload:
@@ -160,16 +174,20 @@ class TaskPayload(BaseModel):
             InvalidPayloadError: The text is not JSON, not an object, or a field has a wrong type.
         """
         try:
-            return cls.model_validate_json(text)
+            task = cls.model_validate_json(text)
         except ValidationError as error:
             try:
                 task = _without_halves(cls.model_validate_json, text)
             except ValidationError:
-                task = None
-            # Another id would be another task.
-            if task is None or "\ufffd" in task.task_id:
                 raise InvalidPayloadError(validation_message(error)) from None
-            return task
+            # Another id would be another task.
+            if "\ufffd" in task.task_id:
+                raise InvalidPayloadError(validation_message(error)) from None
+        try:
+            check_numbers(text)
+        except ValueError as error:
+            raise InvalidPayloadError(f"not JSON: {error}") from None
+        return task
 
 
 class TaskResult(BaseModel):
@@ -177,7 +195,8 @@ class TaskResult(BaseModel):
 
     Times are epoch seconds. ``retries`` counts runs repeated after an error, ``handoffs`` those handed to another
     worker by a drain, ``losses`` those that ended without an outcome, as their process or worker died, ``crashes``
-    those of them that are charged to the task. ``last_loss`` says what the last one died of.
+    those of them that are charged to the task. ``last_loss`` says what the last one died of. ``unreadable`` says which
+    fields of the record cannot be read, and why; they have their defaults.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -186,8 +205,8 @@ class TaskResult(BaseModel):
     status: TaskStatus = TaskStatus.PENDING
     result: dict[str, Any] | None = None
     error: str | None = None
-    started_at: float | None = None
-    completed_at: float | None = None
+    started_at: Moment | None = None
+    completed_at: Moment | None = None
     worker_id: str | None = None
     retries: int = 0
     attempt: int = 0
@@ -195,11 +214,12 @@ class TaskResult(BaseModel):
     losses: int = 0
     last_loss: str | None = None
     handoffs: int = 0
-    created_at: float | None = None
+    created_at: Moment | None = None
     queue: str | None = None
     agent_name: str | None = None
     error_type: str | None = None
-    next_attempt_at: float | None = None
+    next_attempt_at: Moment | None = None
+    unreadable: str | None = None
 
     @property
     def duration(self) -> float | None:
@@ -240,12 +260,23 @@ class _Event(BaseModel):
     attempt: int = Field(default=0, exclude=True)
     entry_id: str = Field(default="", exclude=True)
 
-    def to_json(self, *, seq: int | None = None, attempt: int | None = None) -> str:
-        """Return the event's form on the stream and the channel, with another place in it if that is given."""
+    def values(self, *, seq: int | None = None, attempt: int | None = None) -> dict[str, Any]:
+        """Return what :meth:`to_json` writes."""
         values = self.model_dump()
         values["seq"] = self.seq if seq is None else seq
         values["attempt"] = self.attempt if attempt is None else attempt
-        return whole(json.dumps(values, allow_nan=False))
+        return values
+
+    def to_json(self, *, seq: int | None = None, attempt: int | None = None) -> str:
+        """Return the event's form on the stream and the channel, with another place in it if that is given.
+
+        Raises:
+            ValueError: Something in it has no form in JSON.
+        """
+        values = self.values(seq=seq, attempt=attempt)
+        text = whole(json.dumps(values, allow_nan=False))
+        check_depth(values, text)
+        return text
 
 
 class TextEvent(_Event):
@@ -334,16 +365,22 @@ FINAL_STATUSES = frozenset({"completed", "cancelled", "error"})
 _EVENT_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
-def emitted_event(item: Event | str) -> Event:
-    """Return what user code emitted as an event; a string is text.
+class NotAnEventError(TypeError):
+    """User code has emitted what is no event; it would again."""
+
+
+def emitted_event(item: Event | str, *, agent_name: str = "") -> Event:
+    """Return what user code emitted as an event; a string is text, of ``agent_name``.
 
     Raises:
-        TypeError: It is neither.
+        NotAnEventError: It is neither, or its text is none.
     """
     if isinstance(item, str):
-        return TextEvent(text=item)
+        return TextEvent(text=item, agent_name=agent_name)
     if not isinstance(item, Event):
-        raise TypeError(f"emitted {type(item).__name__}: neither an event nor a string")
+        raise NotAnEventError(f"emitted {type(item).__name__}: neither an event nor a string")
+    if isinstance(item, TextEvent) and not isinstance(item.text, str):
+        raise NotAnEventError(f"emitted an event whose text is a {type(item.text).__name__}, not a string")
     return item
 
 

@@ -1,4 +1,4 @@
-"""Names that people choose, of namespaces, queues, workers and tasks: one rule for each, wherever a name comes in."""
+"""Names that people choose, of namespaces, queues, workers, tasks and models: one rule each, wherever it comes in."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ RESERVED_TASK_IDS = frozenset({"index", "by_time"})
 # Likewise {namespace}:{queue}.
 _RESERVED_QUEUES = re.compile(r"fleet|deploy|(?:task|stream|workers):.*")
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+# What pydantic-ai is given to find a model by: never an address, or a path that leaves the provider's own.
+_MODEL = re.compile(r"(?!.*(?://|:/|(?:^|[:/])\.\.?(?:$|/)))[A-Za-z0-9][A-Za-z0-9_.:@+/-]{0,255}")
+_MODEL_RULE = (
+    "provider:name, 1 to 256 letters (a to z, A to Z), digits, or any of _ . : @ + / -, without an address (//) or a"
+    " path (/ at the beginning, ..)"
+)
+_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.:@+/*-]{0,255}")
 _NAMESPACE = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAMESPACE}}}")
 _SHOWN = 60
 
@@ -107,6 +114,29 @@ def check_task_id(name: str) -> str:
     return name
 
 
+def check_model_name(name: str) -> str:
+    """Return the name of a model, as it is.
+
+    Raises:
+        InvalidNameError: It breaks the rule: it holds an address, for instance.
+    """
+    if not isinstance(name, str) or not _MODEL.fullmatch(name):
+        raise _refused(name, "name of a model", _MODEL_RULE)
+    return name
+
+
+def check_model_pattern(pattern: str) -> str:
+    """Return a pattern for names of models, as it is.
+
+    Raises:
+        InvalidNameError: It breaks the rule.
+    """
+    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+        rule = "a name such as openai:gpt-5, with * for any text, as in openai:gpt-5*; or test, default, *"
+        raise _refused(pattern, "pattern for models", rule)
+    return pattern
+
+
 def _without_braces(name: str) -> str:
     return name[1:-1] if name.startswith("{") and name.endswith("}") else name
 
@@ -127,3 +157,4 @@ def _refused(name: object, what: str, rule: str) -> InvalidNameError:
 Namespace = Annotated[str, AfterValidator(check_namespace)]
 WorkerId = Annotated[str, AfterValidator(check_worker_id)]
 TaskId = Annotated[str, AfterValidator(check_task_id)]
+ModelPattern = Annotated[str, AfterValidator(check_model_pattern)]

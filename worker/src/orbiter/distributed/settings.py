@@ -14,13 +14,18 @@ from orbiter.distributed.errors import SettingsError
 from orbiter.distributed.limits import (
     EVENT_TTL,
     LEAST_PAYLOAD_BYTES,
+    MAX_AGENTS,
     MAX_EVENT_BYTES,
+    MAX_EVENTS,
     MAX_PAYLOAD_BYTES,
     MAX_RESULT_BYTES,
+    MAX_STEPS,
+    MAX_TASK_RETRIES,
+    MAX_TASK_TIMEOUT,
     TASK_TTL,
 )
 from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
-from orbiter.distributed.names import DEFAULT_NAMESPACE, Namespace, WorkerId, check_queue_name
+from orbiter.distributed.names import DEFAULT_NAMESPACE, ModelPattern, Namespace, WorkerId, check_queue_name
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)B?", re.IGNORECASE)
@@ -67,6 +72,30 @@ class WorkerSettings(BaseModel):
     )
     event_ttl: int = Field(default=EVENT_TTL, ge=60, le=31_536_000, description="Seconds to keep the events of a task")
     allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
+    allow_models: tuple[ModelPattern, ...] = Field(
+        default=("default",),
+        description="Pattern of models that agents may use, such as openai:gpt-5*;"
+        " 'default' is test, and the providers whose key is in the worker's environment",
+    )
+    max_task_timeout: float = Field(
+        default=MAX_TASK_TIMEOUT,
+        ge=1,
+        le=31_536_000,
+        allow_inf_nan=False,
+        description="Largest timeout_seconds of a task, seconds",
+    )
+    max_agents: int = Field(default=MAX_AGENTS, ge=1, description="Agents that a task may have, handoffs included")
+    max_steps: int = Field(
+        default=MAX_STEPS,
+        ge=1,
+        description="Steps that a task may ask for: round trips of an agent, agents that a flow runs, handoffs",
+    )
+    max_task_retries: int = Field(
+        default=MAX_TASK_RETRIES, ge=0, description="Largest max_retries of a task, if that of the worker is not larger"
+    )
+    max_events: int = Field(
+        default=MAX_EVENTS, ge=100, description="Events of one run; one of more than 10 kB counts as several"
+    )
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")
     isolation: Literal["process", "task", "none"] = Field(
@@ -101,7 +130,7 @@ class WorkerSettings(BaseModel):
     def _generated_when_empty(cls, value: object) -> object:
         return value or default_worker_id()
 
-    @field_validator("allow_import", mode="before")
+    @field_validator("allow_import", "allow_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         values = value.split(",") if isinstance(value, str) else value

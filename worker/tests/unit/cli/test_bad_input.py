@@ -115,7 +115,7 @@ def test_an_unreachable_redis_is_one_line_and_exit_1() -> None:
 def test_an_unknown_status_lists_the_known_ones() -> None:
     result = invoke("task", "list", "--redis-url", URL, "--status", "done")
     assert one_line(result) == (
-        "Invalid status: done. Valid values: pending, running, completed, failed, cancelled, retrying"
+        "Invalid status: done. Valid values: pending, running, completed, failed, cancelled, retrying, unreadable"
     )
     assert result.exit_code == 1
 

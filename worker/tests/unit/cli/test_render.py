@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orbiter.cli import render
 from orbiter.cli.event_printer import EventPrinter, describe
+from orbiter.distributed.inert import inert
 from orbiter.distributed.models import (
     ErrorEvent,
     StatusEvent,
@@ -65,7 +66,7 @@ def test_the_duration_column_tells_running_from_never_started() -> None:
 
 @given(st.text())
 def test_nothing_printed_can_steer_the_terminal(text: str) -> None:
-    assert render.plain(text).isprintable()
+    assert inert(text).isprintable()
 
 
 def test_markup_in_an_error_is_shown_and_escapes_are_not_executed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +118,7 @@ def test_colours_on_a_terminal_unless_refused(
         monkeypatch.setenv(name, value)
     terminal = _Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    render.console().print(render.status_text(TaskStatus.FAILED))
+    render.console().print(render.status_text(TaskResult(status=TaskStatus.FAILED)))
     assert ("\x1b[31m" in terminal.getvalue()) is coloured
 
 

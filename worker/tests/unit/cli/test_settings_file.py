@@ -63,6 +63,44 @@ def test_environment_wins_over_the_file_and_the_file_over_the_default() -> None:
     assert settings["queue"]["source"] == "default", "an empty variable is no setting"
 
 
+def test_empty_variable_of_a_list_is_an_empty_list_and_wins_over_the_file() -> None:
+    write(f'redis_url = "{NOBODY}"\nallow_import = ["*"]\nallow_models = ["*"]\nconnect_timeout = 0\n')
+    assert shown()["allow_import"]["value"] == ["*"]
+    settings = shown(ORBITER_ALLOW_IMPORT="", ORBITER_ALLOW_MODELS=" ")
+    assert settings["allow_import"] == {"value": [], "source": "environment (ORBITER_ALLOW_IMPORT)"}
+    assert settings["allow_models"] == {"value": [], "source": "environment (ORBITER_ALLOW_MODELS)"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "lists"),
+    [
+        ((), {}, (("file",), ("default",))),
+        ((), {"ORBITER_ALLOW_IMPORT": "", "ORBITER_ALLOW_MODELS": ""}, ((), ())),
+        ((), {"ORBITER_ALLOW_IMPORT": "a,b", "ORBITER_ALLOW_MODELS": "test"}, (("a", "b"), ("test",))),
+        (("--allow-import", "c", "--allow-models", "x:*"), {"ORBITER_ALLOW_IMPORT": ""}, (("c",), ("x:*",))),
+    ],
+)
+def test_a_worker_takes_lists_from_flag_variable_or_file(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], env: dict[str, str], lists: tuple[tuple[str, ...], ...]
+) -> None:
+    write(f'redis_url = "{NOBODY}"\nallow_import = ["file"]\n')
+    found: list[WorkerSettings] = []
+    monkeypatch.setattr("orbiter.cli.start._print_banner", lambda _, settings: found.append(settings))
+    invoke("start", "worker", "--connect-timeout", "0", *arguments, **env)
+    assert [(settings.allow_import, settings.allow_models) for settings in found] == [lists]
+
+
+@pytest.mark.parametrize("pattern", ["http://x/y?z", "openai:gpt 5", "[a-z]", "-x"])
+def test_pattern_that_is_none_is_named_with_its_rule(pattern: str) -> None:
+    for result in (
+        invoke("start", "worker", "--redis-url", NOBODY, f"--allow-models={pattern}"),
+        invoke("config", "show", ORBITER_ALLOW_MODELS=pattern),
+    ):
+        assert result.exit_code == 2
+        assert pattern in result.stderr
+        assert "pattern for models" in result.stderr
+
+
 def test_the_queue_is_shown_with_the_namespace_in_force() -> None:
     write('namespace = "acme"\nqueue = "mail"\n')
     settings = shown()

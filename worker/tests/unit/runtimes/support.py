@@ -12,9 +12,10 @@ from orbiter.distributed.models import Event, TaskPayload, TextEvent
 from orbiter.distributed.runtimes import RunContext
 from orbiter.distributed.runtimes.agent import AgentRuntime
 from orbiter.distributed.runtimes.imports import ImportGuard
+from orbiter.distributed.runtimes.model_guard import ModelGuard
 
 HERE = "tests.unit.runtimes.targets"
-GUARD = ImportGuard(["tests"])
+GUARD = ImportGuard(["tests"], models=ModelGuard(["*"]))
 
 
 class Run:

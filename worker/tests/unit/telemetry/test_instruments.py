@@ -43,6 +43,30 @@ def test_a_name_of_any_length_takes_little_room() -> None:
     assert counter.values() == {("q", "x" * 100): 2}
 
 
+@pytest.mark.parametrize("name", ["\x1b[31m", "a\ud83d", "a\nb 1", "\u202e", "\x00", "\x9b2J", 'a"} 1\r'])
+def test_a_label_is_printable_whatever_the_agent_is_called(name: str) -> None:
+    counter = _counter()
+    counter.add(1, "q", name)
+    lines = prometheus_text([counter]).encode().decode().splitlines()
+    assert len(lines) == 3
+    assert [line for line in lines if not line.isprintable()] == []
+
+
+def test_a_page_of_metrics_stays_short_whatever_agents_are_called() -> None:
+    for number in range(5000):
+        for record in (metrics.record_task_completed, metrics.record_task_failed, metrics.record_task_cancelled):
+            times = {} if record is metrics.record_task_cancelled else {"duration": 1.0}
+            record(task_id="", worker_id="", queue_name="q", agent_name=f"agent-{number}", **times)
+        metrics.record_task_submitted(task_id="", queue_name="q", agent_name=f"agent-{number}")
+        metrics.WAIT_TIME.record(1.0, "q", f"agent-{number}")
+        metrics.DURATION.record(1.0, "q", "a", "failed", f"Error{number}")
+    try:
+        assert len(prometheus_text(metrics.INSTRUMENTS).splitlines()) < 3000
+    finally:
+        for instrument in metrics.INSTRUMENTS:
+            instrument.clear()
+
+
 async def test_a_reading_counts_only_as_long_as_it_is_valid() -> None:
     gauge = Gauge("orbiter.test.depth", "{task}", "Depth", ("queue",))
     gauge.set(10, "q", valid=60)
@@ -84,7 +108,7 @@ def test_the_prometheus_text_is_what_its_format_demands() -> None:
         "# HELP orbiter_test_things_total Things",
         "# TYPE orbiter_test_things_total counter",
         'orbiter_test_things_total{queue="q"} 2',
-        'orbiter_test_things_total{queue="q\\"1\\"",agent="a\\\\b\\nc"} 1',
+        'orbiter_test_things_total{queue="q\\"1\\"",agent="a\\\\b\\\\nc"} 1',
     ]
     assert "# TYPE orbiter_test_time_seconds histogram" in lines
     assert 'orbiter_test_time_seconds_bucket{queue="q",le="0.1"} 0' in lines

@@ -83,15 +83,18 @@ async def _recently(client: Redis, keys: Keys, workers: Sequence[str]) -> list[f
     async with client.pipeline(transaction=False) as pipeline:
         for worker_id in workers:
             pipeline.hmget(keys.worker(worker_id), *_RECENT)
-        rows: list[Any] = await pipeline.execute() if workers else []
+        found: list[Any] = await pipeline.execute(raise_on_error=False) if workers else []
+    # A heartbeat that is none tells nothing, and must not silence the alerts.
+    rows = [row for row in found if isinstance(row, list)]
     return [sum(_number(row[place]) for row in rows) for place in range(len(_RECENT))]
 
 
 def _number(text: str | None) -> float:
     try:
-        return max(0.0, float(text or 0))
+        value = float(text or 0)
     except ValueError:
         return 0.0
+    return value if 0 <= value < float("inf") else 0.0
 
 
 class AlertManager:

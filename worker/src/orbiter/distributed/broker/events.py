@@ -24,8 +24,16 @@ from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.patience import FAILURES, Patience, answer
 from orbiter.distributed.connection.subscriptions import Subscriptions
-from orbiter.distributed.errors import describe
-from orbiter.distributed.limits import BYTES_A_CHARACTER, MAX_BACKLOG, MAX_EVENT_BYTES, MAX_TOTAL_BACKLOG, MERGED_TEXT
+from orbiter.distributed.errors import describe, kind_of
+from orbiter.distributed.limits import (
+    BYTES_A_CHARACTER,
+    BYTES_OF_AN_EVENT,
+    MAX_BACKLOG,
+    MAX_EVENT_BYTES,
+    MAX_EVENTS,
+    MAX_TOTAL_BACKLOG,
+    MERGED_TEXT,
+)
 from orbiter.distributed.models import ErrorEvent, Event, TextEvent, emitted_event, event_from_json, is_final
 from orbiter.distributed.names import DEFAULT_NAMESPACE
 
@@ -63,12 +71,18 @@ class EventLog:
         on_sent: Called on the publisher's loop with the size of what no longer waits for Redis: it was taken, left out
             or discarded. In all it is told of every size that was emitted before :meth:`close`: the characters of a
             text, or those of another event's JSON.
+        emitted: How many events have left, as they are on the stream; a large one counts as several.
+        most: How many there may be.
+        on_most: Called on the publisher's loop, once, when there are more: nothing is added from then on.
     """
 
-    def __init__(self, publisher: EventPublisher, task_id: str, attempt: int, largest: int) -> None:
+    def __init__(self, publisher: EventPublisher, task_id: str, attempt: int, largest: int, most: int) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.seq = 0
+        self.emitted = 0
+        self.most = most
+        self.on_most: Callable[[], None] | None = None
         self._publisher = publisher
         self._largest = largest
         self._turned = time.monotonic()
@@ -128,7 +142,7 @@ class EventLog:
             text = event.to_json(seq=seq, attempt=self.attempt)
         except BaseException as error:  # noqa: BLE001 - what is in it is user code's, which must not end others' runs
             failure = f"an event of type {event.type!r} is not JSON: {describe(error)}"
-            text = self._error(failure, type(error).__name__, seq)
+            text = self._error(failure, kind_of(error), seq)
             return text, len(text)
         if len(text) <= self._largest:
             return text, len(text)
@@ -174,6 +188,7 @@ class EventPublisher:
     Args:
         append_events: Sends batches; sending one again must be harmless.
         max_event_bytes: Largest event, bytes of JSON. Longer text is sent in pieces, anything else is left out.
+        max_events: Events of one log, a large one counted as several.
         max_backlog: What may wait of one log, bytes.
         max_total_backlog: What may wait of all logs.
     """
@@ -183,11 +198,13 @@ class EventPublisher:
         append_events: Callable[[Sequence[Batch]], Awaitable[None]],
         *,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        max_events: int = MAX_EVENTS,
         max_backlog: int = MAX_BACKLOG,
         max_total_backlog: int = MAX_TOTAL_BACKLOG,
     ) -> None:
         self._append_events = append_events
         self._largest = max_event_bytes
+        self._most_events = max_events
         self._piece = min(MERGED_TEXT, max_event_bytes // BYTES_A_CHARACTER)
         self._most, self._most_in_all = max_backlog, max_total_backlog
         self._buffer: list[_Row] = []
@@ -206,7 +223,7 @@ class EventPublisher:
         """Open the log of one attempt, on the event loop that sends."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        return EventLog(self, task_id, attempt, self._largest)
+        return EventLog(self, task_id, attempt, self._largest, self._most_events)
 
     def add(self, log: EventLog, event: Event) -> None:
         """Append to the buffer; callable from any thread."""
@@ -430,13 +447,24 @@ class EventPublisher:
         sizes: dict[EventLog, int] = {}
         for log, row, size in rows:
             text = log.numbered(row)
+            log.emitted += 1 + len(text) // BYTES_OF_AN_EVENT
             if log in texts:
                 texts[log].append(text)
                 sizes[log] += size
             else:
                 texts[log], sizes[log] = [text], size
+        for log in texts:
+            if log.emitted > log.most:
+                self._end(log)
         self._leaving = {log: (size, len(texts[log])) for log, size in sizes.items()}
         return [Batch(log.task_id, log.attempt, log.seq - len(events) + 1, events) for log, events in texts.items()]
+
+    @staticmethod
+    def _end(log: EventLog) -> None:
+        """Take no more events of a log that has had too many."""
+        if not log.closed and log.on_most is not None:
+            log.closed = True
+            log.on_most()
 
     async def run(self) -> None:
         """Flush whenever something has gathered, until cancelled."""
@@ -536,7 +564,7 @@ class EventSubscriber(Connected):
                                 if is_final(event):
                                     return
                         patience.answered()
-                        if task is None or task.status.terminal:
+                        if task is None or task.status.lasting:
                             return
                         await channel.heard(LOOK_AGAIN)
             except FAILURES as error:

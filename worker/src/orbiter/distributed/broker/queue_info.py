@@ -103,7 +103,7 @@ async def read_backlog(client: Redis, keys: QueueKeys) -> Backlog:
     queue = keys.stream
     group = await _group(client, keys)
     running = int(group.get("pending", 0))
-    waiting = await _waiting(client, keys, group) if group else 0
+    waiting = await _waiting(client, keys, group)
     return Backlog(
         waiting=waiting,
         running=running,

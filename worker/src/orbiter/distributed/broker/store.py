@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from redis.exceptions import ResponseError
 
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
-from orbiter.distributed.models import TaskResult, TaskStatus
+from orbiter.distributed.inert import inert
+from orbiter.distributed.models import TaskResult, TaskStatus, broken_rule
 from orbiter.distributed.names import DEFAULT_NAMESPACE, check_task_id
+from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,20 +21,45 @@ if TYPE_CHECKING:
 
 
 PAGE = 200
+_RECORDED = frozenset(TaskResult.model_fields) - {"unreadable"}
+_RECORDED_STATUSES = frozenset(TaskStatus) - {TaskStatus.UNREADABLE}
+_SHOWN = 60
 
 
-def decode(fields: Mapping[str, str]) -> TaskResult:
-    """Decode a task hash, ours or 0.1's. Empty text counts as absent; a status nobody knows reads as pending."""
-    values: dict[str, Any] = {name: text for name, text in fields.items() if text and name in TaskResult.model_fields}
-    if values.get("status") not in list(TaskStatus):
-        values["status"] = TaskStatus.PENDING
+def decode(fields: Mapping[str, str], task_id: str = "") -> TaskResult:
+    """Decode a task hash, ours or 0.1's.
+
+    Empty text counts as absent; a status nobody knows, which a later release may write, reads as pending. A field that
+    cannot be read has its default, and ``unreadable`` says so.
+
+    Args:
+        fields: The hash.
+        task_id: The task whose record it is, whatever is in it.
+    """
+    values: dict[str, Any] = {name: text for name, text in fields.items() if text and name in _RECORDED}
+    wrong = []
+    if task_id:
+        values["task_id"] = task_id
+    status = values.get("status", TaskStatus.PENDING)
+    if status not in _RECORDED_STATUSES:
+        wrong.append(f"status: {inert(status, limit=_SHOWN)!r} is none that this release knows")
+        status = TaskStatus.PENDING
+    values["status"] = status
     if "result" in values:
         try:
-            result = json.loads(values["result"])
+            result = read_json(values["result"])
         except ValueError:
             result = values["result"]
         values["result"] = result if isinstance(result, dict) else {"output": result}
-    return TaskResult.model_validate(values)
+    try:
+        found = TaskResult.model_validate(values)
+    except ValidationError as error:
+        for row in error.errors(include_input=False, include_url=False):
+            name = str(row["loc"][0])
+            if name in values:
+                wrong.append(f"{name}: {inert(values.pop(name), limit=_SHOWN)!r}: {broken_rule(row)}")
+        found = TaskResult.model_validate(values)
+    return found.model_copy(update={"unreadable": "; ".join(wrong)}) if wrong else found
 
 
 class TaskStore(Connected):
@@ -57,11 +86,12 @@ class TaskStore(Connected):
 
     async def get_many(self, task_ids: Iterable[str]) -> list[TaskResult | None]:
         """Return tasks in the order of their ids, in one round trip."""
+        ids = list(task_ids)
         async with self.client.pipeline(transaction=False) as pipeline:
-            for task_id in task_ids:
+            for task_id in ids:
                 pipeline.hgetall(self._keys.task(task_id))
-            rows = await pipeline.execute()
-        return [decode(fields) if fields else None for fields in rows]
+            rows = await pipeline.execute(raise_on_error=False)
+        return [_record(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
 
     async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskResult]:
         """Return up to ``limit`` tasks, the newest first, of one status or of all."""
@@ -73,8 +103,19 @@ class TaskStore(Connected):
                 break
             at += len(ids)
             found += [
-                task
-                for task in await self.get_many(ids)
-                if task is not None and (status is None or task.status == status)
+                task for task in await self.get_many(ids) if task is not None and (status is None or _has(task, status))
             ]
         return found[:limit]
+
+
+def _record(task_id: str, row: Any) -> TaskResult | None:
+    """Return the record that Redis answered, if any; what is no hash stands for itself, and hides no other."""
+    if isinstance(row, ResponseError) and str(row).startswith("WRONGTYPE"):
+        return TaskResult(task_id=task_id, status=TaskStatus.UNREADABLE, unreadable="the record is no hash in Redis")
+    if isinstance(row, Exception):
+        raise row
+    return decode(row, task_id) if row else None
+
+
+def _has(task: TaskResult, status: TaskStatus | str) -> bool:
+    return bool(task.unreadable) if status == TaskStatus.UNREADABLE else task.status == status

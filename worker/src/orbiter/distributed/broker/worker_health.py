@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ import redis
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import client_for
 from orbiter.distributed.connection.redis_url import connect_sync, mask
+from orbiter.distributed.inert import inert
 from orbiter.distributed.names import DEFAULT_NAMESPACE
+from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 HEARTBEAT_TIMEOUT = 60.0
 _STALE_SHARE = 0.8
 _SCAN_COUNT = 1000
+_LARGEST_NUMBER = 1e15
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class WorkerHealth:
         abandoned_threads: Threads that run code of tasks that have been given up.
         problem: Why it takes no tasks.
         failed_imports: What could not be imported, as ``module: reason``.
+        unreadable: Which fields of the heartbeat cannot be read; they have their defaults.
     """
 
     worker_id: str
@@ -83,6 +87,7 @@ class WorkerHealth:
     abandoned_threads: int = 0
     problem: str = ""
     failed_imports: tuple[str, ...] = ()
+    unreadable: str = ""
 
 
 async def get_worker_fleet_status(
@@ -111,14 +116,14 @@ async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
     pipeline.zrange(keys.fleet, 0, -1, withscores=True)
     for worker_id in ids:
         pipeline.hgetall(keys.worker(worker_id))
-    # Errors stay with their key: something foreign below the prefix must not hide the fleet.
+    # Errors stay with their key: something foreign below the prefix stands for itself, and must not hide the fleet.
     (seconds, micros), beats, *hashes = await pipeline.execute(raise_on_error=False)
     now = seconds + micros / 1e6
     last_beats = {worker_id: score / 1000 for worker_id, score in beats} if isinstance(beats, list) else {}
     fleet = [
-        worker_health(worker_id, fields, now=now)
+        worker_health(worker_id, fields, now=now) if isinstance(fields, dict) else _no_heartbeat(worker_id, fields)
         for worker_id, fields in zip(ids, hashes, strict=True)
-        if isinstance(fields, dict) and fields
+        if fields
     ]
     present = {worker.worker_id for worker in fleet}
     fleet += [
@@ -127,6 +132,11 @@ async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
         if worker_id not in present
     ]
     return sorted(fleet, key=lambda worker: (worker.hostname, worker.instance, worker.worker_id))
+
+
+def _no_heartbeat(worker_id: str, error: object) -> WorkerHealth:
+    why = "the heartbeat is no hash in Redis" if str(error).startswith("WRONGTYPE") else str(error)
+    return WorkerHealth(worker_id=worker_id, status="unreadable", alive=False, unreadable=why)
 
 
 def _host_of(worker_id: str) -> str:
@@ -138,54 +148,70 @@ def _host_of(worker_id: str) -> str:
 
 def worker_health(worker_id: str, fields: Mapping[str, str], *, now: float) -> WorkerHealth:
     """Read a heartbeat hash. What is missing or no number gets its default: one odd worker must not hide the rest."""
-    last_heartbeat = _number(fields.get("last_heartbeat"))
+    found = _Fields(fields)
+    number, last_heartbeat = found.number, found.number("last_heartbeat")
     # A worker told to beat more rarely than the timeout is alive for as long as it promised to be.
-    timeout = max(HEARTBEAT_TIMEOUT, _number(fields.get("heartbeat_ttl")) or 0)
+    timeout = max(HEARTBEAT_TIMEOUT, number("heartbeat_ttl") or 0)
     alive = last_heartbeat is None or now - last_heartbeat < timeout
-    pid = _number(fields.get("pid"))
+    pid = number("pid")
     return WorkerHealth(
         worker_id=worker_id,
         status=(fields.get("status") or "running") if alive else "dead",
-        tasks_processed=int(_number(fields.get("tasks_processed")) or 0),
-        tasks_failed=int(_number(fields.get("tasks_failed")) or 0),
+        tasks_processed=int(number("tasks_processed") or 0),
+        tasks_failed=int(number("tasks_failed") or 0),
         current_task_id=fields.get("current_task_id") or None,
-        started_at=_number(fields.get("started_at")),
+        started_at=number("started_at"),
         last_heartbeat=last_heartbeat,
-        concurrency=int(_number(fields.get("concurrency")) or 1),
+        concurrency=int(number("concurrency") or 1),
         hostname=fields.get("hostname") or "",
         alive=alive,
         instance=fields.get("instance") or "",
         version=fields.get("version") or "",
         queue=fields.get("queue") or "",
         state=fields.get("state") or "",
-        active=int(_number(fields.get("active")) or 0),
+        active=int(number("active") or 0),
         pid=None if pid is None else int(pid),
         executor=fields.get("executor") or "",
         isolation=fields.get("isolation") or "",
-        processes=int(_number(fields.get("processes")) or 0),
-        rss_bytes=int(_number(fields.get("rss_bytes")) or 0),
-        loop_lag_ms=_number(fields.get("loop_lag_ms")) or 0.0,
+        processes=int(number("processes") or 0),
+        rss_bytes=int(number("rss_bytes") or 0),
+        loop_lag_ms=number("loop_lag_ms") or 0.0,
         blocked_by=fields.get("blocked_by") or "",
-        abandoned_threads=int(_number(fields.get("abandoned_threads")) or 0),
+        abandoned_threads=int(number("abandoned_threads") or 0),
         problem=fields.get("problem") or "",
-        failed_imports=_texts(fields.get("failed_imports")),
+        failed_imports=found.texts("failed_imports"),
+        unreadable="; ".join(found.wrong),
     )
 
 
-def _texts(text: str | None) -> tuple[str, ...]:
-    try:
-        values = json.loads(text or "[]")
-    except ValueError:
-        return ()
-    return tuple(str(value) for value in values) if isinstance(values, list) else ()
+class _Fields:
+    """Reads fields; keeps what is wrong with them."""
 
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._fields = fields
+        self.wrong: list[str] = []
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
+    def number(self, name: str) -> float | None:
+        if text := self._fields.get(name):
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if 0 <= value <= _LARGEST_NUMBER:
+                return value
+            self.wrong.append(f"{name}: {inert(text, limit=_SHOWN)!r} is no number from 0 on")
         return None
-    return value if math.isfinite(value) else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        text = self._fields.get(name) or "[]"
+        try:
+            values = read_json(text)
+        except ValueError:
+            values = None
+        if isinstance(values, list):
+            return tuple(str(value) for value in values)
+        self.wrong.append(f"{name}: {inert(text, limit=_SHOWN)!r} is no list in JSON")
+        return ()
 
 
 class HealthStatus(StrEnum):

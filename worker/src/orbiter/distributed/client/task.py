@@ -79,7 +79,7 @@ class TaskHandle:
         with that event), the record is read each ``poll_interval`` seconds.
 
         Raises:
-            RuntimeError: The task failed, was cancelled, or its record has expired.
+            RuntimeError: The task failed, was cancelled, or its record has expired or cannot be read.
             RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
         """
         async for _ in self.stream():
@@ -88,7 +88,7 @@ class TaskHandle:
             task = await patiently(self.status)
             if task is None:
                 raise RuntimeError(f"Task {self.task_id} is unknown: its record has expired")
-            if task.status.terminal:
+            if task.status.lasting:
                 return self._outcome(task)
             await asyncio.sleep(poll_interval)
 
@@ -96,6 +96,8 @@ class TaskHandle:
         """Say that the handle is not needed any more. Its client stays open, and the task goes on regardless."""
 
     def _outcome(self, task: TaskResult) -> dict[str, Any]:
+        if task.status is TaskStatus.UNREADABLE:
+            raise RuntimeError(f"Task {self.task_id} cannot be read: {task.unreadable}")
         if task.status is TaskStatus.CANCELLED:
             raise RuntimeError(f"Task {self.task_id} was cancelled")
         if task.status is TaskStatus.FAILED:

@@ -213,7 +213,8 @@ def _host(text: str, default: int) -> tuple[str, int]:
 
 def _database(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) <= 5):
-        raise ValueError(f"database {text[:20]!r} must be a number")
+        # Not repeated: of a URL without its host, it may be a piece of a password.
+        raise ValueError("the database must be a number")
     return int(text or 0)
 
 
@@ -387,7 +388,7 @@ def connect_sync(url: str) -> SyncRedis:
         try:
             cluster = SyncRedisCluster(startup_nodes=nodes, ssl=parts.secure, socket_timeout=5, retry=retry, **options)
         except RedisClusterException as error:
-            raise ConnectionError(str(error)) from error
+            raise ConnectionError(str(transports.without_arguments(error))) from None
         return cast("SyncRedis", cluster)
     pool = SyncConnectionPool(
         connection_class=transports.SYNC[parts.kind, parts.secure], socket_timeout=5, retry=retry, **options

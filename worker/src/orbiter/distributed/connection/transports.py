@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 from redis.asyncio import Redis
@@ -38,6 +38,7 @@ from redis.retry import Retry as SyncRetry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+E = TypeVar("E", bound=Exception)
 # A peer that vanished without a word (power, cable, a firewall that forgot) is noticed after 15 + 3 x 5 seconds.
 KEEPALIVE: dict[int, int] = {
     getattr(socket, name): value
@@ -54,7 +55,32 @@ _QUESTION = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 _TRANSPORT_FAULTS = (RuntimeError, EOFError, AttributeError)
 
 
-class _TransportErrors:
+def without_arguments(error: E) -> E:
+    """Return a server's error without the arguments that it repeats, as it does of a command that it does not know.
+
+    Of ``AUTH``, which a proxy may not know, these are the password.
+    """
+    text, repeated, _ = str(error).partition("with args beginning with")
+    return type(error)(text.rstrip(" ,")) if repeated else error
+
+
+class _KeepsPassword:
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+        except RedisError as error:
+            raise without_arguments(error) from None
+
+
+class _KeepsPasswordSync:
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        try:
+            super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+        except RedisError as error:
+            raise without_arguments(error) from None
+
+
+class _TransportErrors(_KeepsPassword):
     """Turns whatever a transport raises into a ``ConnectionError``, which every caller expects and survives."""
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
@@ -190,7 +216,7 @@ class Sentinels:
                 async with Redis(**options, single_connection_client=True) as sentinel:
                     found = await sentinel.execute_command(*_QUESTION, self._service)  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
-                failures.append((f"{host}:{port}", error))
+                failures.append((f"{host}:{port}", without_arguments(error)))
                 continue
             if found:
                 self._first(host, port)
@@ -207,7 +233,7 @@ class Sentinels:
                 with redis.Redis(**options) as sentinel:
                     found: Any = sentinel.execute_command(*_QUESTION, self._service)
             except (RedisError, OSError) as error:
-                failures.append((f"{host}:{port}", error))
+                failures.append((f"{host}:{port}", without_arguments(error)))
                 continue
             if found:
                 self._first(host, port)
@@ -335,11 +361,15 @@ class _SentinelTls(_AsksSentinels, _Tls):
     pass
 
 
-class _SyncTcp(_DisconnectsFromReplicasSync, SyncConnection):
+class _SyncTcp(_DisconnectsFromReplicasSync, _KeepsPasswordSync, SyncConnection):
     pass
 
 
-class _SyncTls(_DisconnectsFromReplicasSync, SyncSSLConnection):
+class _SyncTls(_DisconnectsFromReplicasSync, _KeepsPasswordSync, SyncSSLConnection):
+    pass
+
+
+class _SyncUnix(_KeepsPasswordSync, SyncUnixDomainSocketConnection):
     pass
 
 
@@ -360,7 +390,7 @@ ASYNC: dict[tuple[str, bool], Any] = {
     ("sentinel", True): _SentinelTls,
 }
 SYNC: dict[tuple[str, bool], Any] = {
-    ("unix", False): SyncUnixDomainSocketConnection,
+    ("unix", False): _SyncUnix,
     ("tcp", False): _SyncTcp,
     ("tcp", True): _SyncTls,
     ("sentinel", False): _SyncSentinelTcp,

@@ -17,6 +17,7 @@ class StopReason(StrEnum):
     # Written so in the histories of durable runs.
     REQUEUED = "handed back"
     TIMED_OUT = "timed out"
+    OVER_LIMIT = "over its limit"
     LOST = "lost"
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pydantic_core import from_json, to_json
 
-from orbiter.distributed.errors import RunError, TransientError, describe
+from orbiter.distributed.errors import NAME_CAP, RunError, TransientError, describe, kind_of
 from orbiter.distributed.execution.retry import never_again
-
-_NAME_CAP = 200
 
 
 def packed(error: BaseException) -> bytes:
     """Return an error as bytes."""
     asked = error.retry_after if isinstance(error, TransientError) else None
     asked = float(asked) if isinstance(asked, int | float) else None
-    return to_json([describe(error), type(error).__name__[:_NAME_CAP], never_again(error), asked], inf_nan_mode="null")
+    return to_json([describe(error), kind_of(error), never_again(error), asked], inf_nan_mode="null")
 
 
 def unpacked(data: bytes) -> RunError:
@@ -27,4 +25,4 @@ def unpacked(data: bytes) -> RunError:
     if not (isinstance(text, str) and isinstance(kind, str) and isinstance(final, bool)):
         raise ValueError("not the report of an error")  # noqa: TRY004 - as from_json has it
     asked = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
-    return RunError(text, kind[:_NAME_CAP], final=final, retry_after=asked)
+    return RunError(text, kind[:NAME_CAP], final=final, retry_after=asked)

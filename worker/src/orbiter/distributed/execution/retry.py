@@ -6,7 +6,7 @@ import math
 import random
 
 from orbiter.distributed.errors import ConfigurationError, RunError, TransientError
-from orbiter.distributed.models import InvalidPayloadError
+from orbiter.distributed.models import InvalidPayloadError, NotAnEventError
 
 BACKOFF_CAP = 60.0
 LONGEST_ASKED = 3600.0
@@ -23,7 +23,8 @@ def delay_before_retry(error: BaseException, retries: int, backoff: float) -> fl
 
 def never_again(error: BaseException) -> bool:
     """Tell whether another run would end in the same error."""
-    return isinstance(error, ConfigurationError | InvalidPayloadError) or (isinstance(error, RunError) and error.final)
+    final = ConfigurationError | InvalidPayloadError | NotAnEventError
+    return isinstance(error, final) or (isinstance(error, RunError) and error.final)
 
 
 def worth_another_run(error: BaseException, retries: int, own_limit: int | None, limit: int) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from orbiter.distributed.execution.endings import Cancelled, Failed, Lost, Requeued, StopReason
 from orbiter.distributed.runtimes import CancellationToken
+from orbiter.distributed.runtimes.task_limits import over_limit
 from orbiter.distributed.runtimes.user_code import Contained
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Slot:
         self._abandon_after = abandon_after
         self._on_over = on_over
         self._deadlines = deadlines
+        self.log.on_most = self._stop_over_limit
         self._run = asyncio.get_running_loop().create_task(Contained(work))
         self._run.add_done_callback(self._finished)
 
@@ -99,6 +101,9 @@ class Slot:
         """Stop the run: its time is over."""
         self.stop(StopReason.TIMED_OUT)
 
+    def _stop_over_limit(self) -> None:
+        self.stop(StopReason.OVER_LIMIT)
+
     def ending(self) -> Ending:
         """Tell how the run ended, once it is over."""
         run, reason = self._run, self.reason
@@ -118,6 +123,8 @@ class Slot:
             case StopReason.TIMED_OUT:
                 limit = self.claim.task.timeout_seconds
                 return Failed(TaskTimeoutError(f"run took longer than timeout_seconds={limit:g}"))
+            case StopReason.OVER_LIMIT:
+                return Failed(over_limit("events of the run", f"{self.log.emitted}", self.log.most, "max_events"))
             case StopReason.CANCELLED:
                 return Cancelled()
             case StopReason.REQUEUED:
@@ -135,5 +142,6 @@ class Slot:
     def _give_up(self) -> None:
         if not self._over:
             self._over = True
+            self.log.on_most = None
             self._deadlines.remove(self)
             self._on_over(self)

@@ -29,9 +29,12 @@ class AgentRuntime:
         self, config: dict[str, Any], guard: ImportGuard, *, resolve: Callable[[str], Model] | None = None
     ) -> None:
         """Check the configuration and import the tools; ``resolve`` makes models in another way than by name."""
+        # Counted first: to read fifty thousand agents takes minutes.
+        guard.limits.check_agents(config)
         parsed: AgentConfig | SwarmConfig = (
             parse_config(SwarmConfig, config) if "agents" in config else parse_config(AgentConfig, config)
         )
+        self._models = guard.models if resolve is None else None
         # pydantic-ai takes its time to import: not before a task needs it, and its configuration can be read.
         from orbiter.distributed.runtimes.agent_steps import AgentRunner  # noqa: PLC0415
         from orbiter.distributed.runtimes.model_access import resolve_model  # noqa: PLC0415
@@ -47,9 +50,16 @@ class AgentRuntime:
             self._runner = AgentRunner(parsed, guard, resolve)
 
     async def run(self, context: RunContext) -> dict[str, Any]:
-        """Run to the end, emitting events, and return the task's result."""
+        """Run to the end, emitting events, and return the task's result.
+
+        Raises:
+            ModelRefusedError: One of its models is not allowed; nothing has been done.
+        """
         from orbiter.distributed.runtimes.swarm import Swarm, swarm_result  # noqa: PLC0415
 
+        if self._models:
+            for name in (context.payload.model,) if context.payload.model else self._runner.models:
+                self._models.check(name)
         try:
             if isinstance(self._runner, Swarm):
                 return swarm_result(*await self._runner.run(context))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypeVar
+from collections import Counter
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator
 
 from orbiter.distributed.errors import ConfigurationError
 
@@ -14,6 +15,8 @@ _Config = TypeVar("_Config", bound=BaseModel)
 # A message can hold a thousand mistakes, a thousand levels down; a person reads the first.
 SHOWN_PROBLEMS = 10
 SHOWN_LEVELS = 12
+# Round trips of an agent, and handoffs of a swarm.
+DEFAULT_STEPS = 10
 
 
 class AgentConfig(BaseModel):
@@ -37,10 +40,11 @@ class AgentConfig(BaseModel):
     name: str = Field(min_length=1)
     model: str = Field(default="openai:gpt-4o", min_length=1)
     instructions: str = ""
-    max_steps: int = Field(default=10, ge=1)
+    max_steps: int = Field(default=DEFAULT_STEPS, ge=1)
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=1)
-    tools: list[str] = Field(default_factory=list)
+    # The first finding is enough: there may be hundreds of thousands.
+    tools: Annotated[list[str], FailFast()] = Field(default_factory=list)
     handoffs: list[AgentConfig] = Field(default_factory=list)
     output_type: str | None = None
 
@@ -60,13 +64,13 @@ class SwarmConfig(BaseModel):
     agents: list[AgentConfig] = Field(min_length=1)
     flow: str | None = None
     mode: Literal["workflow", "handoff", "team"] = "workflow"
-    max_handoffs: int = Field(default=10, ge=0)
+    max_handoffs: int = Field(default=DEFAULT_STEPS, ge=0)
 
     @field_validator("agents")
     @classmethod
     def _names_differ(cls, agents: list[AgentConfig]) -> list[AgentConfig]:
-        names = [agent.name for agent in agents]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(agent.name for agent in agents)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise ValueError(f"agents must have different names; twice: {', '.join(twice)}")
         return agents

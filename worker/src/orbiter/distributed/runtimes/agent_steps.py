@@ -15,7 +15,7 @@ from pydantic_ai import messages as ai
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import UsageBase, UsageLimits
 
-from orbiter.distributed.errors import ConfigurationError, OrbiterError, text_of
+from orbiter.distributed.errors import ConfigurationError, OrbiterError, kind_of, text_of
 from orbiter.distributed.models import (
     ReasoningEvent,
     StatusEvent,
@@ -28,6 +28,7 @@ from orbiter.distributed.models import (
 )
 from orbiter.distributed.plain_json import json_text, jsonable, whole_string
 from orbiter.distributed.runtimes import RunContext
+from orbiter.distributed.runtimes.agent_config import DEFAULT_STEPS
 from orbiter.distributed.runtimes.journaled import JournaledModel, JournaledTools, scope_of
 from orbiter.distributed.runtimes.model_access import orbiter_error
 from orbiter.distributed.runtimes.threads import DAEMON_THREADS
@@ -87,15 +88,25 @@ class AgentRunner:
 
         Raises:
             ConfigurationError: One of them is refused, missing, or not what it should be.
+            TaskLimitError: It asks for too many steps.
         """
         self.config = config
+        self._max_steps = guard.limits.steps_of(config.max_steps, DEFAULT_STEPS, "max_steps")
         self._resolve = resolve
-        self._tools = [_tool(guard.load(path), path) for path in config.tools]
+        tools: dict[str, Tool[RunContext]] = {}
+        for path in config.tools:
+            tool = _tool(guard.load(path), path)
+            # The first that comes twice ends it: there may be a hundred thousand, each of which takes its time.
+            if tool.name in tools:
+                raise ConfigurationError(f"agent_config.tools: {path!r} is not the only tool named {tool.name!r}")
+            tools[tool.name] = tool
+        self._tools = list(tools.values())
         self._output_type = _output_type(guard, config.output_type)
-        names = [tool.name for tool in self._tools]
-        for path, name in zip(config.tools, names, strict=True):
-            if names.count(name) > 1:
-                raise ConfigurationError(f"agent_config.tools: {path!r} is not the only tool named {name!r}")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model that the configuration names."""
+        return (self.config.model,)
 
     async def run(
         self,
@@ -137,7 +148,7 @@ class AgentRunner:
             toolsets=[toolset],
         )
         agent.instrument = agent_instrumentation()
-        steps = _Steps(context, self.config, tools.durations)
+        steps = _Steps(context, self.config, tools.durations, self._max_steps)
         steps.detail(
             StatusEvent(
                 status="starting",
@@ -188,6 +199,7 @@ class _Steps:
     context: RunContext
     config: AgentConfig
     durations: dict[str, float]
+    max_steps: int
     texts: list[str] = field(default_factory=list)
     answer: list[str] = field(default_factory=list)
     number: int = 0
@@ -198,7 +210,7 @@ class _Steps:
         stop_reason = None
         async for node in run:
             if Agent.is_model_request_node(node):
-                if self.number >= self.config.max_steps:
+                if self.number >= self.max_steps:
                     stop_reason = "max_steps"
                     break
                 self._step_started()
@@ -323,7 +335,7 @@ class _ReportingTools(WrapperToolset[RunContext]):
             logger.warning(
                 "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
             )
-            raise exceptions.ToolFailed(f"{type(error).__name__}: {text_of(error)}") from error
+            raise exceptions.ToolFailed(f"{kind_of(error)}: {text_of(error)}") from error
         finally:
             if ctx.tool_call_id:
                 self.durations[ctx.tool_call_id] = time.monotonic() - started

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from orbiter.distributed.errors import ConfigurationError
-from orbiter.distributed.models import Event, TextEvent, is_final, validation_message
+from orbiter.distributed.models import Event, TextEvent, emitted_event, is_final, validation_message
 from orbiter.distributed.plain_json import json_text, jsonable
 from orbiter.distributed.runtimes.threads import in_thread
 from orbiter.distributed.runtimes.user_code import UserCode
@@ -126,9 +126,7 @@ class _Emitted:
     def emit(self, item: Event | str) -> None:
         if self._closed:
             return
-        event = TextEvent(text=item, agent_name=self._name) if isinstance(item, str) else item
-        if not isinstance(event, Event):
-            raise TypeError(f"emitted {type(event).__name__}: neither an event nor a string")
+        event = emitted_event(item, agent_name=self._name)
         # The worker ends the stream; a final status in the middle would end it for subscribers too early.
         if is_final(event):
             return

@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, text_of
+from orbiter.distributed.runtimes.model_guard import ModelGuard
+from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.user_code import RUN
 
 if TYPE_CHECKING:
@@ -25,15 +27,28 @@ EVERYTHING = "*"
 # ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
+_LONGEST = 500
 _MISSING = object()
 # What runs import now, by number of the run.
 IMPORTING: dict[int, str] = {}
 
 
 class ImportGuard:
-    """Imports what the operator allowed, and refuses everything else before a line of it runs."""
+    """Imports what the operator allowed, and refuses everything else before a line of it runs.
 
-    def __init__(self, allow: Sequence[str], *, refused: Mapping[str, str] | None = None) -> None:
+    Attributes:
+        models: What models a task may use.
+        limits: How much a task may ask for.
+    """
+
+    def __init__(
+        self,
+        allow: Sequence[str],
+        *,
+        refused: Mapping[str, str] | None = None,
+        models: ModelGuard | None = None,
+        limits: TaskLimits | None = None,
+    ) -> None:
         """Take module prefixes such as ``myapp`` or ``myapp.tools``; ``*`` allows everything.
 
         ``refused`` are modules that are known to end a process that imports them, each with what was seen.
@@ -41,6 +56,8 @@ class ImportGuard:
         Raises:
             ConfigurationError: An entry is not a module prefix.
         """
+        self.models = models or ModelGuard()
+        self.limits = limits or TaskLimits()
         self._refused = dict(refused or {})
         self.allow = tuple(entry.strip() for entry in allow if entry.strip())
         for entry in self.allow:
@@ -71,6 +88,9 @@ class ImportGuard:
         """Yield (module, attributes) to try: with a colon the one that is written, else ever shorter modules."""
         module, colon, attribute = path.partition(":")
         written_well = [module, attribute] if colon else [path]
+        if len(path) > _LONGEST:
+            # Each of its parts would be tried as a module.
+            raise ConfigurationError(f"cannot import {path[:60]!r}...: longer than {_LONGEST} characters")
         if not all(_DOTTED.fullmatch(part) for part in written_well) or not (colon or "." in path):
             raise ConfigurationError(f"cannot import {path!r}: not of the form pkg.module:attr or pkg.module.attr")
         parts = path.replace(":", ".").split(".")

@@ -9,11 +9,10 @@ from pydantic_ai import exceptions
 from pydantic_ai.models import Model, infer_model
 
 from orbiter.distributed.errors import ConfigurationError, MissingExtraError, OrbiterError, TransientError
+from orbiter.distributed.runtimes.model_guard import full_name
 
 # Providers for which the package has an extra of the same name; the others are pydantic-ai's to install.
 _EXTRAS = frozenset({"anthropic", "bedrock", "google", "groq", "mistral", "openai"})
-# What 0.1 and earlier releases of pydantic-ai call providers that have another name now.
-_RENAMED = {"gemini": "google", "google-gla": "google", "google-vertex": "google-cloud", "vertex": "google-cloud"}
 # What another run cannot mend: pydantic-ai's name for it, HTTP statuses, and what to tell; the most telling first. By
 # name, as some of these classes are younger than the oldest pydantic-ai that we accept.
 _HOPELESS: tuple[tuple[str, tuple[int, ...], str], ...] = (
@@ -24,14 +23,6 @@ _HOPELESS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("ModelRequestRejectedError", (), "the model provider rejected the request"),
 )
 _TOO_MANY_REQUESTS = 429
-
-
-def full_name(name: str) -> str:
-    """Return the name with its provider: ``gpt-4o`` is OpenAI's, ``test`` is nobody's."""
-    if name == "test":
-        return name
-    provider, colon, model = name.partition(":")
-    return f"{_RENAMED.get(provider, provider)}:{model}" if colon else f"openai:{name}"
 
 
 def resolve_model(name: str) -> Model:

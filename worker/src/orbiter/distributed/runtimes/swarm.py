@@ -10,7 +10,7 @@ from pydantic_ai import Tool
 
 from orbiter.distributed.errors import ConfigurationError, TransientError
 from orbiter.distributed.models import StatusEvent, Usage
-from orbiter.distributed.runtimes.agent_config import AgentConfig, SwarmConfig
+from orbiter.distributed.runtimes.agent_config import DEFAULT_STEPS, AgentConfig, SwarmConfig
 from orbiter.distributed.runtimes.agent_steps import AgentRunner, Reply
 
 if TYPE_CHECKING:
@@ -27,8 +27,14 @@ class Swarm:
 
     def __init__(self, config: SwarmConfig, guard: ImportGuard, resolve: Callable[[str], Model]) -> None:
         self._config = config
+        self._max_handoffs = guard.limits.steps_of(config.max_handoffs, DEFAULT_STEPS, "max_handoffs")
         self._runners = {agent.name: AgentRunner(agent, guard, resolve) for agent in config.agents}
         self._stages = config.stages()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the configuration names, each once."""
+        return tuple(dict.fromkeys(agent.model for agent in self._config.agents))
 
     @classmethod
     def of_handoffs(cls, config: AgentConfig, guard: ImportGuard, resolve: Callable[[str], Model]) -> Swarm:
@@ -88,7 +94,7 @@ class Swarm:
             target = reply.output.strip()
             if target not in {agent.name for agent in current.handoffs} or target not in self._runners:
                 return replies, None
-            if handoffs >= self._config.max_handoffs:
+            if handoffs >= self._max_handoffs:
                 return replies, "max_handoffs"
             handoffs += 1
             _status(context, "running", target, f"Handoff from '{current.name}' to '{target}'")

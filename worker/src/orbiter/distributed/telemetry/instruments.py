@@ -13,6 +13,8 @@ from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
+from orbiter.distributed.inert import inert
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -20,7 +22,9 @@ Labels: TypeAlias = tuple[str, ...]
 C = TypeVar("C")
 
 # An agent's name comes with the task: whoever invents one for each must not fill the memory of workers and databases.
-SERIES_LIMIT = 500
+SERIES_LIMIT = 100
+# A histogram has twenty samples for each series; all that a worker shows stays below 3 000 lines.
+HISTOGRAM_SERIES_LIMIT = 50
 OTHER = "(other)"
 NAME_CAP = 100
 SECONDS_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -83,7 +87,7 @@ class Counter(Instrument):
     def cell(self, *labels: str) -> Cell:
         """Return one value, for who counts often. It begins at 0, so that its first increase is seen as one."""
         with _lock:
-            return _found(self._cells, labels, Cell)
+            return _found(self._cells, labels, Cell, SERIES_LIMIT)
 
     def add(self, amount: float, *labels: str) -> None:
         """Count."""
@@ -164,7 +168,7 @@ class Histogram(Instrument):
     def cell(self, *labels: str) -> Distribution:
         """Return one distribution, for who records often."""
         with _lock:
-            return _found(self._cells, labels, lambda: self._linked(labels))
+            return _found(self._cells, labels, lambda: self._linked(labels), HISTOGRAM_SERIES_LIMIT)
 
     def record(self, value: float, *labels: str) -> None:
         """Count one value."""
@@ -200,12 +204,13 @@ class Histogram(Instrument):
         return Distribution(also=None if recorder is None else lambda value: recorder.record(value, named))
 
 
-def _found(cells: dict[Labels, C], labels: Labels, make: Callable[[], C]) -> C:
+def _found(cells: dict[Labels, C], labels: Labels, make: Callable[[], C], limit: int) -> C:
     """Return the cell under these labels, or under ``(other)`` once there are too many."""
     found = cells.get(labels)
     if found is None:
-        labels = tuple(label[:NAME_CAP] for label in labels)
-        if labels not in cells and len(cells) >= SERIES_LIMIT:
+        # Printable from here on: half a surrogate pair would end what is written of all of them.
+        labels = tuple(inert(label[:NAME_CAP]) for label in labels)
+        if labels not in cells and len(cells) >= limit:
             labels = (labels[0], *(OTHER for _ in labels[1:]))
         found = cells.get(labels)
         if found is None:

@@ -10,12 +10,21 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 from orbiter.distributed.execution.processes.printed import PRINTED
+from orbiter.distributed.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOG_FORMATS = ("human", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+# A line is shorter than what the journal takes as one (48 KB), in bytes of UTF-8 too: it would begin another one with
+# the rest, whose beginning may look like a level and a sender.
+_LONGEST_LINE = 10_000
+_LONGEST_MESSAGE = 8_000
+_LONGEST_FIELD = 1_000
+_LONGEST_TRACEBACK = 20_000
+# What one character may be as JSON in ASCII.
+_ESCAPED = 12
 # Libraries that tell of every request at INFO: their news is noise in a worker's log.
 _TALKATIVE = ("httpx", "httpcore", "asyncio", "openai", "anthropic")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -85,13 +94,23 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in _fields(record).items() if name not in line}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        text = json.dumps(line, default=str)
+        if len(text) > 4 * _LONGEST_LINE:
+            share = 4 * _LONGEST_LINE // _ESCAPED // len(line)
+            text = json.dumps({name: _cut(value, share) for name, value in line.items()}, default=str)
+        return text
+
+
+def _cut(value: object, limit: int) -> object:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 class HumanFormatter(logging.Formatter):
     """Time, level, message, extra fields as ``name=value``; the journal gets its mark of the level only.
 
-    What tasks print stays as they have printed it, with the task's id behind it.
+    Whatever is in it, no line looks as if it were another record: a traceback is indented, and what is not printable is
+    escaped. What tasks print has the task's id behind it.
     """
 
     def __init__(self, *, journal: bool = False) -> None:
@@ -100,22 +119,28 @@ class HumanFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, followed by the traceback if any."""
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        message = inert(record.getMessage(), keep="\t", limit=_LONGEST_MESSAGE)
         fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
+        mark = ""
         if self._journal:
-            priority = next((mark for level, mark in _JOURNAL_PRIORITIES if record.levelno >= level), "<7>")
-            line = f"{priority}{message}{fields}"
+            mark = next((mark for level, mark in _JOURNAL_PRIORITIES if record.levelno >= level), "<7>")
+            line = f"{mark}{message}{fields}"
         elif record.name == PRINTED:
             line = f"{message}{fields}"
         else:
             moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
             line = f"{moment}.{int(record.msecs):03d}Z {record.levelname:<7} {message}{fields}"
+        lines = [line[:_LONGEST_LINE]]
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
-        return line
+            rows = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:].split("\n")
+            shown = (inert(row, keep="\t", limit=_LONGEST_MESSAGE)[:_LONGEST_LINE] for row in rows)
+            lines += [f"{mark}    {row}" for row in shown]
+        return "\n".join(lines)
 
 
 def _word(value: object) -> str:
     """Return the value so that it stays one word: quoted as JSON when it holds anything else."""
     text = str(value)
+    if len(text) > _LONGEST_FIELD:
+        text = f"{text[:_LONGEST_FIELD]}... ({len(text)} characters)"
     return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker.records import Recorded
 from orbiter.distributed.connection.deadlines import Deadlines
+from orbiter.distributed.errors import TaskLimitError
 from orbiter.distributed.execution.endings import Failed, StopReason
 from orbiter.distributed.execution.slot import Slot
+from orbiter.distributed.runtimes.task_limits import TaskLimits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,6 +41,7 @@ class Slots:
         settler: Records their ends.
         meter: Counts their starts and ends.
         lease: Lifetime of a lease, seconds.
+        limits: How much a task may ask for.
         note_waiting: Records that a claim has to wait before it runs alone, or no longer does; tells whether it could.
         clock: Monotonic seconds.
     """
@@ -51,9 +55,11 @@ class Slots:
         settler: Settler,
         meter: TaskMeter,
         lease: float,
+        limits: TaskLimits | None = None,
         note_waiting: Callable[[Claim, bool], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._limits = limits or TaskLimits()
         self._note_waiting = note_waiting
         self._flow = flow
         self._executor = executor
@@ -65,10 +71,19 @@ class Slots:
         self._deadlines = Deadlines(clock)
         self._uncounted: list[tuple[Slot, float | None]] = []
 
-    def begin(self, claim: Claim, problem: InvalidPayloadError | None, leased: float) -> None:
+    def begin(self, claim: Claim, problem: InvalidPayloadError | TaskLimitError | None, leased: float) -> None:
         """Run a claim whose lease began at ``leased`` (monotonic), or fail it for what is wrong with its payload."""
         failpoints.reach("after start")
         task = claim.task
+        try:
+            fitted = self._limits.fitted(task)
+        except TaskLimitError as error:
+            problem = problem or error
+        else:
+            if fitted is not task:
+                # Its own payload says something else.
+                task = fitted
+                claim = replace(claim, task=task, payload="")
         log = self._publisher.log(task.task_id, claim.attempt)
         slot = Slot(claim, log, leased + self._lease, started=self._clock())
         if claim.alone == "worker" and self._note_waiting is not None:

@@ -20,6 +20,8 @@ from orbiter.distributed.execution.in_process import InProcessExecutor
 from orbiter.distributed.execution.metering import TaskMeter
 from orbiter.distributed.execution.processes.pool import ProcessExecutor
 from orbiter.distributed.runtimes.imports import ImportGuard
+from orbiter.distributed.runtimes.model_guard import ModelGuard
+from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.temporal import require_temporal
 from orbiter.distributed.worker.commands import Commands
 from orbiter.distributed.worker.fetcher import Fetcher
@@ -133,7 +135,9 @@ def assemble(
     meter = TaskMeter(queue, name, clock=clock)
     flow = ClaimFlow(settings.concurrency, lease=ttl, clock=clock)
     flow.troubles.mender = Mender(housekeeping, clock=clock)
-    publisher = EventPublisher(broker.append_events, max_event_bytes=settings.max_event_bytes)
+    publisher = EventPublisher(
+        broker.append_events, max_event_bytes=settings.max_event_bytes, max_events=settings.max_events
+    )
     local = _local(settings, flow if settings.executor == "local" else _NoIntake(), secrets)
     executor = _executor(settings, broker, publisher, local, flow=flow, meter=meter)
     status = Status(settings, flow, executor, meter, commands)
@@ -165,6 +169,7 @@ def assemble(
         meter=meter,
         lease=ttl,
         note_waiting=note_waiting,
+        limits=TaskLimits.of(settings),
         clock=clock,
     )
     fetcher = Fetcher(
@@ -200,8 +205,10 @@ def assemble(
 
 
 def _local(settings: WorkerSettings, intake: Intake, secrets: tuple[str, ...]) -> LocalExecutor:
-    guard = ImportGuard(settings.allow_import)
     if settings.isolation == "none":
+        guard = ImportGuard(
+            settings.allow_import, models=ModelGuard(settings.allow_models), limits=TaskLimits.of(settings)
+        )
         return InProcessExecutor(
             guard, queue=settings.queue, worker_id=settings.worker_id, max_result_bytes=settings.max_result_bytes
         )

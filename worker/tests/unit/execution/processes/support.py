@@ -92,6 +92,8 @@ def configuration(**changes: Any) -> dict[str, Any]:
     """Return what a process is told first."""
     return {
         "path": [entry or str(Path.cwd()) for entry in sys.path],
+        "allow_models": ["*"],
+        "limits": {},
         "allow_import": [TARGETS],
         "preload": [TARGETS],
         "bad_imports": {},

@@ -129,11 +129,11 @@ async def grows(context: RunContext) -> None:
 async def grows_deaf(context: RunContext) -> None:
     """Take memory, and keep it whoever asks."""
     held = []
-    for _ in range(int(context.input) // 10_000_000):
-        held.append(b"x" * 10_000_000)
-        await asyncio.sleep(0.01)
     while True:
         with contextlib.suppress(asyncio.CancelledError):
+            while len(held) < int(context.input) // 10_000_000:
+                held.append(b"x" * 10_000_000)
+                await asyncio.sleep(0.01)
             await asyncio.sleep(1e6)
 
 

@@ -44,6 +44,8 @@ from orbiter.distributed.execution.report import packed
 from orbiter.distributed.models import TaskPayload
 from orbiter.distributed.runtimes import CancellationToken
 from orbiter.distributed.runtimes.imports import IMPORTING, ImportGuard
+from orbiter.distributed.runtimes.model_guard import ModelGuard
+from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.threads import abandoned, threads_of
 from orbiter.distributed.runtimes.user_code import RUN, Contained, containing, stepping
 from orbiter.distributed.telemetry import metrics
@@ -143,7 +145,12 @@ class Runner:
         self.channel: Channel
         self.runs: dict[int, ChildRun] = {}
         self._largest_event = config["max_event_bytes"]
-        self.guard = ImportGuard(config["allow_import"], refused=config["bad_imports"])
+        self.guard = ImportGuard(
+            config["allow_import"],
+            refused=config["bad_imports"],
+            models=ModelGuard(config["allow_models"]),
+            limits=TaskLimits(**config["limits"]),
+        )
         self._executor = InProcessExecutor(
             self.guard,
             queue=config["queue"],

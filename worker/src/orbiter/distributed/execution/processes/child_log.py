@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.errors import describe
+from orbiter.distributed.errors import describe, kind_of
 from orbiter.distributed.execution.processes.frames import Kind
 from orbiter.distributed.limits import BYTES_A_CHARACTER, MERGED_TEXT
 from orbiter.distributed.models import ErrorEvent, Event, TextEvent, emitted_event, is_final
@@ -147,7 +147,7 @@ class ChildLog:
         try:
             text = event.to_json().encode()
         except BaseException as error:  # noqa: BLE001 - what is in it is user code's
-            return [_instead(f"an event of type {event.type!r} is not JSON: {describe(error)}", type(error).__name__)]
+            return [_instead(f"an event of type {event.type!r} is not JSON: {describe(error)}", kind_of(error))]
         if len(text) > self._largest:
             reason = (
                 f"an event of type {event.type!r} was left out: {len(text)} bytes as JSON are more than the"

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections import deque
+from dataclasses import asdict
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -25,6 +26,7 @@ from orbiter.distributed.execution.processes.memory import resident, resident_by
 from orbiter.distributed.execution.retry import worth_another_run
 from orbiter.distributed.execution.slot import TaskTimeoutError
 from orbiter.distributed.runtimes.imports import EVERYTHING
+from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -545,6 +547,8 @@ class ProcessExecutor:
         config = {
             "path": [entry or str(Path.cwd()) for entry in sys.path],
             "allow_import": list(settings.allow_import),
+            "allow_models": list(settings.allow_models),
+            "limits": asdict(TaskLimits.of(settings)),
             "preload": [module for module in allow if module not in self._bad_imports],
             "bad_imports": self._bad_imports,
             "queue": settings.queue,
@@ -681,7 +685,7 @@ class ProcessExecutor:
             if not run.deaf:
                 logger.warning("does not stop", extra={"task_id": run.slot.claim.task.task_id})
             run.deaf = True
-            if reason is StopReason.CANCELLED or not self._runs_again(run):
+            if reason in {StopReason.CANCELLED, StopReason.OVER_LIMIT} or not self._runs_again(run):
                 run.released = True
                 run.over(None)
             self._retire(process)

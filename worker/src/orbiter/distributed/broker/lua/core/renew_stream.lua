@@ -5,7 +5,7 @@
 -- KEYS  queue, {queue}:moving
 -- ARGV  group
 -- Returns 'fine'; 'made' (anew); or 'moving' (the one before is still being moved).
---!include now_ms entry_fields
+--!include now_ms entry_fields move_aside
 local queue, moving, group = KEYS[1], KEYS[2], ARGV[1]
 local DAY = 86400000
 local function beyond(id)
@@ -30,8 +30,10 @@ local groups = redis.pcall('XINFO', 'GROUPS', queue)
 for _, row in ipairs(groups.err and {} or groups) do
   if field(row, 'name') == group and beyond(field(row, 'last-delivered-id')) then bad = true end
 end
-if redis.call('EXISTS', moving) == 1 then return 'moving' end
-if not bad then return 'fine' end
+local moves = redis.call('EXISTS', moving) == 1
+if not bad then return moves and 'moving' or 'fine' end
+-- Nothing can be moved to a stream that is full: what is still there from the time before is put away.
+if moves then move_aside(moving) end
 
 redis.call('RENAME', queue, moving)
 local claims, last = {}, '0'
