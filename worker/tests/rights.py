@@ -32,3 +32,14 @@ def lines(*, cluster: bool = False) -> list[str]:
 
 
 RULES = lines()
+# Beside them an operator, and a client that may do more to a queue's keys than the role allows: as rules of one's own
+# may, and those of earlier releases did.
+WITH_CARELESS_CLIENT = [
+    *RULES,
+    "user admin on >ADMIN-PASSWORD ~* &* +@all",
+    "user careless on >CARELESS-PASSWORD resetchannels &orbiter:events:* &orbiter:cancel:* ~orbiter:tasks"
+    " ~{orbiter:tasks}:* ~orbiter:task:* ~orbiter:stream:* %R~orbiter:workers:* %R~orbiter:fleet"
+    " -@all +hello +select +ping +time +role +client|setname +evalsha +script|load +script|exists +publish +subscribe"
+    " +unsubscribe +scan +exists +expire +pexpire +hget +hgetall +hmget +hset +hsetnx +hdel +sadd +zadd +zrem +zrange"
+    " +zrevrange +xadd +xrange +xrevrange +xgroup|create",
+]

@@ -23,7 +23,7 @@ ALLOWED = {
         "connection": LOGIN | {"client|id"},
         "dangerous": {"info", "role"},
         "hash": {"hget", "hgetall", "hmget", "hset", "hsetnx", "hdel", "hincrby"},
-        "keyspace": {"scan", "exists", "del", "expire", "pexpire"},
+        "keyspace": {"scan", "exists", "del", "expire", "pexpire", "rename"},
         "pubsub": {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"},
         "scripting": SCRIPTS,
         "set": {"sadd", "srem", "sscan", "scard"},
@@ -32,7 +32,7 @@ ALLOWED = {
         },
         "stream": {
             *("xadd", "xrange", "xrevrange", "xlen", "xtrim", "xdel", "xack", "xgroup|create", "xgroup|delconsumer"),
-            *("xreadgroup", "xclaim", "xpending", "xinfo|consumers", "xinfo|groups"),
+            *("xreadgroup", "xclaim", "xpending", "xinfo|consumers", "xinfo|groups", "xinfo|stream"),
         },
         "string": {"get", "set"},
     },
@@ -55,7 +55,7 @@ ALLOWED = {
         "hash": {"hget", "hgetall", "hmget"},
         "keyspace": {"scan", "exists"},
         "sortedset": {"zcard", "zrange", "zrevrange"},
-        "stream": {"xlen", "xrange", "xinfo|groups"},
+        "stream": {"xlen", "xrange", "xpending", "xinfo|groups"},
     },
 }
 # What a user's keys and channels keep it from, although it may give the command.

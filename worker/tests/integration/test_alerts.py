@@ -26,8 +26,10 @@ from orbiter.distributed.alerts import (
 from tests.fleet import QUEUE, Fleet, job_payload, working
 from tests.support import free_port, orbiter, wait_until
 
-DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, EVICTION, UNSAVED, UNSAVED_REPLICA, MEMORY = (rule.name for rule in RULES)
-QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0}
+DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, EVICTION, UNSAVED, UNSAVED_REPLICA, MEMORY, DEGRADED = (
+    rule.name for rule in RULES
+)
+QUIET = {"queue_depth": 0, "failure_rate": 0.0, "worker_count": 1, "wait_time": 0.0, "degraded": 0}
 SAFE = {"redis_evicting": 0, "redis_unsaved": 0, "redis_unsaved_replicas": 0, "redis_memory_share": 0.0}
 
 # What is read, and what fires; each threshold from both sides.
@@ -38,6 +40,8 @@ CASES = [
     ({"queue_depth": 501}, {DEPTH, CRITICAL}),
     ({"failure_rate": 0.1}, set()),
     ({"failure_rate": 0.101}, {FAILURES}),
+    ({"degraded": 0}, set()),
+    ({"degraded": 1}, {DEGRADED}),
     ({"worker_count": 1}, set()),
     ({"worker_count": 0}, {NOBODY}),
     ({"wait_time": 60}, set()),
@@ -237,6 +241,7 @@ SERIES = {
     "orbiter_distributed_redis_unsaved": "{redis_unsaved}+0x10",
     "orbiter_distributed_redis_unsaved_replicas": "{redis_unsaved_replicas}+0x10",
     "orbiter_distributed_redis_memory_share": "{redis_memory_share}+0x10",
+    "orbiter_distributed_worker_degraded": "{degraded}+0x10",
 }
 
 
@@ -246,6 +251,7 @@ def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float =
     numbers = {name: values[name] for name in SAFE}
     numbers |= {"queue_depth": values["queue_depth"], "failed": failed, "completed": 1000 - failed, "oldest": oldest}
     numbers["waited"] = values["wait_time"] * 2
+    numbers["degraded"] = values["degraded"]
     series = [
         {"series": f'{name}{{{LABEL}="q",instance="w1"}}', "values": row.format(**numbers)}
         for name, row in SERIES.items()
@@ -262,6 +268,7 @@ def _promtool_test(values: dict[str, float], fires: set[str], *, oldest: float =
         UNSAVED: values["redis_unsaved"],
         UNSAVED_REPLICA: values["redis_unsaved_replicas"],
         MEMORY: values["redis_memory_share"],
+        DEGRADED: values["degraded"],
     }
     return {
         "interval": "1m",

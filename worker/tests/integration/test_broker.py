@@ -683,3 +683,29 @@ async def test_a_turn_that_no_worker_can_have_taken_is_nobodys(
     assert await takes[turn]()
     assert not await takes[turn]()
     assert 0 < await redis_client.pttl(key) <= 60_000
+
+
+async def test_a_task_costs_redis_no_more_than_nine_commands(broker: TaskBroker, redis_client: Redis) -> None:
+    async def commands() -> int:
+        stats = await redis_client.info("commandstats")
+        return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
+
+    # Scripts are loaded.
+    await broker.submit(TaskPayload())
+    await broker.finish("w1", [completed(await claim(broker))])
+    before, number, batch = await commands(), 160, 16
+    await broker.submit_many([TaskPayload() for _ in range(number)])
+    submitting = await commands() - before
+    outcomes: list[Outcome] = []
+    for _ in range(number // batch + 1):
+        _, begun = await broker.settle_and_claim("w1", outcomes, batch)
+        claims = [
+            Claim(entry.entry_id, TaskPayload.from_fields(entry.fields), run.deliveries, run.attempt, run.retries)
+            for entry, run in begun
+        ]
+        outcomes = [completed(one) for one in claims]
+    assert await redis_client.xlen("orbiter:tasks") == 0
+    # EXISTS, XADD, HSET, EXPIRE, SADD, ZADD; then HMGET and HSET to start it, and to settle it HMGET, HSET, EXPIRE,
+    # XADD, EXPIRE and PUBLISH; besides a few for a batch.
+    assert submitting <= 6.2 * number
+    assert await commands() - before - submitting <= 8.6 * number

@@ -491,6 +491,7 @@ FORKS = f"""
 import asyncio, os, sys
 from orbiter.distributed import Client, SyncClient, distributed, distributed_sync
 AGENT = {job("echo")!r}
+PATIENCE = {PATIENCE}
 
 def child(work):
     pid = os.fork()

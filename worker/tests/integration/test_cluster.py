@@ -162,7 +162,7 @@ async def test_an_entry_whose_task_has_ended_gets_its_final_event_and_is_acked(
     mine = await claim(broker, "dies")
     # As far as the first step only.
     fields = ["error", "broken"] if status == "failed" else []
-    assert await broker.run(cluster_calls.settle("dies", mine, status, fields)) == status
+    assert await broker.run(cluster_calls.settle(broker.keys, "dies", mine, status, fields)) == status
     entry = await taken_over(broker, "w2", "dies")
     assert await started(broker, "w2", entry) == ("dead" if status == "failed" else "drop")
     assert await finals(broker, task_id) == [said]
@@ -279,7 +279,9 @@ async def test_worker_that_dies_before_it_lets_go_of_a_lost_run_counts_it_once(
     mine = await claim(broker, "dies")
     # As far as the first step only.
     why = {"reason": "killed", "error_type": "E"}
-    assert (await broker.run(cluster_calls.lose("dies", mine, **why, guilty=False, max_crashes=3))).status == "pending"
+    assert (
+        await broker.run(cluster_calls.lose(broker.keys, "dies", mine, **why, guilty=False, max_crashes=3))
+    ).status == "pending"
     again = await started(broker, "w2", await taken_over(broker, "w2", "dies"))
     assert isinstance(again, Claim)
     assert (again.attempt, again.alone) == (2, "child")

@@ -183,7 +183,7 @@ async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fl
         worker_process(fleet.url, "one", log, "--concurrency", "4"),
         worker_process(fleet.url, "two", log, "--concurrency", "4"),
     ):
-        tasks = await fleet.submit_many("sleep", 80, metadata={"seconds": 0.05, "log": str(runs)})
+        tasks = await fleet.submit_many("sleep", 80, metadata={"seconds": 0.2, "log": str(runs)})
         ended = await fleet.all_end(tasks)
     share = [task.worker_id for task in ended].count("one")
     assert 20 <= share <= 60

@@ -45,6 +45,8 @@ METRICS = {
     "orbiter.distributed.worker.memory": ("gauge", "By"),
     "orbiter.distributed.worker.loop_lag": ("gauge", "s"),
     "orbiter.distributed.worker.abandoned_threads": ("gauge", "{thread}"),
+    "orbiter.distributed.worker.degraded": ("gauge", "{worker}"),
+    "orbiter.distributed.queue.mended": ("counter", "{key}"),
     "orbiter.distributed.executor.losses": ("counter", "{process}"),
     "orbiter.distributed.redis.evicting": ("gauge", "{server}"),
     "orbiter.distributed.redis.unsaved": ("gauge", "{server}"),

@@ -350,6 +350,7 @@ async def test_sweeping_and_reconciling_leave_another_namespace_as_it_is(
     acme, other = both
     seconds, _ = await redis_client.time()
     for tenant in both:
+        await tenant.client.broker.ensure_group()  # as a worker does, before it sweeps
         await tenant.submit("echo", "kept", not_before=seconds + 3600)
         # Records that have expired, and a worker that is long gone.
         await redis_client.sadd(tenant.keys.index, "gone")  # type: ignore[misc]

@@ -16,7 +16,7 @@ from orbiter.distributed.broker.cluster_broker import ClusterBroker, broker_for
 from orbiter.distributed.broker.dead_letters import DeadLetterError, DeadLetters
 from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.broker.housekeeping import Housekeeping
-from orbiter.distributed.broker.records import Claim, Outcome
+from orbiter.distributed.broker.records import Batch, Claim, Outcome
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.client.handle import distributed
@@ -30,6 +30,7 @@ from tests.support import PATIENCE, wait_until, worker_process
 QUEUE = "orbiter:tasks"
 # Short, so that a task is old enough soon.
 LEASE = 0.05
+FINAL = '{"type": "status", "status": "completed", "agent_name": "", "message": "", "seq": 1, "attempt": 1}'
 SLEEP = {"runtime": "callable", "name": "sleep", "target": "tests.integration.jobs:sleep"}
 
 
@@ -128,9 +129,124 @@ async def test_a_delayed_task_whose_place_is_gone_fails(broker: TaskBroker) -> N
     task_id = await broker.submit(TaskPayload(not_before=time.time() + 600))
     await rounds(broker, 3)
     assert (await status(broker, task_id)).status == "pending"
-    await broker.client.delete(keys.tagged(QUEUE, "delayed"))
+    await broker.client.delete(keys.tagged(QUEUE, "delayed"), keys.tagged(QUEUE, "parked"))
     await rounds(broker)
     assert (await status(broker, task_id)).status == "failed"
+
+
+async def test_a_delayed_task_whose_payload_is_kept_gets_its_place_again(broker: TaskBroker) -> None:
+    due = round(time.time() + 600, 3)
+    task_id = await broker.submit(TaskPayload(not_before=due))
+    await broker.client.delete(keys.tagged(QUEUE, "delayed"))
+    await rounds(broker, 3)
+    assert (await status(broker, task_id)).status == "pending"
+    assert await broker.client.zscore(keys.tagged(QUEUE, "delayed"), task_id) == due * 1000
+
+
+async def test_a_run_without_an_entry_is_renewed_and_ends(broker: TaskBroker) -> None:
+    runs, gives_up = await broker.submit_many([TaskPayload(), TaskPayload()])
+    claims = [await claim(broker) for _ in range(2)]
+    await broker.client.xtrim(QUEUE, 0, approximate=False)
+    for _ in range(3):
+        assert await broker.renew(broker.client, "w1", claims, lease=30) == ["ok", "ok"]
+        # Two rounds later it would be lost, were it not renewed.
+        await rounds(broker, 1)
+    assert await broker.renew(broker.client, "w2", claims, lease=30) == ["lost", "lost"]
+    claims[1].payload = claims[1].task.to_json()
+    assert await broker.retry("w1", claims[1], delay=0, error="e", error_type="E") == "retrying"
+    again = await claim(broker, "w2")
+    assert (again.task.task_id, again.attempt) == (gives_up, 2)
+    assert await broker.finish("w1", [Outcome(claims[0], "completed", "{}", "", 1, FINAL)]) == ["completed"]
+    assert (await status(broker, runs)).status == "completed"
+
+
+async def test_a_run_without_an_entry_whose_worker_is_lost_fails(broker: TaskBroker) -> None:
+    task_id = await broker.submit(TaskPayload())
+    running = await claim(broker)
+    await broker.client.delete(QUEUE)
+    await broker.ensure_group()
+    assert await broker.renew(broker.client, "w1", [running], lease=LEASE) == ["ok"]
+    await rounds(broker, 4)
+    assert (await status(broker, task_id)).error_type == "EntryLostError"
+
+
+async def test_records_that_nobody_lists_are_listed_again(broker: TaskBroker) -> None:
+    task_id = await broker.submit(TaskPayload())
+    await broker.client.delete(QUEUE)
+    await broker.client.delete(keys.INDEX)
+    await broker.client.delete(keys.BY_TIME)
+    await rounds(broker, 4)
+    assert (await status(broker, task_id)).error_type == "EntryLostError"
+
+
+# -- what is spoilt ----------------------------------------------------------------------------------------------------
+
+
+async def spoil(broker: TaskBroker, key: str) -> None:
+    await broker.client.delete(key)
+    await broker.client.sadd(key, "x")
+
+
+async def test_keys_of_another_type_are_mended(broker: TaskBroker) -> None:
+    beside = [QUEUE, *(keys.tagged(QUEUE, name) for name in ("delayed", "parked", "dead", "moving", "id"))]
+    for key in [*beside, keys.BY_TIME]:
+        await spoil(broker, key)
+    mended = dict(await broker.mend())
+    assert set(mended) == {*beside, keys.BY_TIME}
+    for key in beside:
+        assert await broker.client.smembers(mended[key]) == {"x"}
+        assert await broker.client.ttl(mended[key]) > 0
+    assert await broker.mend() == []
+    task_id = await broker.submit(TaskPayload())
+    assert (await claim(broker)).task.task_id == task_id
+
+
+async def test_a_stream_without_ids_left_is_replaced_and_keeps_its_claims(broker: TaskBroker) -> None:
+    first, second, third = await broker.submit_many([TaskPayload() for _ in range(3)])
+    running = await claim(broker)
+    await broker.client.xadd(QUEUE, {"payload": "x"}, id="18446744073709551615-18446744073709551615")
+    with pytest.raises(redis.ResponseError):
+        await broker.submit(TaskPayload(task_id="refused"))
+    assert await broker.renew_stream() is True
+    assert await broker.renew_stream() is False
+    assert running.task.task_id == first
+    assert await broker.renew(broker.client, "w1", [running]) == ["ok"]
+    assert [(await claim(broker, "w2")).task.task_id for _ in range(2)] == [second, third]
+    assert await broker.finish("w1", [Outcome(running, "completed", "{}", "", 1, FINAL)]) == ["completed"]
+    # What stood there for no task comes last, and is to be read.
+    [(entry, begun)] = await broker.fetch("w2", 5)
+    assert (entry.fields, begun.verdict) == ({"payload": "x"}, "read")
+    await broker.submit(TaskPayload(task_id="accepted"))
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "9" * 30, ""])
+async def test_counts_that_are_none_begin_anew(broker: TaskBroker, value: str) -> None:
+    task_id = await broker.submit(TaskPayload())
+    names = ("attempt", "retries", "crashes", "losses", "worker_losses", "handoffs")
+    await broker.client.hset(keys.task(task_id), mapping=dict.fromkeys(names, value))
+    running = await claim(broker)
+    assert (running.attempt, running.retries) == (1, 0)
+    assert await broker.retry("w1", running, delay=0, error="e", error_type="E") == "retrying"
+    running = await claim(broker)
+    assert (running.attempt, running.retries) == (2, 1)
+    why = {"reason": "killed", "error_type": "E"}
+    assert await broker.lose("w1", running, **why, guilty=True, host=False) == "pending"
+    assert await broker.requeue("w1", await claim(broker)) == "pending"
+    assert await broker.client.hmget(keys.task(task_id), "losses", "handoffs") == ["1", "1"]
+
+
+async def test_a_record_or_an_event_stream_of_another_type_costs_others_nothing(broker: TaskBroker) -> None:
+    task_ids = await broker.submit_many([TaskPayload() for _ in range(3)])
+    claims = [await claim(broker) for _ in range(3)]
+    await spoil(broker, keys.task(task_ids[0]))
+    await spoil(broker, keys.stream(task_ids[1]))
+    verdicts = await broker.renew(broker.client, "w1", claims)
+    assert verdicts[1:] == ["ok", "ok"]
+    await broker.append_events([Batch(one.task.task_id, 1, 1, ['{"type": "text"}']) for one in claims])
+    ended = await broker.finish("w1", [Outcome(one, "completed", "{}", "", 2, FINAL) for one in claims])
+    assert ended[1:] == ["completed", "completed"]
+    for task_id in task_ids[1:]:
+        assert await finals(broker, task_id) == ["completed"]
 
 
 async def test_a_lost_task_that_somebody_cancelled_ends_as_cancelled(broker: TaskBroker) -> None:

@@ -32,6 +32,8 @@ HASHES = {
     "missing": f"{Q}:missing",
     **{f"record {name}": name for name in RECORDS},
 }
+HASHES["notes"] = f"{Q}:broken"
+STREAMS["moving"] = f"{Q}:moving"
 STRINGS = {"sweep": f"{Q}:sweep", "reconciling": f"{Q}:reconciling", "id": f"{Q}:id"}
 NOBODYS = {
     "other queue": "other:tasks",
@@ -84,16 +86,21 @@ REMOVES = {
     *("del", "unlink", "expire", "pexpire", "expireat", "pexpireat", "persist", "rename", "renamenx", "move", "copy"),
     *("restore", "restore-asking", "migrate", "getdel", "getex", "sort", "touch", "dump", "object|freq"),
 }
-# Where a worker does: what it settles itself, and nothing that is everybody's.
+# Where a worker does: what it settles itself, and, as it puts away what cannot be used, its own queue's keys and lists.
 WORKER_REMOVES = {
-    **{f"record {name}": {"expire", "pexpire"} for name in RECORDS},
+    **{f"record {name}": {"expire", "pexpire", "del"} for name in RECORDS},
     "events": {"expire", "del"},
     "worker": {"expire", "del"},
     "fleet": {"expire"},
-    "sweep": {"del"},
-    "reconciling": {"del"},
-    "progress": {"expire"},
-    "missing": {"expire"},
+    "index": {"del"},
+    "by_time": {"del"},
+    **{kind: {"rename"} for kind in ("queue", "dead letters", "delayed", "parked", "id")},
+    "sweep": {"del", "rename"},
+    "reconciling": {"del", "rename"},
+    "progress": {"expire", "rename"},
+    "missing": {"expire", "rename"},
+    "notes": {"expire", "del", "rename"},
+    "moving": {"del", "rename"},
 }
 # Commands whose keys do not simply come first, with one key.
 WORDS = {

@@ -15,7 +15,7 @@ from orbiter.distributed.broker.events import EventPublisher
 from orbiter.distributed.broker.housekeeping import Consumer
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.queue_info import Backlog
-from orbiter.distributed.broker.records import UNREAD, Batch, Claim, Delivery, Entry, Lost, Outcome, StartResult
+from orbiter.distributed.broker.records import UNREAD, Batch, Claim, Delivery, Entry, Lost, Mended, Outcome, StartResult
 from orbiter.distributed.execution.endings import Completed, Execution
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.running import RunTable
@@ -177,7 +177,7 @@ class ScriptedQueue(Scripted):
         command: str | None = await self._step("beat", dict(fields), replace)
         return command
 
-    async def renew(self, client: Any, consumer: str, claims: Sequence[Claim]) -> list[str]:
+    async def renew(self, client: Any, consumer: str, claims: Sequence[Claim], *, lease: float) -> list[str]:
         ids = [claim.task.task_id for claim in claims]
         verdicts: list[str] = await self._step("renew", *ids, default=["ok"] * len(ids))
         return verdicts
@@ -313,6 +313,21 @@ class ScriptedHousekeeping(Scripted):
         self.stored: tuple[dict[str, str], dict[str, Any]] = {}, {}
         self.queued: set[str] = set()
         self.finals: dict[str, dict[str, str]] = {}
+
+    async def mend(self) -> list[Mended]:
+        found: list[Mended] = await self._step("mend", default=[])
+        return found
+
+    async def renew_stream(self) -> bool:
+        found: bool = await self._step("renew_stream", default=False)
+        return found
+
+    async def mend_times(self, now: float) -> None:
+        await self._step("mend_times", now)
+
+    async def keep_delayed(self, task_id: str, due: float) -> bool:
+        found: bool = await self._step("keep_delayed", task_id, due, default=False)
+        return found
 
     async def now(self) -> float:
         return self.time

@@ -23,6 +23,7 @@ NEVER = (
 LOOKED_AT = {
     # Redis', and a process's.
     "memory": {
+        "distributed/broker/spoilt.py",
         "cli/queue.py",
         "cli/worker.py",
         "distributed/alerts/evaluation.py",
@@ -66,10 +67,11 @@ LOOKED_AT = {
     },
     # Of a conversation, of an event loop; of the one among the workers that sweeps; to turn into.
     "turn": {
+        "distributed/broker/housekeeping.py",
+        "distributed/broker/task_broker.py",
         "cli/application.py",
         "distributed/broker/calls/core.py",
         "distributed/broker/events.py",
-        "distributed/broker/housekeeping.py",
         "distributed/broker/lua/core/take_turn.lua",
         "distributed/connection/wire.py",
         "distributed/execution/interface.py",

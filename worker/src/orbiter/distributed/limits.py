@@ -11,6 +11,8 @@ TASK_TTL = 86_400
 EVENT_TTL = 3_600
 FLEET_TTL = 86_400
 DEAD_LETTERS_TTL = 7 * 86_400
+# Of keys that were moved aside, as they were of no use.
+BROKEN_TTL = 7 * 86_400
 # Bytes of JSON.
 MAX_PAYLOAD_BYTES = 1_000_000
 MAX_RESULT_BYTES = 1_000_000

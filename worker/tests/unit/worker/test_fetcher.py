@@ -8,16 +8,27 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from orbiter.distributed.broker.records import Claim, Entry, StartResult
+from orbiter.distributed.broker.records import Claim, Entry, Mended, StartResult
 from orbiter.distributed.execution.metering import TaskMeter
 from orbiter.distributed.execution.slot import Slot
 from orbiter.distributed.models import InvalidPayloadError, PayloadTooLargeError
 from orbiter.distributed.worker.fetcher import READ_WAIT, RECOVER_BATCH, SLOT_WITHIN, Fetcher
 from orbiter.distributed.worker.flow import SLOT_EXPECTED, ClaimFlow
+from orbiter.distributed.worker.troubles import Mender
 from orbiter.distributed.worker.watchdog import Watchdog
-from tests.unit.scripted import ScriptedQueue, ScriptedReclaimer, begun, claim, entry, publisher, queue_name, unread
+from tests.unit.scripted import (
+    ScriptedHousekeeping,
+    ScriptedQueue,
+    ScriptedReclaimer,
+    begun,
+    claim,
+    entry,
+    publisher,
+    queue_name,
+    unread,
+)
 from tests.unit.virtual_time import clock, never, turns
 
 LEASE = 30.0
@@ -530,4 +541,39 @@ async def test_watchdog_sees_a_fetch_that_hangs() -> None:
     complaint = fetching.watchdog.complaint()
     assert complaint is not None
     assert "fetch" in complaint
+    await fetching.stop()
+
+
+@pytest.mark.parametrize("error", [ResponseError("WRONGTYPE of one"), UnicodeEncodeError("utf-8", "", 0, 1, "half")])
+async def test_entry_that_makes_a_start_fail_hurts_no_other(error: Exception) -> None:
+    fetching = Fetching(3)
+    fetching.flow.troubles.mender = Mender(ScriptedHousekeeping(), clock=clock)
+    fetching.queue.will("fetch", [unread(f"t{n}", f"{n}-0") for n in (1, 2, 3)])
+    run = [StartResult("run", 1, 1, 0)]
+    fetching.queue.will("start", error, run, error, run)
+    await fetching.run()
+    assert fetching.started == ["t1", "t3"]
+    [(entry_id, *_)] = fetching.queue.of("dead_letter")
+    assert entry_id == "2-0"
+    await fetching.stop()
+
+
+async def test_entry_is_no_dead_letter_where_the_queue_was_to_be_mended() -> None:
+    fetching, store = Fetching(3), ScriptedHousekeeping()
+    fetching.flow.troubles.mender = Mender(store, clock=clock)
+    store.will("mend", [Mended("queue", "aside")])
+    fetching.queue.will("fetch", [unread("t1", "1-0")])
+    fetching.queue.will("start", ResponseError("WRONGTYPE of the queue"))
+    await fetching.run()
+    assert fetching.queue.of("dead_letter") == []
+    await fetching.stop()
+
+
+async def test_missing_right_makes_no_dead_letters_and_is_told() -> None:
+    fetching = Fetching(3)
+    fetching.queue.will("fetch", [unread("t1", "1-0"), unread("t2", "2-0")])
+    fetching.queue.will("start", NoPermissionError("no"))
+    await fetching.run()
+    assert fetching.queue.of("dead_letter") == []
+    assert fetching.flow.troubles._failing.keys() == {"claim"}
     await fetching.stop()

@@ -307,6 +307,18 @@ async def test_fault_in_one_outcome_leaves_the_others() -> None:
     assert settling.recorded == [("t1", Recorded.LOST), ("t2", Recorded.COMPLETED)]
 
 
+async def test_outcome_that_cannot_be_sent_leaves_those_beside_it() -> None:
+    settling = Settling(4)
+    odd = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+    settling.queue.will("settle_and_claim", odd, odd, (["completed"], []))
+    slots = [await settling.slot(None, "t1"), await settling.slot(None, "t2")]
+    for slot in slots:
+        settling.settle(slot)
+    await turns(40)
+    assert sorted(settling.recorded) == [("t1", Recorded.LOST), ("t2", Recorded.COMPLETED)]
+    assert not settling.running.done()
+
+
 async def test_outcome_that_was_not_ours_any_more_is_lost() -> None:
     settling = Settling()
     settling.queue.will("settle_and_claim", (["lost"], []))

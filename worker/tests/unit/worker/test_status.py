@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.metering import TaskMeter
@@ -47,6 +48,24 @@ def test_status_is_degraded_only_while_the_worker_runs() -> None:
     assert shown.status.visible is State.STARTING
     shown.status.change(State.RUNNING)
     assert shown.status.visible is State.DEGRADED
+
+
+async def test_status_is_degraded_while_a_step_fails_for_longer_than_a_lease() -> None:
+    shown, now = Shown(), 100.0
+    shown.flow = ClaimFlow(4, lease=9, clock=lambda: now)
+    shown.status = Status(shown.settings, shown.flow, shown.executor, shown.meter, shown.commands)
+    shown.status.change(State.RUNNING)
+    for _ in range(12):
+        await shown.flow.troubles.failed("renew", ResponseError("no right"))
+        now += 1
+    beat = shown.status.heartbeat()
+    assert (shown.status.visible, beat["state"]) == (State.DEGRADED, "degraded")
+    assert "no right" in beat["problem"]
+    assert "no right" in shown.status.problem
+    assert metrics.DEGRADED.values()[shown.settings.queue,] == 1
+    shown.flow.troubles.worked("renew")
+    assert shown.status.heartbeat()["state"] == "running"
+    assert metrics.DEGRADED.values()[shown.settings.queue,] == 0
 
 
 async def test_status_counts_slots_and_what_the_executor_runs_besides() -> None:

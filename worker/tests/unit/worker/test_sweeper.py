@@ -134,7 +134,7 @@ async def test_sweeper_reclaims_although_the_depth_cannot_be_read() -> None:
 async def test_sweeper_without_room_reads_and_reconciles_only() -> None:
     sweeping = Sweeping()
     await sweeping.sweeper.look()
-    assert sweeping.steps == ["acquire_sweep", "backlog", "begin_round", "release_sweep"]
+    assert sweeping.steps == ["acquire_sweep", "mend", "renew_stream", "backlog", "begin_round", "release_sweep"]
 
 
 async def test_sweeper_reconciles_behind_a_sweep() -> None:

@@ -66,8 +66,8 @@ async def read_queue(
 async def _read(redis_url: str, keys: QueueKeys, client: Redis) -> Reading:
     queue, backlog = keys.stream, await read_backlog(client, keys)
     fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client)
-    here = [worker.worker_id for worker in fleet if worker.alive and worker.queue in {"", queue}]
-    completed, failed, starts, waited = await _recently(client, keys, here)
+    here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
+    completed, failed, starts, waited = await _recently(client, keys, [worker.worker_id for worker in here])
     ended = completed + failed
     storage = await read_storage(redis_url, client)
     return Reading(
@@ -75,6 +75,7 @@ async def _read(redis_url: str, keys: QueueKeys, client: Redis) -> Reading:
         queue_depth=backlog.waiting,
         failure_rate=failed / ended if ended else 0.0,
         worker_count=len(here),
+        degraded=sum(worker.state == "degraded" for worker in here),
         wait_time=max(backlog.oldest_waiting or 0.0, waited / starts if starts else 0.0),
         redis_evicting=storage.count(Threat.EVICTION),
         redis_unsaved=storage.count(Threat.NOT_PERSISTENT),

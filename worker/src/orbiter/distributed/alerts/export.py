@@ -69,6 +69,7 @@ def _expression(rule: AlertRule, queue: str | None) -> str:
         "queue_depth": f"max {by} ({name(metrics.DEPTH)}{only}) {fires}",
         "failure_rate": f"{failed} / ({failed} + {completed}) {fires}",
         "worker_count": f"(count({name(metrics.RUNNING)}{only}) or vector(0)) {fires}",
+        "degraded": f"sum {by} ({name(metrics.DEGRADED)}{only}) {fires}",
         "wait_time": (
             f"{recent(f'{wait}_sum')} / {recent(f'{wait}_count')} {fires}"
             f" or max {by} ({name(metrics.OLDEST)}{only}) {fires}"

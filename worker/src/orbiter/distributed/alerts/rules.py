@@ -72,6 +72,7 @@ RULES = (
     AlertRule(
         "dist_redis_memory_warning", "Redis memory near limit", "redis_memory_share", ">=", 0.9, Severity.WARNING
     ),
+    AlertRule("dist_worker_degraded", "Worker degraded", "degraded", ">", 0, Severity.WARNING, "workers"),
 )
 
 
@@ -90,6 +91,7 @@ class Reading:
         redis_unsaved: Masters that keep nothing on disk.
         redis_unsaved_replicas: Replicas that keep nothing on disk.
         redis_memory_share: Used part of ``maxmemory``, of the fullest server; 0 without a limit.
+        degraded: Live workers that read the queue and cannot work as they should.
     """
 
     queue: str
@@ -101,6 +103,7 @@ class Reading:
     redis_unsaved: float = 0
     redis_unsaved_replicas: float = 0
     redis_memory_share: float = 0.0
+    degraded: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from orbiter.distributed import failpoints
 from orbiter.distributed.broker import loading
 from orbiter.distributed.broker.calls import cluster, core
 from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
-from orbiter.distributed.broker.task_broker import TaskBroker
+from orbiter.distributed.broker.spoilt import readable
+from orbiter.distributed.broker.task_broker import RELIST_KEYS, TaskBroker
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.limits import FLEET_TTL, TASK_TTL
 from orbiter.distributed.names import check_task_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Collection, Sequence
 
     from redis.asyncio import Redis
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RELIST_STEPS = 10
-RELIST_KEYS = 1000
 
 
 def broker_for(redis_url: str, **options: Any) -> TaskBroker:
@@ -63,12 +63,6 @@ class ClusterBroker(TaskBroker):
             [core.note_entry(self.keys, task.task_id, entry) for (task, *_), entry in zip(new, entries, strict=True)]
         )
         self._submitted(task.agent_name for task, *_ in new)
-
-    async def _index(self, created: Mapping[str, int]) -> None:
-        async with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(self.keys.index, *created)
-            pipeline.zadd(self.keys.by_time, dict(created), nx=True)
-            await self.within(pipeline.execute())
 
     async def cancel(self, task_id: str) -> CancelOutcome:
         """Cancel a task wherever it is: at once where it waits, through its worker where it runs."""
@@ -142,7 +136,7 @@ class ClusterBroker(TaskBroker):
         async with self.client.pipeline(transaction=False) as pipeline:
             for batch in batches:
                 pipeline.hmget(self.keys.task(batch.task_id), "attempt", "status")
-            known = await self.within(pipeline.execute())
+            known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 2)
         await self._run_each(
             [
                 cluster.append_events(self.keys, batch)
@@ -216,7 +210,20 @@ class ClusterBroker(TaskBroker):
         then: Literal["requeue", "drop"] = "requeue" if stands == status else "drop"
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, then, task_id, delay_ms=delay_ms)
         await self._ack(consumer, [row])
+        if then == "requeue":
+            await self._put_back(claim, delay_ms)
         return stands
+
+    async def _put_back(self, claim: Claim, delay_ms: int) -> None:
+        """Put a task that runs again on the queue by the payload that is kept here, where its entry had gone before."""
+        if not claim.payload:
+            return
+        task_id = claim.task.task_id
+        if await self.within(self.client.hget(self.keys.task(task_id), "held_until")) is None:
+            return
+        due = int(await self.now() * 1000) + delay_ms if delay_ms else ""
+        entry = await self.run(cluster.enqueue_again(self.keys, claim, due))
+        await self.run(core.note_entry(self.keys, task_id, entry))
 
     async def _lose(self, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool) -> str:
         why = {"reason": reason, "error_type": error_type}
@@ -233,6 +240,8 @@ class ClusterBroker(TaskBroker):
         then = "requeue" if stands == "pending" else _then(stands)
         row = core.Acknowledgement(claim.entry_id, claim.deliveries, then, task_id, run.error, run.error_type)
         await self._ack(consumer, [row])
+        if then == "requeue":
+            await self._put_back(claim, 0)
         return stands
 
     async def requeue_unread(self, consumer: str, entry: Entry) -> None:
@@ -241,23 +250,32 @@ class ClusterBroker(TaskBroker):
 
     # -- for workers: staying alive ------------------------------------------------------------------------------
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[Renewal]:
+    async def renew(
+        self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0
+    ) -> list[Renewal]:
         """Renew leases on a connection of the caller's; return ``ok``, ``lost`` or ``cancel`` for each."""
         rows = [(claim.entry_id, claim.deliveries) for claim in claims]
         counts = await self.run(cluster.renew(self.keys, consumer, rows), client)
         async with client.pipeline(transaction=False) as pipeline:
             for claim in claims:
-                pipeline.hmget(self.keys.task(claim.task.task_id), "status", "cancel_requested_at")
-            known = await self.within(pipeline.execute())
+                pipeline.hmget(self.keys.task(claim.task.task_id), "status", "cancel_requested_at", "fence")
+            known = readable(await self.within(pipeline.execute(raise_on_error=False)), [None] * 3)
+        held_until = int(await self.now() * 1000 + lease * 2000) if -1 in counts else 0
+        verdicts: list[Renewal] = []
         async with client.pipeline(transaction=False) as pipeline:
-            for claim in claims:
-                pipeline.expire(self.keys.task(claim.task.task_id), TASK_TTL)
+            for claim, count, (status, asked, fence) in zip(claims, counts, known, strict=True):
+                task = self.keys.task(claim.task.task_id)
+                ours = f"{claim.entry_id} {claim.deliveries} {consumer}"
+                # Its entry is gone: from now on the record alone says that this worker runs it, and for how long.
+                alone = count == -1 and (status, fence) == ("running", ours)
+                if alone:
+                    pipeline.hset(task, "held_until", str(held_until))
+                pipeline.expire(task, TASK_TTL)
                 pipeline.expire(self.keys.event_stream(claim.task.task_id), self.event_ttl)
-            await self.within(pipeline.execute())
-        return [
-            "lost" if not count else "cancel" if asked or status == "cancelled" else "ok"
-            for count, (status, asked) in zip(counts, known, strict=True)
-        ]
+                lost = count <= 0 and not alone
+                verdicts.append("lost" if lost else "cancel" if asked or status == "cancelled" else "ok")
+            await self.within(pipeline.execute(raise_on_error=False))
+        return verdicts
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
         now, command = await self.run(cluster.heartbeat(self.keys, beat), client)
@@ -282,6 +300,11 @@ class ClusterBroker(TaskBroker):
         """End the blocking read of a client's, without losing what was delivered to it."""
         reader.hang_up()
 
+    async def _move(self, *, count: int, max_bytes: int) -> int:
+        left, moved = await self.run(core.move_entries(self.keys, count=count, max_bytes=max_bytes, one_slot=False))
+        await self._run_each([core.note_entry(self.keys, task_id, entry_id) for entry_id, task_id in moved])
+        return left
+
     def _send(self, call: Call[Any], client: Redis | None) -> Awaitable[Any]:
         return loading.call(client or self.client, self._script(call.script), call.keys, call.args)
 
@@ -299,28 +322,18 @@ class ClusterBroker(TaskBroker):
         client: Any = self.client
         nodes = sorted(client.get_primaries(), key=lambda node: str(node.name))
         number, _, text = place.partition(" ")
-        lists = (self.keys.index, self.keys.by_time)
         at, cursor, left = int(number or 0), int(text or 0), len(nodes)
         for _ in range(RELIST_STEPS):
             node = nodes[at % len(nodes)]
             scan = client.scan(cursor=cursor, match=f"{self.keys.task_prefix}*", count=RELIST_KEYS, target_nodes=node)
             cursors, names = await self.within(scan)
-            await self._list([name.removeprefix(self.keys.task_prefix) for name in names if name not in lists])
+            await self._list(names)
             cursor = next(iter(cursors.values()))
             if cursor == 0:
                 at, left = (at + 1) % len(nodes), left - 1
                 if not left:
                     break
         return f"{at} {cursor}"
-
-    async def _list(self, task_ids: Sequence[str]) -> None:
-        if not task_ids:
-            return
-        listed: list[float | None] = await self.within(self.client.zmscore(self.keys.by_time, list(task_ids)))
-        missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
-        if missing:
-            seconds, micros = await self.within(self.client.time())
-            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000))
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
+from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.limits import TASK_TTL
+from orbiter.distributed.names import RESERVED_TASK_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orbiter.distributed.broker.queue_info import Backlog
-    from orbiter.distributed.broker.records import Entry, Lost
+    from orbiter.distributed.broker.records import Entry, Lost, Mended
     from orbiter.distributed.broker.task_broker import TaskBroker
 
 PROGRESS_KEPT = 3600
@@ -82,12 +84,30 @@ class Housekeeping:
         return [(task_id, at) for task_id, at in rows]
 
     async def records(self, task_ids: Sequence[str], names: Sequence[str]) -> list[list[str | None]]:
-        """Return the fields ``names`` of each task's record."""
+        """Return the fields ``names`` of each task's record; all ``None`` where there is none."""
+        # A client may put anything on the lists of tasks: what would be the name of a list is no record.
+        real = [task_id for task_id in task_ids if task_id not in RESERVED_TASK_IDS]
+        nothing: list[str | None] = [None] * len(names)
         async with self._broker.client.pipeline(transaction=False) as pipeline:
-            for task_id in task_ids:
+            for task_id in real:
                 pipeline.hmget(self._keys.task(task_id), *names)
-            rows: list[list[str | None]] = await self._broker.within(pipeline.execute())
-        return rows
+            rows = await self._broker.within(pipeline.execute(raise_on_error=False))
+        found = dict(zip(real, readable(rows, nothing), strict=True))
+        return [found.get(task_id, nothing) for task_id in task_ids]
+
+    # -- mending ---------------------------------------------------------------------------------------------------
+
+    async def mend(self) -> list[Mended]:
+        """Put keys away that are of another type than they should be; return them."""
+        return await self._broker.mend()
+
+    async def renew_stream(self) -> bool:
+        """Make the queue a new stream where the old one can take no more; tell whether that happened."""
+        return await self._broker.renew_stream()
+
+    async def keep_delayed(self, task_id: str, due: float) -> bool:
+        """Give a delayed task that has lost its place a place again, due then (epoch seconds); tell if it was kept."""
+        return await self._broker.keep_delayed(task_id, due)
 
     # -- sweeping --------------------------------------------------------------------------------------------------
 
@@ -135,6 +155,20 @@ class Housekeeping:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
         await self._broker.within(self._broker.client.zremrangebyscore(self._keys.fleet, "-inf", int(before * 1000)))
 
+    async def mend_times(self, now: float) -> None:
+        """Take tasks off the order of time that have an impossible place there: before 1970, or a day or more ahead.
+
+        Those that are known get their places anew, as tasks of 0.1 clients do.
+
+        Args:
+            now: Epoch seconds, by Redis' clock.
+        """
+        redis, latest = self._broker.client, int((now + 86_400) * 1000)
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.zremrangebyscore(self._keys.by_time, "-inf", "(0")
+            pipeline.zremrangebyscore(self._keys.by_time, f"({latest}", "+inf")
+            await self._broker.within(pipeline.execute())
+
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:
         """Take the tasks ``gone`` off the lists, and keep the records of those ``waiting``."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
@@ -180,7 +214,7 @@ class Housekeeping:
         """Return how far the rounds have come, and what was noted of tasks that are missing, by id."""
         stored: Any = await self._broker.within(self._broker.client.hgetall(self._progress))
         missing: Any = await self._broker.within(self._broker.client.hgetall(self._missing))
-        return stored, {task_id: json.loads(text) for task_id, text in missing.items()}
+        return stored, {task_id: _json(text) for task_id, text in missing.items()}
 
     async def save_progress(self, fields: Mapping[str, str], missing: Mapping[str, Any], gone: Collection[str]) -> None:
         """Keep how far the rounds have come, and notes of missing tasks; drop the notes of those ``gone``."""
@@ -238,9 +272,17 @@ class Housekeeping:
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             for task_id in task_ids:
                 pipeline.xrevrange(self._keys.event_stream(task_id), count=1)
-            rows = await self._broker.within(pipeline.execute())
-        return [last[0][1] if last else None for last in rows]
+            rows = await self._broker.within(pipeline.execute(raise_on_error=False))
+        return [last[0][1] if last else None for last in readable(rows, [])]
 
     async def end_events(self, task_id: str, status: str, error: str) -> None:
         """End the events of a task that has ended, unless they have."""
         await self._broker.end_events(task_id, status, error)
+
+
+def _json(text: str) -> Any:
+    """Read a note of a missing task; of one that is spoilt nothing is known."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

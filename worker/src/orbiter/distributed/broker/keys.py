@@ -111,6 +111,7 @@ class QueueKeys(Keys):
         delayed: Ids of the tasks that wait for their time, by due time.
         parked: Their payloads.
         dead: The stream of dead letters.
+        moving: What waited on a stream that could not be used any more, until it is on the new one.
     """
 
     stream: str = ""
@@ -118,11 +119,12 @@ class QueueKeys(Keys):
     delayed: str = field(init=False)
     parked: str = field(init=False)
     dead: str = field(init=False)
+    moving: str = field(init=False)
 
     def __post_init__(self) -> None:
         Keys.__post_init__(self)
         object.__setattr__(self, "group", group(self.stream))
-        for name in ("delayed", "parked", "dead"):
+        for name in ("delayed", "parked", "dead", "moving"):
             object.__setattr__(self, name, tagged(self.stream, name))
 
     def beside(self, what: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.storage import Server, Storage, read_storage
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from orbiter.distributed.broker.keys import QueueKeys
+
+MOST_CLAIMS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,7 @@ async def read_backlog(client: Redis, keys: QueueKeys) -> Backlog:
     queue = keys.stream
     group = await _group(client, keys)
     running = int(group.get("pending", 0))
-    lag = group.get("lag")
-    # Redis loses count of the lag where an entry was deleted undelivered; ours never are, so the length tells as well.
-    waiting = int(lag) if lag is not None else max(0, await client.xlen(queue) - running)
+    waiting = await _waiting(client, keys, group)
     return Backlog(
         waiting=waiting,
         running=running,
@@ -157,8 +158,30 @@ async def _group(client: Redis, keys: QueueKeys) -> dict[str, Any]:
     return next((group for group in groups if group["name"] == keys.group), {})
 
 
+async def _waiting(client: Redis, keys: QueueKeys, group: dict[str, Any]) -> int:
+    """Count what nobody has claimed: Redis' own count, the lag, knows nothing of entries that were trimmed or deleted.
+
+    They were trimmed from the beginning: of what is claimed, the entries in front of the first one are gone.
+    """
+    lag, length = group.get("lag"), await client.xlen(keys.stream)
+    pending = int(group.get("pending", 0))
+    if lag is not None and int(lag) == length - pending:
+        return int(lag)
+    with suppress(NoPermissionError):
+        if pending:
+            first: Any = await client.xrange(keys.stream, count=1)
+            claims: Any = first and await client.xpending_range(keys.stream, keys.group, first[0][0], "+", MOST_CLAIMS)
+            pending = len(claims or ())
+    left = max(0, length - pending)
+    # What 0.1 workers have acknowledged stays on the stream; the lag does not count it.
+    return left if lag is None else min(int(lag), left)
+
+
 async def _oldest(client: Redis, queue: str, last_delivered: str) -> float | None:
-    rows: Any = await client.xrange(queue, min=f"({last_delivered}", count=1)
+    try:
+        rows: Any = await client.xrange(queue, min=f"({last_delivered}", count=1)
+    except ResponseError:  # nothing can be behind the largest id
+        return None
     if not rows:
         return None
     seconds, micros = await client.time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,6 +146,18 @@ class Lost:
     known: Mapping[str, str]
     entries: tuple[str, str]
     reason: str
+
+
+class Mended(NamedTuple):
+    """A key that was put away, as it was of no use.
+
+    Attributes:
+        key: What it was called.
+        aside: What it is called now, ``""`` where it was removed.
+    """
+
+    key: str
+    aside: str
 
 
 class Recorded(StrEnum):

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.limits import EVENT_TTL, FLEET_TTL, TASK_TTL
+from orbiter.distributed.limits import BROKEN_TTL, EVENT_TTL, FLEET_TTL, TASK_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +35,9 @@ CLIENTS = (
     *("cluster/cancel", "cluster/enqueue", "cluster/submit", "cluster/unpark"),
     *("core/cancel", "core/end_events", "core/note_entry", "core/submit"),
 )
-# Seconds: of records of ended tasks, of records of tasks that may still run, of events, and of the fleet's listing.
-SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL")
+# Seconds: of records of ended tasks, of records of tasks that may still run, of events, of the fleet's listing, and of
+# keys that were moved aside.
+SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL", "BROKEN_TTL")
 _INCLUDE = re.compile(r"^--!include (.+)$", re.MULTILINE)
 
 
@@ -101,7 +102,13 @@ def includes(text: str) -> list[str]:
 
 @cache
 def _source(name: str, task_ttl: int, event_ttl: int) -> str:
-    settings = {"ENDED_TTL": task_ttl, "TASK_TTL": TASK_TTL, "EVENT_TTL": event_ttl, "FLEET_TTL": FLEET_TTL}
+    settings = {
+        "ENDED_TTL": task_ttl,
+        "TASK_TTL": TASK_TTL,
+        "EVENT_TTL": event_ttl,
+        "FLEET_TTL": FLEET_TTL,
+        "BROKEN_TTL": BROKEN_TTL,
+    }
     return assemble(name, settings)
 
 

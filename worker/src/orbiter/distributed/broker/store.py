@@ -11,7 +11,7 @@ from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import TaskResult, TaskStatus, broken_rule
-from orbiter.distributed.names import DEFAULT_NAMESPACE, check_task_id
+from orbiter.distributed.names import DEFAULT_NAMESPACE, RESERVED_TASK_IDS, check_task_id
 from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
@@ -102,8 +102,12 @@ class TaskStore(Connected):
             if not ids:
                 break
             at += len(ids)
+            # A client may put anything on the list: what would be the name of a list is no record.
+            real = [task_id for task_id in ids if task_id not in RESERVED_TASK_IDS]
             found += [
-                task for task in await self.get_many(ids) if task is not None and (status is None or _has(task, status))
+                task
+                for task in await self.get_many(real)
+                if task is not None and (status is None or _has(task, status))
             ]
         return found[:limit]
 

@@ -26,17 +26,43 @@ from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name, check
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
 
-    from orbiter.distributed.broker.records import Batch, Claim, Delivery, Entry, Lost, Outcome, Renewal, StartResult
+    from orbiter.distributed.broker.records import (
+        Batch,
+        Claim,
+        Delivery,
+        Entry,
+        Lost,
+        Mended,
+        Outcome,
+        Renewal,
+        StartResult,
+    )
 
 T = TypeVar("T")
 
 SUBMIT_BATCH = 500
 SUBMIT_BYTES = 4_000_000
+RELIST_KEYS = 1000
+MOVE_ENTRIES = 500
+MOVE_BYTES = 4_000_000
+MOVE_STEPS = 100
+# Types of the keys beside the queue. Those that tell whose turn it is have a time to live that any worker shortens.
+_BESIDE = {
+    "delayed": "zset",
+    "parked": "hash",
+    "dead": "stream",
+    "moving": "stream",
+    "reconcile": "hash",
+    "missing": "hash",
+    "id": "string",
+    # Last: what was moved aside since somebody reported it.
+    "broken": "hash",
+}
 
 
 class TaskBroker(Connected):
@@ -79,6 +105,7 @@ class TaskBroker(Connected):
         self.event_ttl = event_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
         self.group = self.keys.group
+        self._lists = {self.keys.index: "set", self.keys.by_time: "zset"}
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
@@ -100,7 +127,11 @@ class TaskBroker(Connected):
         self._scripts.clear()
 
     async def ensure_group(self) -> None:
-        """Create the queue and its consumer group where they are missing."""
+        """Create the queue and its consumer group where they are missing.
+
+        Raises:
+            RedisError: The queue's key is of another type, or Redis cannot be reached.
+        """
         try:
             await self.client.xgroup_create(self.queue_name, self.group, id="0", mkstream=True)
         except ResponseError as error:
@@ -260,11 +291,19 @@ class TaskBroker(Connected):
 
     async def retry(self, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str) -> str:
         """Let the task run again in ``delay`` seconds; return ``retrying``, ``cancelled`` or ``lost``."""
-        return await self.run(core.retry(self.keys, consumer, claim, delay=delay, error=error, error_type=error_type))
+        why: Any = {"delay": delay, "error": error, "error_type": error_type}
+        return await self._settle(claim, lambda payload: core.retry(self.keys, consumer, claim, payload, **why))
 
     async def requeue(self, consumer: str, claim: Claim) -> str:
         """Requeue a started task, free of charge; return ``pending``, ``cancelled`` or ``lost``."""
-        return await self.run(core.requeue(self.keys, consumer, claim))
+        return await self._settle(claim, lambda payload: core.requeue(self.keys, consumer, claim, payload))
+
+    async def _settle(self, claim: Claim, call: Callable[[str], Call[Any]]) -> str:
+        """Run a call that may need the payload, which it asks for where the entry is gone."""
+        stands: str = await self.run(call(""))
+        if stands == "gone" and claim.payload:
+            stands = await self.run(call(claim.payload))
+        return "lost" if stands == "gone" else stands
 
     async def lose(self, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool, host: bool) -> str:
         """Settle a run whose process died, while this worker lives on.
@@ -286,9 +325,8 @@ class TaskBroker(Connected):
         return await self._lose(consumer, claim, reason=reason, error_type=error_type, guilty=guilty)
 
     async def _lose(self, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool) -> str:
-        why = {"reason": reason, "error_type": error_type}
-        call = core.lose(self.keys, consumer, claim, **why, guilty=guilty, max_crashes=self.max_crashes)
-        return await self.run(call)
+        why: Any = {"reason": reason, "error_type": error_type, "guilty": guilty, "max_crashes": self.max_crashes}
+        return await self._settle(claim, lambda payload: core.lose(self.keys, consumer, claim, payload, **why))
 
     async def note_waiting(self, consumer: str, claim: Claim, *, waits: bool) -> None:
         """Note that a started task has to wait before it runs alone: should the worker be lost, it is not to blame."""
@@ -312,9 +350,15 @@ class TaskBroker(Connected):
 
     # -- for workers: staying alive ------------------------------------------------------------------------------
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[Renewal]:
-        """Renew leases on a connection of the caller's; return ``ok``, ``lost`` or ``cancel`` for each."""
-        return await self.run(core.renew(self.keys, consumer, claims), client)
+    async def renew(
+        self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float = 30.0
+    ) -> list[Renewal]:
+        """Renew leases of so many seconds on a connection of the caller's.
+
+        Returns:
+            ``ok``, ``lost`` or ``cancel`` for each.
+        """
+        return await self.run(core.renew(self.keys, consumer, claims, lease=lease), client)
 
     async def beat(
         self, client: Redis, worker_id: str, ttl: int, fields: Mapping[str, str], *, life: str = "", replace: str = ""
@@ -345,11 +389,76 @@ class TaskBroker(Connected):
         """End the blocking read of a client's, without losing what was delivered to it."""
         reader.connection_pool.hang_up()
 
+    # -- for workers: mending ------------------------------------------------------------------------------------
+
+    async def mend(self) -> list[Mended]:
+        """Put keys away that are of another type than they should be, and make the group where it is missing.
+
+        Returns:
+            What was put away.
+        """
+        beside = {self.keys.beside(name): kind for name, kind in _BESIDE.items()}
+        calls = [core.mend({self.queue_name: "stream", **beside}, then="aside")]
+        calls += [core.mend({name: kind}, then="remove") for name, kind in self._lists.items()]
+        mended = [row for call in calls for row in await self.run(call)]
+        if any(key == self.queue_name for key, _ in mended):
+            await self.ensure_group()
+        return mended
+
+    async def renew_stream(self) -> bool:
+        """Make the queue a new stream where the old one can take no more; go on moving what waited on that.
+
+        Returns:
+            Whether that happened.
+        """
+        if await self.run(core.renew_stream(self.keys)) == "fine":
+            return False
+        for _ in range(MOVE_STEPS):
+            if not await self._move(count=MOVE_ENTRIES, max_bytes=MOVE_BYTES):
+                break
+        return True
+
+    async def _move(self, *, count: int, max_bytes: int) -> int:
+        left, _ = await self.run(core.move_entries(self.keys, count=count, max_bytes=max_bytes, one_slot=True))
+        return left
+
+    async def keep_delayed(self, task_id: str, due: float) -> bool:
+        """Give a delayed task that has lost its place a place again, due then (epoch seconds); tell if it was kept."""
+        kept: int = await self.run(core.keep_delayed(self.keys, task_id, int(due * 1000)))
+        return bool(kept)
+
     # -- for workers: reconciling --------------------------------------------------------------------------------
 
-    async def relist(self, place: str) -> str:  # noqa: ARG002
-        """List again some records that are on no list; return where to go on. Here both are lost, or neither."""
-        return ""
+    async def relist(self, place: str) -> str:
+        """List some records again that are on no list, as after somebody deleted the lists.
+
+        Args:
+            place: Where to go on: ``0`` and a cursor; empty to begin.
+
+        Returns:
+            Where to go on the next time.
+        """
+        cursor = int(place.partition(" ")[2] or 0)
+        scan: Any = self.client.scan(cursor=cursor, match=f"{self.keys.task_prefix}*", count=RELIST_KEYS)
+        cursor, names = await self.within(scan)
+        await self._list(names)
+        return f"0 {cursor}"
+
+    async def _list(self, records: Sequence[str]) -> None:
+        task_ids = [name.removeprefix(self.keys.task_prefix) for name in records if name not in self._lists]
+        if not task_ids:
+            return
+        listed: list[float | None] = await self.within(self.client.zmscore(self.keys.by_time, list(task_ids)))
+        missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
+        if missing:
+            seconds, micros = await self.within(self.client.time())
+            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000))
+
+    async def _index(self, created: Mapping[str, int]) -> None:
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.sadd(self.keys.index, *created)
+            pipeline.zadd(self.keys.by_time, dict(created), nx=True)
+            await self.within(pipeline.execute())
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text.

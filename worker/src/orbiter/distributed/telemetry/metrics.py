@@ -58,6 +58,8 @@ REDIS_UNSAVED_REPLICAS = Gauge(
     f"{_P}.redis.unsaved_replicas", "{server}", "Redis replicas that keep nothing on disk", _OF_QUEUE
 )
 REDIS_MEMORY_SHARE = Gauge(f"{_P}.redis.memory_share", "1", "Used part of maxmemory, of the fullest server", _OF_QUEUE)
+DEGRADED = Gauge(f"{_P}.worker.degraded", "{worker}", "1 while the worker cannot work as it should, else 0", _OF_QUEUE)
+MENDED = Counter(f"{_P}.queue.mended", "{key}", "Keys that were of no use as they were, and were put away", _OF_QUEUE)
 EXECUTOR_LOSSES = Counter(
     f"{_P}.executor.losses", "{process}", "Executor processes that died or were ended", (QUEUE, CAUSE)
 )
@@ -68,9 +70,10 @@ INSTRUMENTS: tuple[AnyInstrument, ...] = (
     *(PENDING, DELAYED, DEAD_LETTERS, OLDEST),
     *(PROCESSES, MEMORY, LOOP_LAG, ABANDONED_THREADS, EXECUTOR_LOSSES),
     *(REDIS_EVICTING, REDIS_UNSAVED, REDIS_UNSAVED_REPLICAS, REDIS_MEMORY_SHARE),
+    *(DEGRADED, MENDED),
 )
 # Where these say nothing yet they say 0, once a worker reads the queue: the first increase counts as one.
-OF_A_WORKER = (RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS)
+OF_A_WORKER = (RUNNING, RETRIED, RECLAIMED, HANDED_BACK, DEAD_LETTERED, LEASES_LOST, DISRUPTIONS, MENDED)
 
 
 _exporters: list[Callable[[], None]] = []

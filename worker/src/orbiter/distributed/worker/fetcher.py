@@ -13,15 +13,17 @@ from redis.exceptions import RedisError, ResponseError
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker.payloads import named_task_id, plain_task_id
 from orbiter.distributed.broker.records import Claim, Entry, StartResult
+from orbiter.distributed.broker.spoilt import is_spoilt
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.deadlines import Deadlines, Limit
+from orbiter.distributed.errors import describe
 from orbiter.distributed.models import InvalidPayloadError, PayloadTooLargeError, TaskPayload
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.worker.lease import MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from redis.asyncio import Redis
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from orbiter.distributed.execution.metering import TaskMeter
     from orbiter.distributed.worker.flow import ClaimFlow
     from orbiter.distributed.worker.watchdog import Watchdog
+
+    _Row: TypeAlias = tuple[Entry, TaskPayload, InvalidPayloadError | None]
 
 logger = logging.getLogger(__name__)
 
@@ -223,6 +227,8 @@ class Fetcher:
                 backoff.reset()
             except (RedisError, OSError) as error:
                 flow.recover = True
+                # An id of the far future would hide all that comes next.
+                self._newest = "0-0"
                 metrics.DISRUPTIONS.add(1, self._queue)
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
                     logger.warning("the queue has no group any more: making it again")
@@ -230,11 +236,13 @@ class Fetcher:
                         await self._source.ensure_group()
                 else:
                     logger.warning("Redis: %s; trying again", error or type(error).__name__)
+                await flow.troubles.failed("claim", error)
                 await self._wait(backoff.pause())
-            except Exception:
+            except Exception as error:
                 # A fault of ours, or an entry that nobody thought of, must not end the runs beside it.
                 logger.exception("fetching failed; trying again")
                 self._flow.recover = True
+                await flow.troubles.failed("claim", error)
                 await self._wait(LONGEST_PAUSE)
         await self._give_back()
 
@@ -305,6 +313,7 @@ class Fetcher:
         if not begun and not self._stopping and self._flow.open:
             asked = self._clock()
             begun = await self._read(count)
+        self._flow.troubles.worked("claim")
         if unread := self._take_deliveries(begun, asked):
             await self._start(unread)
         # Yield, so that the runs which were begun get their first step before the next claim is prepared.
@@ -389,15 +398,11 @@ class Fetcher:
         for entry in entries:
             task, problem = self._payload(entry, named_task_id(entry.fields.get("payload", "")))
             if task is None:
-                await self._source.dead_letter(self._worker_id, entry, str(problem))
-                metrics.DEAD_LETTERED.add(1, self._queue)
+                await self._dead_letter(entry, str(problem))
             else:
                 claimed.append((entry, task, problem))
-        if not claimed:
-            return
         asked = self._clock()
-        verdicts = await self._source.start(self._worker_id, [(entry, task) for entry, task, _ in claimed], alive=alive)
-        for (entry, task, problem), started in zip(claimed, verdicts, strict=True):
+        for (entry, task, problem), started in await self._verdicts(claimed, alive):
             if (
                 recovered
                 and started.verdict == "run"
@@ -408,6 +413,28 @@ class Fetcher:
                 self._requeued(1)
             else:
                 self._begin_run(entry, task, problem, started, asked)
+
+    async def _verdicts(self, rows: list[_Row], alive: Collection[str]) -> list[tuple[_Row, StartResult]]:
+        """Start entries in one call; where one of them makes that fail, each by itself: it becomes a dead letter."""
+        if not rows:
+            return []
+        try:
+            started = await self._source.start(self._worker_id, [row[:2] for row in rows], alive=alive)
+        except Exception as error:
+            if not is_spoilt(error):
+                raise
+            if len(rows) == 1:
+                # The queue's own keys may be what is wrong, and no fault of the entry.
+                if isinstance(error, ResponseError) and await self._flow.troubles.mends():
+                    raise
+                await self._dead_letter(rows[0][0], f"it cannot be started: {describe(error)}")
+                return []
+            return [pair for row in rows for pair in await self._verdicts([row], alive)]
+        return list(zip(rows, started, strict=True))
+
+    async def _dead_letter(self, entry: Entry, reason: str) -> None:
+        await self._source.dead_letter(self._worker_id, entry, reason)
+        metrics.DEAD_LETTERED.add(1, self._queue)
 
     def _requeued(self, number: int) -> None:
         if number:
@@ -436,7 +463,8 @@ class Fetcher:
             if len(text) > (limit := self._source.max_payload_bytes):
                 raise PayloadTooLargeError(f"payload: {len(text)} bytes are more than the {limit} this worker accepts")
             return TaskPayload.from_fields(entry.fields), None
-        except InvalidPayloadError as error:
+        except (ValueError, RecursionError, TypeError, OverflowError) as cause:
+            error = cause if isinstance(cause, InvalidPayloadError) else InvalidPayloadError(describe(cause))
             logger.warning("dead letter: entry %s: %s", entry.entry_id, error, extra={"task_id": task_id or None})
             return (TaskPayload(task_id=task_id) if task_id else None), error
 

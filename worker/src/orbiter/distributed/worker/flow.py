@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orbiter.distributed.execution.running import RunTable
+from orbiter.distributed.worker.troubles import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ class ClaimFlow:
         recover: Whether to look for tasks that are pending on this worker, but do not run here.
         slot_expected_until: Until when (monotonic) tasks that are found wait for a slot rather than being requeued.
         given_up: The delivery counts of claims whose runs were given up, by entry id.
+        troubles: Told which steps fail.
     """
 
     def __init__(self, slots: int, *, lease: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,6 +71,7 @@ class ClaimFlow:
         self.recover = True
         self.given_up: dict[str, int] = {}
         self.slot_expected_until = 0.0
+        self.troubles = Troubles(lease, clock=clock)
         self._slots = slots
         self._lease = lease
         self._clock = clock

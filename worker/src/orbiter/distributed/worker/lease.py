@@ -43,8 +43,8 @@ class LeaseStore(Protocol):
     ) -> str | None:
         """Publish a heartbeat; return a command for the worker, where there is one."""
 
-    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim]) -> list[Renewal]:
-        """Renew leases; return ``ok``, ``lost`` or ``cancel`` for each."""
+    async def renew(self, client: Redis, consumer: str, claims: Sequence[Claim], *, lease: float) -> list[Renewal]:
+        """Renew leases of so many seconds; return ``ok``, ``lost`` or ``cancel`` for each."""
 
 
 class LeaseKeeper:
@@ -119,7 +119,8 @@ class LeaseKeeper:
         for at in range(0, len(slots), RENEW_BATCH):
             batch = slots[at : at + RENEW_BATCH]
             asked = self._clock()
-            verdicts = await self._store.renew(self._client, self._worker_id, [slot.claim for slot in batch])
+            claims = [slot.claim for slot in batch]
+            verdicts = await self._store.renew(self._client, self._worker_id, claims, lease=self._ttl)
             for slot, verdict in zip(batch, verdicts, strict=True):
                 match verdict:
                     case "ok":
@@ -162,6 +163,9 @@ class LeaseKeeper:
                 metrics.DISRUPTIONS.add(1, self._queue)
                 logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
                 pause = min(1.0, period / 4)
+                await self._flow.troubles.failed("renew", error)
+            else:
+                self._flow.troubles.worked("renew")
             await self._wait(pause)
 
     async def _wait(self, pause: float) -> None:

@@ -42,12 +42,23 @@ WALK_STEPS = 20
 BYTES_A_CALL = 4_000_000
 # A client has so long to end a submit or a retry that it has begun, milliseconds.
 HALF_WAY = 60_000
+A_DAY = 86_400_000
+# No moment that a record names is later, epoch seconds.
+LATEST = 1e11
 
 # What changes whenever something becomes of a task: the fence of its end here.
 _FENCE = ("status", "fence", "entry", "attempt", "retries", "handoffs", "started_at", "submitting", "resubmitting")
-_FIELDS = (*_FENCE, "queue", "executor", "completed_at", "worker_id")
+_FIELDS = (*_FENCE, "queue", "executor", "completed_at", "worker_id", "held_until", "next_attempt_at")
 _CLAIMED = re.compile(r"(\d+-\d+) \d+ .")
 _ENTRY = re.compile(r"\d+-\d+")
+_NUMBER = re.compile(r"\d{1,15}")
+# What may be kept of the rounds' progress.
+_STATE: dict[str, tuple[re.Pattern[str], type[str | int]]] = {
+    "score": (re.compile(r"\d{1,17}(\.\d{1,17})?"), str),
+    **dict.fromkeys(("skip", "began", "before", "walking"), (_NUMBER, int)),
+    "walked": (_ENTRY, str),
+    "relisted": (re.compile(r"\d{1,9} \d{1,19}"), str),
+}
 
 
 @dataclass(slots=True)
@@ -86,6 +97,11 @@ class _Record:
         """Whether it has ended, with all that belongs to it. An 0.1 client cancels by writing the status alone."""
         return self.values["status"] in EVENT_STATUS and bool(self.values["completed_at"])
 
+    def runs_at(self, now: int) -> bool:
+        """Whether its worker has renewed it lately, although its entry is gone; ``now`` is milliseconds."""
+        until = self.values["held_until"]
+        return self.values["status"] == "running" and bool(_NUMBER.fullmatch(until)) and now < int(until) < now + A_DAY
+
     def reason(self, queue: str) -> str:
         """Say what has become of the task."""
         if self.half_way:
@@ -119,9 +135,12 @@ class _State:
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> _State:
-        numbers = {name: int(fields.get(name) or 0) for name in ("skip", "began", "before", "walking")}
-        texts = {name: fields.get(name) or "" for name in ("walked", "relisted")}
-        values: dict[str, Any] = {"score": fields.get("score") or "-inf", **texts, **numbers}
+        """Read what was kept; what is spoilt of it begins anew."""
+        values: dict[str, Any] = {"score": "-inf"}
+        for name, (form, read) in _STATE.items():
+            text = fields.get(name) or ""
+            if form.fullmatch(text):
+                values[name] = read(text)
         return cls(**values)
 
     def fields(self) -> dict[str, str]:
@@ -164,6 +183,9 @@ class ReconcileStore(Protocol):
     async def note_entry(self, task_id: str, entry_id: str) -> None:
         """Note in a task's record which entry stands for it."""
 
+    async def keep_delayed(self, task_id: str, due: float) -> bool:
+        """Give a delayed task that has lost its place a place again, due then (epoch seconds); tell if it was kept."""
+
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""
 
@@ -205,25 +227,27 @@ class Reconciler:
             return
         now = int(await store.now() * 1000)
         stored, seen = await store.progress()
+        noted = set(seen)
         state = _State.of(stored)
         state.relisted = await store.relist(state.relisted)
         missing = await self._look(state, list(seen), now)
+        seen = {task_id: note for task_id, note in seen.items() if _is_note(note)}
         again = {task_id: row for task_id, row in missing.items() if task_id in seen and seen[task_id][1] == row.fence}
         settled = await self._settle(state, again, {task_id: seen[task_id][0] for task_id in again}, now)
         kept = {task_id: seen[task_id] for task_id in again if task_id not in settled}
         for task_id, record in missing.items():
             if task_id not in again and len(kept) < MOST_MISSING:
                 kept[task_id] = [now, record.fence]
-        await store.save_progress(state.fields(), kept, gone=seen.keys() - kept.keys())
+        await store.save_progress(state.fields(), kept, gone=noted - kept.keys())
 
     async def _look(self, state: _State, seen: Sequence[str], now: int) -> dict[str, _Record]:
         """Look at the tasks that were missing before and at the next pages of all; return those missing now."""
-        missing = await self._not_held(await self._records(seen))
+        missing = await self._not_held(await self._records(seen), now)
         for _ in range(PAGES):
             records = await self._page(state, now)
             await self._end_events([record for record in records if record.ended], state, now)
             known = set(seen)
-            missing += await self._not_held([record for record in records if record.task_id not in known])
+            missing += await self._not_held([record for record in records if record.task_id not in known], now)
             if state.score == "-inf":
                 break
         return {record.task_id: record for record in missing}
@@ -288,12 +312,15 @@ class Reconciler:
         ]
         return [record for record in records if record.values["queue"] == self._store.queue_name]
 
-    async def _not_held(self, records: Iterable[_Record]) -> list[_Record]:
+    async def _not_held(self, records: Iterable[_Record], now: int) -> list[_Record]:
         """Return those of the records that have not ended, although nothing is known to stand for them."""
         left = [
             record
             for record in records
-            if record.values["status"] and not record.ended and record.values["executor"] != "temporal"
+            if record.values["status"]
+            and not record.ended
+            and not record.runs_at(now)
+            and record.values["executor"] != "temporal"
         ]
         missing = []
         while left:
@@ -322,6 +349,8 @@ class Reconciler:
 
     async def _end(self, record: _Record) -> bool:
         queue = self._store.queue_name
+        if record.values["status"] != "running" and await self._keep_delayed(record):
+            return True
         reason = record.reason(queue)
         status = await self._store.end_lost(Lost(record.task_id, record.fence, record.entries, reason))
         if status == "failed":
@@ -330,6 +359,14 @@ class Reconciler:
         if status:
             logger.warning("ended as %s: %s", status, reason, extra={"task_id": record.task_id})
         return bool(status)
+
+    async def _keep_delayed(self, record: _Record) -> bool:
+        """Give a task that has lost its place among the delayed ones, but not its payload, a place again."""
+        due = _milliseconds(record.values["next_attempt_at"]) / 1000
+        kept = await self._store.keep_delayed(record.task_id, due if 0 < due < LATEST else 0)
+        if kept:
+            logger.warning("put back among the delayed tasks: its place was lost", extra={"task_id": record.task_id})
+        return kept
 
     # -- what has ended ------------------------------------------------------------------------------------------
 
@@ -359,6 +396,11 @@ def _final(fields: Mapping[str, str]) -> bool:
         return is_final(event_from_json(fields["event"]))
     except (KeyError, ValidationError):
         return False
+
+
+def _is_note(note: Any) -> bool:
+    """Tell whether this is what a round notes of a missing task: when it was found missing, and its record."""
+    return isinstance(note, list) and len(note) == 2 and isinstance(note[0], int) and isinstance(note[1], dict)
 
 
 def _milliseconds(text: str) -> float:

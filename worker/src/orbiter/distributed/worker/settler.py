@@ -194,8 +194,10 @@ class Settler:
             except (RedisError, OSError) as error:
                 metrics.DISRUPTIONS.add(1, self._queue)
                 logger.warning("outcome waits for Redis: %s", error, extra={"task_id": slot.claim.task.task_id})
+                await self._flow.troubles.failed("settle", error)
                 await asyncio.sleep(AGAIN_AFTER)
             else:
+                self._flow.troubles.worked("settle")
                 failpoints.reach("after settle")
                 return recorded
         slot.log.close(discard=True)
@@ -256,13 +258,31 @@ class Settler:
             except (RedisError, OSError) as error:
                 metrics.DISRUPTIONS.add(1, self._queue)
                 logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
+                await self._flow.troubles.failed("settle", error)
+            except Exception:
+                # What cannot even be sent must not keep the outcomes beside it: its task runs again later.
+                logger.exception("%d outcomes cannot be recorded together", len(batch))
+                if reserved:
+                    self._flow.mark_unknown()
+                await self._record_each(batch)
+                return None
             else:
+                self._flow.troubles.worked("settle")
                 failpoints.reach("after settle")
                 return _Answer(batch, recorded, begun if reserved else None, asked)
             if reserved:
                 self._flow.mark_unknown()
             await asyncio.sleep(AGAIN_AFTER)
         return None
+
+    async def _record_each(self, batch: list[_Row]) -> None:
+        if len(batch) == 1:
+            [(slot, _, done)] = batch
+            done(slot, Recorded.LOST)
+            return
+        for row in batch:
+            if (answer := await self._record([row])) is not None:
+                self._take_in(answer)
 
     async def _settle_and_claim(self, outcomes: list[Outcome], count: int) -> tuple[list[str], list[Delivery]]:
         reader = None

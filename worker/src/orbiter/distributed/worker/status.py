@@ -31,7 +31,7 @@ class State(StrEnum):
     QUIET = "quiet"
     DRAINING = "draining"
     STOPPED = "stopped"
-    # Shown in place of RUNNING while the executor cannot run tasks.
+    # Shown in place of RUNNING while the executor cannot run tasks, or Redis does not let it claim, renew or settle.
     DEGRADED = "degraded"
 
 
@@ -97,7 +97,16 @@ class Status:
     @property
     def visible(self) -> State:
         """The state as others see it."""
-        return State.DEGRADED if self.state is State.RUNNING and self._executor.degraded else self.state
+        return State.DEGRADED if self.state is State.RUNNING and self._degraded else self.state
+
+    @property
+    def _degraded(self) -> bool:
+        return self._executor.degraded or bool(self._flow.troubles.problem())
+
+    @property
+    def problem(self) -> str:
+        """Why it is degraded, for people."""
+        return self._flow.troubles.problem() or self._executor.health().problem
 
     @property
     def line(self) -> str:
@@ -111,6 +120,7 @@ class Status:
         metrics.MEMORY.set(health.rss_bytes, queue, valid=valid)
         metrics.LOOP_LAG.set(health.loop_lag_ms / 1000, queue, valid=valid)
         metrics.ABANDONED_THREADS.set(health.threads, queue, valid=valid)
+        metrics.DEGRADED.set(self.visible is State.DEGRADED, queue, valid=valid)
 
     def heartbeat(self) -> dict[str, str]:
         """Return the heartbeat's fields: those of 0.1, then ours. Tell systemd the same."""
@@ -141,7 +151,7 @@ class Status:
             "loop_lag_ms": f"{health.loop_lag_ms:.1f}",
             "blocked_by": health.blocked_by,
             "abandoned_threads": str(health.threads),
-            "problem": health.problem,
+            "problem": self._flow.troubles.problem() or health.problem,
             "failed_imports": json.dumps(health.failed_imports),
             "clock_skew_ms": f"{self.clock_skew.seconds * 1000:.1f}" if self.clock_skew else "",
             **{f"recent_{name}": f"{count:g}" for name, count in self._meter.recently()._asdict().items()},

@@ -14,6 +14,7 @@ from orbiter.distributed import failpoints
 from orbiter.distributed.limits import DEAD_LETTERS_TTL, FLEET_TTL
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.worker.reconciler import Reconciler, ReconcileStore
+from orbiter.distributed.worker.troubles import Mender, MendStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +33,7 @@ ADOPT_BATCH = 1000
 _WAITING = frozenset({"pending", "running", "retrying"})
 
 
-class SweepStore(ReconcileStore, Protocol):
+class SweepStore(ReconcileStore, MendStore, Protocol):
     """The steps of a sweep: :class:`~orbiter.distributed.broker.housekeeping.Housekeeping`, which describes them."""
 
     async def acquire_sweep(self, worker_id: str, seconds: float) -> bool:
@@ -56,6 +57,9 @@ class SweepStore(ReconcileStore, Protocol):
     async def forget_workers(self, before: float) -> None:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
 
+    async def mend_times(self, now: float) -> None:
+        """Take tasks off the order of time that have an impossible place there; ``now`` is epoch seconds."""
+
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:
         """Take the tasks ``gone`` off the lists, and keep the records of those ``waiting``."""
 
@@ -76,6 +80,7 @@ class Sweeper:
         store: The queue's housekeeping.
         worker_id: Who takes over.
         lease: Own lease, seconds; also that of owners who say none.
+        mender: Mends the queue's keys, at the beginning of each turn.
         clock: Monotonic seconds.
 
     Attributes:
@@ -83,9 +88,16 @@ class Sweeper:
     """
 
     def __init__(
-        self, store: SweepStore, worker_id: str, *, lease: float, clock: Callable[[], float] = time.monotonic
+        self,
+        store: SweepStore,
+        worker_id: str,
+        *,
+        lease: float,
+        mender: Mender | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._mender = mender or Mender(store, clock=clock)
         self._clock = clock
         self._worker_id = worker_id
         self._lease = lease
@@ -104,6 +116,7 @@ class Sweeper:
         """
         if not await self._acquire():
             return []
+        await self._mender.mend()
         await self._read()
         consumers = await self._store.consumers()
         leases = {consumer.name: self._lease_of(consumer) for consumer in consumers if consumer.pending}
@@ -121,16 +134,24 @@ class Sweeper:
             await self._store.release_sweep()
             self._next = 0.0
             return entries
-        gone = [consumer.name for consumer in consumers if _is_gone(consumer)]
+        try:
+            await self._tidy([consumer.name for consumer in consumers if _is_gone(consumer)])
+        except ResponseError as error:
+            # What was reclaimed is to be started all the same.
+            logger.warning("the queue cannot be tidied: %s", error)
+        await self._reconciler.round()
+        return entries
+
+    async def _tidy(self, gone: Iterable[str]) -> None:
         await self._store.tidy(gone, dead_letters_ttl=DEAD_LETTERS_TTL)
-        await self._store.forget_workers(await self._store.now() - FLEET_TTL)
+        now = await self._store.now()
+        await self._store.forget_workers(now - FLEET_TTL)
+        await self._store.mend_times(now)
         for _ in range(PRUNE_BATCHES):
             await self._prune()
             if self._pruned == "-inf":
                 break
         await self._adopt()
-        await self._reconciler.round()
-        return entries
 
     @property
     def due_in(self) -> float:
@@ -144,6 +165,7 @@ class Sweeper:
             RedisError: Redis could not be reached.
         """
         if await self._acquire():
+            await self._mender.mend()
             await self._read()
             # This needs no free slot, either: a fleet that is busy for hours has lost tasks, too.
             await self._reconciler.round()

@@ -33,6 +33,7 @@ from orbiter.distributed.worker.settler import Settler
 from orbiter.distributed.worker.slots import Slots
 from orbiter.distributed.worker.status import Status
 from orbiter.distributed.worker.sweeper import Sweeper
+from orbiter.distributed.worker.troubles import Mender
 from orbiter.distributed.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def assemble(
     watchdog = Watchdog(max(PATIENCE * 2, ttl), clock=clock)
     meter = TaskMeter(queue, name, clock=clock)
     flow = ClaimFlow(settings.concurrency, lease=ttl, clock=clock)
+    flow.troubles.mender = Mender(housekeeping, clock=clock)
     publisher = EventPublisher(
         broker.append_events, max_event_bytes=settings.max_event_bytes, max_events=settings.max_events
     )
@@ -179,7 +181,7 @@ def assemble(
     fetcher = Fetcher(
         broker,
         reading,
-        Sweeper(housekeeping, name, lease=ttl, clock=clock),
+        Sweeper(housekeeping, name, lease=ttl, mender=flow.troubles.mender, clock=clock),
         flow=flow,
         slots=slots,
         meter=meter,

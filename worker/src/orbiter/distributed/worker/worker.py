@@ -8,11 +8,12 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orbiter.distributed import signals
 from orbiter.distributed.alerts import alert_manager
 from orbiter.distributed.broker.records import BEAT
+from orbiter.distributed.broker.spoilt import is_spoilt
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.errors import WorkerIdTakenError
 from orbiter.distributed.execution.endings import StopReason
@@ -169,7 +170,11 @@ class Worker:
     async def _register_once(self, replace: str) -> None:
         broker = self._parts.broker
         async with asyncio.timeout(PATIENCE):
-            await broker.ensure_group()
+            try:
+                await broker.ensure_group()
+            except ResponseError as error:
+                if not (is_spoilt(error) and await self._parts.flow.troubles.mends()):
+                    raise
             await self._parts.redis_watch.compare_clocks()
             try:
                 await self._parts.lease.beat(replace=replace)
@@ -289,8 +294,9 @@ class Worker:
             server.close()
 
     def _not_ready(self) -> str | None:
-        if self._status.visible is not State.RUNNING:
-            return f"the worker is {self._status.visible}"
+        if (visible := self._status.visible) is not State.RUNNING:
+            problem = self._status.problem if visible is State.DEGRADED else ""
+            return f"the worker is {visible}{problem and f': {problem}'}"
         silent = self._parts.lease.silent_for()
         if silent > self.settings.heartbeat_ttl:
             return f"Redis has not been reached for {silent:.0f} s"

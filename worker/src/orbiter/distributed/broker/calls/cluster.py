@@ -37,6 +37,13 @@ def enqueue(queue: QueueKeys, task: TaskPayload, text: str) -> Call[str]:
     return Call("cluster/enqueue", [queue.stream, queue.delayed, queue.parked, done], args, as_is)
 
 
+def enqueue_again(queue: QueueKeys, claim: Claim, due: int | str) -> Call[str]:
+    """Put a task whose entry had gone during its run on the queue again, once; due then, epoch ms, ``""`` is now."""
+    done = queue.beside(f"new:{claim.task.task_id}:{claim.attempt}")
+    args = [claim.task.task_id, claim.payload, due]
+    return Call("cluster/enqueue", [queue.stream, queue.delayed, queue.parked, done], args, as_is)
+
+
 class Cancelled(NamedTuple):
     """What cancelling did to a task's record: the outcome, and the record's status and queue, ``""`` where unknown."""
 

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from orbiter.distributed.broker.calls import Call, as_is, nothing
-from orbiter.distributed.broker.records import CancelOutcome, Entry, StartResult
+from orbiter.distributed.broker.records import CancelOutcome, Entry, Mended, StartResult
 from orbiter.distributed.errors import WorkerIdTakenError
 
 if TYPE_CHECKING:
@@ -234,43 +234,57 @@ def append_events(keys: Keys, batches: Iterable[Batch]) -> Call[None]:
 
 
 def retry(
-    queue: QueueKeys, consumer: str, claim: Claim, *, delay: float, error: str, error_type: str
-) -> Call[Literal["retrying", "cancelled", "lost"]]:
-    """Let a task whose run failed run again in ``delay`` seconds."""
+    queue: QueueKeys, consumer: str, claim: Claim, payload: str, *, delay: float, error: str, error_type: str
+) -> Call[Literal["retrying", "cancelled", "lost", "gone"]]:
+    """Let a task whose run failed run again in ``delay`` seconds.
+
+    Where its entry is gone, ``payload`` takes its place; without that (``""``) nothing is done, and the result is
+    ``gone``. The same holds for :func:`requeue` and :func:`lose`.
+    """
     task_id = claim.task.task_id
     return Call(
         "core/retry",
         [queue.stream, queue.delayed, queue.parked, queue.task(task_id), queue.event_stream(task_id)],
         [
-            *(queue.group, consumer, claim.entry_id, claim.deliveries, task_id),
-            *(int(delay * 1000), error, error_type, queue.events(task_id)),
+            *(queue.group, consumer, claim.entry_id, claim.deliveries, task_id, queue.events(task_id), payload),
+            *(int(delay * 1000), error, error_type),
         ],
         as_is,
     )
 
 
-def requeue(queue: QueueKeys, consumer: str, claim: Claim) -> Call[Literal["pending", "cancelled", "lost"]]:
+def requeue(
+    queue: QueueKeys, consumer: str, claim: Claim, payload: str
+) -> Call[Literal["pending", "cancelled", "lost", "gone"]]:
     """Requeue a started task, free of charge."""
     task_id = claim.task.task_id
     names = [queue.stream, queue.task(task_id), queue.event_stream(task_id)]
     args: list[str | int] = [queue.group, consumer, claim.entry_id, claim.deliveries, task_id]
-    args += (queue.events(task_id), "1")
+    args += (queue.events(task_id), payload, "1")
     return Call("core/requeue", names, args, as_is)
 
 
 def requeue_unread(queue: QueueKeys, consumer: str, entry_id: str) -> Call[Literal["pending", "lost"]]:
     """Requeue an entry that was claimed but not started."""
-    return Call("core/requeue", [queue.stream, "", ""], [queue.group, consumer, entry_id, "", "", "", "0"], as_is)
+    return Call("core/requeue", [queue.stream, "", ""], [queue.group, consumer, entry_id, "", "", "", "", "0"], as_is)
 
 
 def lose(
-    queue: QueueKeys, consumer: str, claim: Claim, *, reason: str, error_type: str, guilty: bool, max_crashes: int
-) -> Call[Literal["pending", "failed", "cancelled", "lost"]]:
+    queue: QueueKeys,
+    consumer: str,
+    claim: Claim,
+    payload: str,
+    *,
+    reason: str,
+    error_type: str,
+    guilty: bool,
+    max_crashes: int,
+) -> Call[Literal["pending", "failed", "cancelled", "lost", "gone"]]:
     """Let a task whose process died run again, alone; or fail it, where it has lost too many runs."""
     task_id = claim.task.task_id
     names = [queue.stream, queue.dead, queue.task(task_id), queue.event_stream(task_id)]
     args: list[str | int] = [queue.group, consumer, claim.entry_id, claim.deliveries, task_id, queue.events(task_id)]
-    args += (claim.alone, reason, error_type, int(guilty), max_crashes)
+    args += (payload, claim.alone, reason, error_type, int(guilty), max_crashes)
     return Call("core/lose", names, args, as_is)
 
 
@@ -301,10 +315,10 @@ def end_events(keys: Keys, task_id: str, status: str, message: str) -> Call[None
 # -- staying alive -------------------------------------------------------------------------------------------------
 
 
-def renew(queue: QueueKeys, consumer: str, claims: Sequence[Claim]) -> Call[list[Renewal]]:
-    """Renew the leases of running claims."""
+def renew(queue: QueueKeys, consumer: str, claims: Sequence[Claim], *, lease: float) -> Call[list[Renewal]]:
+    """Renew the leases of running claims; ``lease`` is how long they last, seconds."""
     names = [queue.stream]
-    args: list[str | int] = [queue.group, consumer]
+    args: list[str | int] = [queue.group, consumer, int(lease * 1000)]
     for claim in claims:
         names += (queue.task(claim.task.task_id), queue.event_stream(claim.task.task_id))
         args += (claim.entry_id, claim.deliveries)
@@ -359,6 +373,57 @@ def deregister(queue: QueueKeys, worker_id: str, life: str) -> Call[None]:
     """Deregister a worker that stops in order, unless the id is another life's by now."""
     names = [queue.stream, queue.worker(worker_id), queue.fleet]
     return Call("core/deregister", names, [queue.group, worker_id, life], nothing)
+
+
+# -- mending -------------------------------------------------------------------------------------------------------
+
+
+def _mended(reply: Any) -> list[Mended]:
+    return [Mended(*pair) for pair in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def mend(types: Mapping[str, str], *, then: Literal["aside", "remove"]) -> Call[list[Mended]]:
+    """Put keys away that are of another type than they should be.
+
+    Args:
+        types: The type of each key; all are of one slot. Where keys are moved aside, the last one holds the notes of
+            that.
+        then: What becomes of a key of another type.
+    """
+    return Call("core/mend", list(types), [then, *types.values()], _mended)
+
+
+def renew_stream(queue: QueueKeys) -> Call[Literal["fine", "made", "moving"]]:
+    """Make the queue a new stream where the old one can take no more, or delivers nothing any more."""
+    return Call("core/renew_stream", [queue.stream, queue.moving], [queue.group], as_is)
+
+
+def move_entries(
+    queue: QueueKeys, *, count: int, max_bytes: int, one_slot: bool
+) -> Call[tuple[int, list[tuple[str, str]]]]:
+    """Move entries from the queue's former stream to the new one.
+
+    Args:
+        queue: The queue.
+        count: How many entries are moved at most.
+        max_bytes: How much of them is moved at most.
+        one_slot: Whether records are in the queue's slot: the call notes the new entries in them.
+
+    Returns:
+        The call; its result is how many are left, and (entry id, task id) of those whose records are still to be told.
+    """
+
+    def read(reply: Any) -> tuple[int, list[tuple[str, str]]]:
+        left, *moved = reply
+        return left, list(zip(moved[::2], moved[1::2], strict=True))
+
+    args: list[str | int] = [count, max_bytes, queue.task_prefix if one_slot else ""]
+    return Call("core/move_entries", [queue.moving, queue.stream], args, read)
+
+
+def keep_delayed(queue: QueueKeys, task_id: str, due_ms: int) -> Call[int]:
+    """Give a delayed task that has lost its place a place again; the result is 0 where no payload of it is kept."""
+    return Call("core/keep_delayed", [queue.delayed, queue.parked], [task_id, due_ms], as_is)
 
 
 # -- tidying and reconciling ---------------------------------------------------------------------------------------

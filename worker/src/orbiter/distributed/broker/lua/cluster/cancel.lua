@@ -4,7 +4,7 @@
 -- ARGV  task id, cancel channel
 -- Returns { verdict, status, queue }: 'unknown', 'finished', 'cancelled' (it was waiting) or 'requested' (its worker
 -- was told).
---!include is_terminal now_seconds ENDED_TTL
+--!include is_terminal now_seconds end_record
 local known = redis.call('HMGET', KEYS[1], 'status', 'queue', 'executor')
 local status, queue = known[1], known[2] or ''
 if not status then return { 'unknown', '', '' } end
@@ -16,6 +16,5 @@ if status == 'running' then
 end
 -- A workflow that waits to run it again is to end.
 if known[3] == 'temporal' then redis.call('PUBLISH', ARGV[2], 'cancel') end
-redis.call('HSET', KEYS[1], 'task_id', ARGV[1], 'status', 'cancelled', 'completed_at', now_seconds())
-redis.call('EXPIRE', KEYS[1], ENDED_TTL)
+end_record(KEYS[1], 'cancelled', 'task_id', ARGV[1])
 return { 'cancelled', 'cancelled', queue }

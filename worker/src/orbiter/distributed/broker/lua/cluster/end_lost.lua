@@ -3,7 +3,7 @@
 -- KEYS  task hash
 -- ARGV  reason, error type, then the record as it was when the queue was searched: field, value, …
 -- Returns the status that stands; '' where the record has changed.
---!include record_unchanged is_terminal now_seconds ENDED_TTL
+--!include record_unchanged is_terminal now_seconds ENDED_TTL end_record
 local task = KEYS[1]
 if not record_unchanged(task, { unpack(ARGV, 3) }) then return '' end
 -- What a client began, and did not end, is over, too: it must not begin anew what has ended.
@@ -15,9 +15,8 @@ if is_terminal(status) then
   return status
 end
 if asked then
-  redis.call('HSET', task, 'status', 'cancelled', 'completed_at', now_seconds())
+  end_record(task, 'cancelled')
 else
-  redis.call('HSET', task, 'status', 'failed', 'completed_at', now_seconds(), 'error', ARGV[1], 'error_type', ARGV[2])
+  end_record(task, 'failed', 'error', ARGV[1], 'error_type', ARGV[2])
 end
-redis.call('EXPIRE', task, ENDED_TTL)
 return asked and 'cancelled' or 'failed'

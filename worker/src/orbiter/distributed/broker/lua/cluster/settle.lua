@@ -4,9 +4,9 @@
 -- KEYS  task hash
 -- ARGV  fence, status ('completed', 'failed', 'cancelled', 'retrying' or 'pending'), then field, value, … to set
 -- Returns the status that stands, or 'lost' where the run is not ours any more.
---!include is_terminal now_seconds TASK_TTL ENDED_TTL
+--!include is_terminal now_seconds TASK_TTL ENDED_TTL read_record raise_count
 local task, fence, status = KEYS[1], ARGV[1], ARGV[2]
-local known = redis.call('HMGET', task, 'status', 'fence', 'cancel_requested_at')
+local known = read_record(task, 'status', 'fence', 'cancel_requested_at')
 if known[2] ~= fence then return 'lost' end
 if known[1] ~= 'running' then
   -- Recorded already; or a 0.1 client has written the end, which stands.
@@ -17,7 +17,7 @@ local again = status == 'retrying' or status == 'pending'
 if again and known[3] then status, again = 'cancelled', false end
 redis.call('HSET', task, 'status', status)
 if again then
-  redis.call('HINCRBY', task, status == 'retrying' and 'retries' or 'handoffs', 1)
+  raise_count(task, status == 'retrying' and 'retries' or 'handoffs', 1)
 else
   redis.call('HSET', task, 'completed_at', now_seconds())
 end

@@ -4,7 +4,7 @@
 -- KEYS  queue, {queue}:dead, {queue}:delayed, {queue}:parked
 -- ARGV  group, consumer, then for each claim: entry id, deliveries ('' is any), what ('drop', 'dead_letter',
 --       'requeue'), task id, reason, error type, delay ms
---!include check_fence entry_fields dead_letter now_ms drop_entry
+--!include check_fence entry_fields dead_letter now_ms drop_entry park payload_of
 local queue, dead, delayed, parked = unpack(KEYS)
 local group, consumer = ARGV[1], ARGV[2]
 for n = 3, #ARGV, 7 do
@@ -17,10 +17,7 @@ for n = 3, #ARGV, 7 do
       if tonumber(delay) == 0 then
         redis.call('XADD', queue, '*', unpack(fields))
       else
-        for i = 1, #fields, 2 do
-          if fields[i] == 'payload' then redis.call('HSET', parked, id, fields[i + 1]) end
-        end
-        redis.call('ZADD', delayed, now_ms() + delay, id)
+        park(delayed, parked, id, payload_of(fields) or '', now_ms() + delay)
       end
     end
     drop_entry(queue, group, entry)

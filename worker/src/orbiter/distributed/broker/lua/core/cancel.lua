@@ -3,7 +3,7 @@
 -- KEYS  {queue}:delayed, {queue}:parked, task hash, event stream
 -- ARGV  task id, event channel, cancel channel
 -- Returns 'unknown', 'finished', 'cancelled' (it was waiting) or 'requested' (its worker has been told).
---!include is_terminal now_seconds cancel_task
+--!include is_terminal now_seconds cancel_task unpark
 local delayed, parked, task, events = unpack(KEYS)
 local id, channel, cancel = unpack(ARGV)
 local status, executor = unpack(redis.call('HMGET', task, 'status', 'executor'))
@@ -18,7 +18,6 @@ end
 if executor == 'temporal' then redis.call('PUBLISH', cancel, 'cancel') end
 -- An entry that waits on the stream stays there and is dropped at its start: deleting an undelivered entry would make
 -- the group's lag unknown.
-redis.call('ZREM', delayed, id)
-redis.call('HDEL', parked, id)
+unpark(delayed, parked, id)
 cancel_task(task, events, channel, id)
 return 'cancelled'

@@ -9,14 +9,14 @@
 --       JSON, or the error's text), error type, place of the final event (attempt-seq!), its JSON
 -- Returns { for each outcome, for each claim }: of an outcome the recorded status, or 'lost' where nothing was written,
 -- as the claim is another's or the task had ended otherwise; of a claim what start_entry returns.
---!include is_terminal check_fence cancel_task now_seconds dead_letter entry_fields ENDED_TTL add_final_event now_ms
---!include start_entry
+--!include is_terminal holds_claim fence_of cancel_task end_record dead_letter entry_fields add_final_event
+--!include promote start_entry each read_record
 local queue, delayed, parked, dead = unpack(KEYS)
 local group, consumer, tasks, streams, channels, count, max_crashes, largest = unpack(ARGV, 1, 8)
 local recorded, settled, claimed = {}, {}, {}
 
 local HEAD, ROW = 8, 8
--- Delivery counts of what is pending on this consumer, asked for once where there are several outcomes; check_fence
+-- Delivery counts of what is pending on this consumer, asked for once where there are several outcomes; holds_claim
 -- looks for the rest.
 local delivery_counts = {}
 if #ARGV > HEAD + ROW then
@@ -24,37 +24,49 @@ if #ARGV > HEAD + ROW then
   for _, row in ipairs(rows.err and {} or rows) do delivery_counts[row[1]] = row[4] end
 end
 
-for n = HEAD + 1, #ARGV, ROW do
+local function settle(n)
   local entry, deliveries, id, status, value, error_type, place, event = unpack(ARGV, n, n + 7)
   local task, events, channel = tasks .. id, streams .. id, channels .. id
-  local known = redis.call('HGET', task, 'status')
-  local ended = is_terminal(known) and redis.call('HMGET', task, 'fence', 'completed_at')
-  local pending = (delivery_counts[entry] or check_fence(queue, group, consumer, entry)) == tonumber(deliveries)
-  if ended and ended[2] then
+  local known = read_record(task, 'status', 'fence')
+  local ended = is_terminal(known[1]) and redis.call('HGET', task, 'completed_at')
+  local pending = delivery_counts[entry] == tonumber(deliveries)
+    or holds_claim(queue, group, consumer, entry, deliveries, task, known)
+  if pending then settled[#settled + 1] = entry end
+  if ended then
     -- It was ended by this very call, sent before, or by a run of another entry of the task: that end stands.
-    local by_this_claim = ended[1] == entry .. ' ' .. deliveries .. ' ' .. consumer
-    status = by_this_claim and known or 'lost'
-  elseif not pending then
-    status = 'lost'
-  elseif known == 'cancelled' then
+    return known[2] == fence_of(entry, deliveries, consumer) and known[1] or 'lost'
+  end
+  if not pending then return 'lost' end
+  if known[1] == 'cancelled' then
     -- A 0.1 client has written the end already; it stands.
     cancel_task(task, events, channel, id)
-    status = 'cancelled'
+    return 'cancelled'
+  end
+  -- A record that vanished during the run is to name its task.
+  if not known[1] then redis.call('HSET', task, 'task_id', id, 'queue', queue) end
+  if status == 'completed' then
+    end_record(task, status, 'result', value)
+  elseif status == 'failed' then
+    end_record(task, status, 'error', value, 'error_type', error_type)
+    dead_letter(dead, entry_fields(queue, entry), id, value, error_type)
   else
-    if status == 'completed' then
-      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), 'result', value)
-    elseif status == 'failed' then
-      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds(), 'error', value,
-        'error_type', error_type)
-      dead_letter(dead, entry_fields(queue, entry), id, value, error_type)
-    else
-      redis.call('HSET', task, 'status', status, 'completed_at', now_seconds())
-    end
-    redis.call('EXPIRE', task, ENDED_TTL)
-    add_final_event(events, channel, place, event)
+    end_record(task, status)
+  end
+  add_final_event(events, channel, place, event)
+  return status
+end
+
+for n = HEAD + 1, #ARGV, ROW do
+  local status, err = each(nil, settle, n)
+  if not status then
+    -- Nothing of it is tried again: its record is ended like that of a task whose entry was lost.
+    local entry, id = ARGV[n], ARGV[n + 2]
+    local reason = 'its outcome cannot be recorded: ' .. err
+    dead_letter(dead, entry_fields(queue, entry), id, reason, 'UnreadableRecordError')
+    settled[#settled + 1] = entry
+    status = 'lost'
   end
   recorded[#recorded + 1] = status
-  if pending then settled[#settled + 1] = entry end
 end
 if #settled > 0 then
   redis.call('XACK', queue, group, unpack(settled))
@@ -62,21 +74,20 @@ if #settled > 0 then
 end
 if count == '0' then return { recorded, claimed } end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now_ms(), 'LIMIT', '0', '100')) do
-  local payload = redis.call('HGET', parked, id)
-  local entry = payload and redis.call('XADD', queue, '*', 'payload', payload)
+promote(queue, delayed, parked, function(id, entry)
   -- HDEL tells whether the record still exists: one that has expired is not made anew.
-  if redis.call('HDEL', tasks .. id, 'next_attempt_at') == 1 and entry then
+  if redis.pcall('HDEL', tasks .. id, 'next_attempt_at') == 1 and entry then
     redis.call('HSET', tasks .. id, 'entry', entry)
   end
-  redis.call('HDEL', parked, id)
-  redis.call('ZREM', delayed, id)
-end
+end)
 
 local at = {
   queue = queue, group = group, consumer = consumer, dead = dead, deliveries = 1, max_crashes = tonumber(max_crashes),
   largest = tonumber(largest), tasks = tasks, streams = streams, channels = channels,
 }
 local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', queue, '>')
-for n, row in ipairs(reply and reply[1][2] or {}) do claimed[n] = start_entry(at, row[1], row[2]) end
+for n, row in ipairs(reply and reply[1][2] or {}) do
+  -- What cannot be started here is read by its reader.
+  claimed[n] = each(nil, start_entry, at, row[1], row[2]) or { row[1], row[2], 'read', 1, 0, 0, '' }
+end
 return { recorded, claimed }

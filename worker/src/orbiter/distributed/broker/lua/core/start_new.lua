@@ -6,22 +6,24 @@
 --       many it can have delivered at most, largest payload (bytes)
 -- Returns the entries it has started: tasks of our own submit that never ran. All others are claimed, and still to be
 -- read.
---!include entry_fields plain_task_id now_seconds
-local call, queue = redis.call, KEYS[1]
+--!include entry_fields plain_task_id run_task fence_of each
+local queue = KEYS[1]
 local group, consumer, tasks, since, count, largest = unpack(ARGV)
 local started = {}
-for _, row in ipairs(call('XPENDING', queue, group, '(' .. since, '+', count, consumer)) do
-  local entry = row[1]
-  local fields = row[4] == 1 and entry_fields(queue, entry)
+
+local function start(entry)
+  local fields = entry_fields(queue, entry)
   local text = fields and fields[1] == 'payload' and fields[2]
   local id = text and #text <= tonumber(largest) and plain_task_id(text)
-  if id then
-    local known = call('HMGET', tasks .. id, 'status', 'cancel_requested_at', 'attempt')
-    if known[1] == 'pending' and not known[2] and not known[3] then
-      call('HSET', tasks .. id, 'status', 'running', 'worker_id', consumer, 'started_at', now_seconds(),
-        'fence', entry .. ' 1 ' .. consumer, 'attempt', '1')
-      started[#started + 1] = entry
-    end
+  if not id then return end
+  local known = redis.call('HMGET', tasks .. id, 'status', 'cancel_requested_at', 'attempt')
+  if known[1] == 'pending' and not known[2] and not known[3] then
+    run_task(tasks .. id, fence_of(entry, 1, consumer), consumer, 1)
+    started[#started + 1] = entry
   end
+end
+
+for _, row in ipairs(redis.call('XPENDING', queue, group, '(' .. since, '+', count, consumer)) do
+  if row[4] == 1 then each(nil, start, row[1]) end
 end
 return started

@@ -4,14 +4,13 @@
 -- ARGV  for each task: task id, payload JSON, agent name, created_at (epoch seconds, text), not_before (epoch ms; '' is
 --       now)
 -- Returns how many were not known before. Fails with OOM, having written nothing, when Redis is full.
---!include now_ms TASK_TTL
+--!include now_ms TASK_TTL list_task
 local call, queue, accepted = redis.call, KEYS[1], 0
 for n = 6, #KEYS do
   local task, at = KEYS[n], 5 * n - 29
   local id, payload, due = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 4])
   if call('EXISTS', task) == 0 then
     accepted = accepted + 1
-    call('SADD', KEYS[4], id)
     local since, place, place_is
     if due and due > now_ms() then
       since = now_ms()
@@ -31,7 +30,7 @@ for n = 6, #KEYS do
       -- Known for as long as it can still run.
       call('PEXPIRE', task, string.format('%d', due - since + TASK_TTL * 1000))
     end
-    call('ZADD', KEYS[5], since, id)
+    list_task(KEYS[4], KEYS[5], id, since)
   end
 end
 return accepted

@@ -1,11 +1,13 @@
 -- Keeps what cannot be run any more, with the reason, for a person to look at.
 -- `fields` are the entry's, or nil where it is lost.
+--!include write_beside
 local DEAD_CAP = 10000
 local DEAD_PAYLOAD_CAP = 1000000
+local DEAD_FIELDS = 200
 local function dead_letter(dead, fields, id, reason, error_type)
-  local row = { 'XADD', dead, 'MAXLEN', '~', DEAD_CAP, '*', 'task_id', id, 'reason', reason, 'error_type', error_type }
+  local row = { 'MAXLEN', '~', DEAD_CAP, '*', 'task_id', id, 'reason', reason, 'error_type', error_type }
   local has_payload = false
-  for i = 1, #(fields or {}), 2 do
+  for i = 1, math.min(#(fields or {}), DEAD_FIELDS), 2 do
     local name, value = fields[i], fields[i + 1]
     if name == 'payload' then has_payload = true end
     if #value > DEAD_PAYLOAD_CAP then
@@ -20,5 +22,5 @@ local function dead_letter(dead, fields, id, reason, error_type)
     row[#row + 1] = 'payload'
     row[#row + 1] = ''
   end
-  redis.call(unpack(row))
+  write_beside('XADD', dead, unpack(row))
 end

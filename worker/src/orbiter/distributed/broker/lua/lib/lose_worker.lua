@@ -3,19 +3,19 @@
 -- nil and the reason, where it is given up.
 -- `alive` are workers that live, each behind a line break and before one: one of them only had its lease run out, as
 -- while Redis was away, and neither charges the task nor makes it a suspect.
---!include lost_too_often
+--!include lost_too_often raise_count
 local function lose_worker(task, fence, alone, crashes, max_crashes, alive)
   if fence and redis.call('HGET', task, 'waiting') == fence then
     -- It had not begun: what it waited behind may have cost the worker, it has not.
-    redis.call('HINCRBY', task, 'handoffs', 1)
+    raise_count(task, 'handoffs', 1)
     return alone
   end
-  local losses = redis.call('HINCRBY', task, 'losses', 1)
+  local losses = raise_count(task, 'losses', 1)
   -- A worker of 0.1 leaves no fence.
   local worker = string.match(fence or '', '^%S+ %S+ (.+)$')
   local lives = worker and string.find(alive, '\n' .. worker .. '\n', 1, true)
-  local workers = redis.call('HINCRBY', task, 'worker_losses', lives and 0 or 1)
-  if alone == 'worker' and not lives then crashes = redis.call('HINCRBY', task, 'crashes', 1) end
+  local workers = raise_count(task, 'worker_losses', lives and 0 or 1)
+  if alone == 'worker' and not lives then crashes = raise_count(task, 'crashes', 1) end
   local cause = lives and 'its lease ran out at worker ' .. worker
     or worker and 'its worker ' .. worker .. ' was lost' or 'its worker was lost'
   redis.call('HSET', task, 'last_loss', cause)

@@ -7,7 +7,7 @@
 local channel, attempt, final, head = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '!', ARGV[4]
 local last_attempt, seq, ended = last_event(KEYS[1])
 if ended then return 0 end
-local rows = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local rows = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #rows > 0 and string.sub(rows[1][2][2], 1, #head) == head and last_attempt == attempt then return 0 end
 if attempt > last_attempt then seq = 0 else attempt = last_attempt end
 local event = head .. ', "seq": ' .. seq + 1 .. ', "attempt": ' .. attempt .. '}'

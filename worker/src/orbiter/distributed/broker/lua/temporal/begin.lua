@@ -5,23 +5,23 @@
 --       task id, queue, agent name, created_at
 -- Returns { verdict, attempt, retries, status }: verdict 'run'; 'over' (it has ended, with that status); 'cancelled'
 -- (that was asked for); or 'lost' (a later run has begun).
---!include is_terminal temporal_run now_seconds temporal_fence TASK_TTL
+--!include is_terminal temporal_run now_seconds temporal_fence TASK_TTL read_record count_of raise_count
 local task = KEYS[1]
 local run, number, worker, workflow, counter, id, queue, agent, created = unpack(ARGV)
-local known = redis.call('HMGET', task, 'status', 'fence', 'attempt', 'retries', 'cancel_requested_at')
-local retries = tonumber(known[4] or '0')
+local known = read_record(task, 'status', 'fence', 'attempt', 'retries', 'cancel_requested_at')
+local retries = count_of(known[4])
 if is_terminal(known[1]) then return { 'over', 0, retries, known[1] } end
 if known[5] then return { 'cancelled', 0, retries, known[1] or '' } end
 local last = temporal_run(known[2], run)
 if last > tonumber(number) then return { 'lost', 0, retries, known[1] or '' } end
-local attempt = tonumber(known[3] or '0')
+local attempt = count_of(known[3])
 if not known[1] then
   redis.call('HSET', task, 'task_id', id, 'created_at', created, 'queue', queue, 'agent_name', agent)
 end
 if last < tonumber(number) then
   -- The first run is the one for which the claim was counted.
   if attempt == 0 or tonumber(number) > 1 then attempt = attempt + 1 end
-  if counter ~= '' then redis.call('HINCRBY', task, counter, 1) end
+  if counter ~= '' then raise_count(task, counter, 1) end
   redis.call('HSET', task, 'started_at', now_seconds())
 end
 redis.call('HSET', task, 'status', 'running', 'worker_id', worker, 'fence', temporal_fence(run, number),

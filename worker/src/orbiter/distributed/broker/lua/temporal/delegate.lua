@@ -3,7 +3,8 @@
 -- acknowledged.
 -- KEYS  task hash
 -- ARGV  workflow id
-if redis.call('HGET', KEYS[1], 'status') == 'running' then
+--!include read_record
+if read_record(KEYS[1], 'status')[1] == 'running' then
   redis.call('HSET', KEYS[1], 'executor', 'temporal', 'workflow_id', ARGV[1])
 end
 return 1

@@ -4,11 +4,11 @@
 -- ARGV  run id of the workflow, number of its last run, status, task id, then field, value, … to set
 -- Returns { status that stands (or 'lost' where a later run has begun), attempt, whether it was recorded under this
 -- run, and whether by this call }.
---!include temporal_run is_terminal now_seconds temporal_fence TASK_TTL
+--!include temporal_run is_terminal now_seconds temporal_fence TASK_TTL read_record count_of
 local task = KEYS[1]
 local run, number, status, id = unpack(ARGV, 1, 4)
-local known = redis.call('HMGET', task, 'status', 'fence', 'attempt', 'completed_at')
-local attempt = tonumber(known[3] or '0')
+local known = read_record(task, 'status', 'fence', 'attempt', 'completed_at')
+local attempt = count_of(known[3])
 local last = temporal_run(known[2], run)
 if is_terminal(known[1]) then
   -- A 0.1 client cancels by writing the status alone.

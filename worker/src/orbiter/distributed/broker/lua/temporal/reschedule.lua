@@ -4,11 +4,11 @@
 -- ARGV  run id of the workflow, number of the run that ended, status ('retrying' or 'pending'), counter to raise
 --       ('retries' or 'handoffs'), delay ms, error, error type
 -- Returns { status that stands (or 'lost' where a later run has begun), attempt, whether this call recorded it }.
---!include is_terminal temporal_run temporal_fence now_ms TASK_TTL
+--!include is_terminal temporal_run temporal_fence now_ms TASK_TTL read_record count_of raise_count
 local task = KEYS[1]
 local run, number, status, counter, delay, err, error_type = unpack(ARGV)
-local known = redis.call('HMGET', task, 'status', 'fence', 'attempt')
-local attempt = tonumber(known[3] or '0')
+local known = read_record(task, 'status', 'fence', 'attempt')
+local attempt = count_of(known[3])
 if is_terminal(known[1]) then return { known[1], attempt, 0 } end
 local last = temporal_run(known[2], run)
 if last > tonumber(number) then return { 'lost', attempt, 0 } end
@@ -18,6 +18,6 @@ if err ~= '' then
   redis.call('HSET', task, 'error', err, 'error_type', error_type,
     'next_attempt_at', string.format('%.3f', (now_ms() + tonumber(delay)) / 1000))
 end
-redis.call('HINCRBY', task, counter, 1)
+raise_count(task, counter, 1)
 redis.call('EXPIRE', task, TASK_TTL)
 return { status, attempt, 1 }
