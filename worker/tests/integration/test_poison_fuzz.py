@@ -66,11 +66,13 @@ class Attack:
     Args:
         draw: Where they are drawn from.
         client: The connection.
+        looking: One that may read everything.
     """
 
-    def __init__(self, draw: random.Random, client: redis.Redis) -> None:
+    def __init__(self, draw: random.Random, client: redis.Redis, looking: redis.Redis) -> None:
         self._draw = draw
         self._client = client
+        self._looking = looking
         self.refused = 0
 
     def command(self) -> tuple[tuple[str | int, ...], bool]:
@@ -103,7 +105,7 @@ class Attack:
             return choice([*gone, ("XADD", QUEUE, "MAXLEN", 0, "*", "payload", "x")]), True
         # A group that is made anew may begin behind what waits, and a key that is gone be made of another type.
         drawn = choice(kinds)
-        return drawn, drawn[0] not in {"HGETALL", "PUBLISH"} and not self._client.exists(key)
+        return drawn, drawn[0] not in {"HGETALL", "PUBLISH"} and not self._looking.exists(key)
 
     def run(self, command: tuple[str | int, ...]) -> None:
         try:
@@ -180,7 +182,7 @@ async def test_random_commands_of_a_client_stop_no_worker_and_no_task(
     fleet.broker = TaskBroker(fleet.url)
     await fleet.broker.connect()
     with ExitStack() as stack:
-        evil = stack.enter_context(redis.Redis.from_url(url(server, user)))
+        evil, looking = (stack.enter_context(redis.Redis.from_url(url(server, who))) for who in (user, "admin"))
         processes = [
             stack.enter_context(
                 worker_process(
@@ -189,7 +191,7 @@ async def test_random_commands_of_a_client_stop_no_worker_and_no_task(
             )
             for name, port in zip(names, ports, strict=True)
         ]
-        attack, honest = Attack(draw, evil), Honest(fleet)
+        attack, honest = Attack(draw, evil, looking), Honest(fleet)
         each, began = max(1, COMMANDS // TASKS), time.monotonic()
         for number in range(COMMANDS):
             if number % each == 0 and len(honest.ids) < TASKS:

@@ -114,7 +114,7 @@ class Gauge(Counter):
         """Take a reading, which counts for so many seconds: another process may take the next one."""
         cell = self.cell(*labels)
         with _lock:
-            cell.value = value
+            cell.value = value + 0  # OTLP does not take a bool for a number, and sends nothing then
             cell.valid_until = time.monotonic() + valid
 
 
