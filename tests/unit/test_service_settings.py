@@ -104,13 +104,13 @@ class Unit:
 
 
 def test_settings_that_a_task_writes_do_not_count_after_a_restart(server, rendered, home):
-    env, _ = rendered(worker_redis_url=server.url, worker_allow_imports=["jobs"])
+    env = rendered(worker_redis_url=server.url, worker_allow_imports=["jobs"])[0]
     with Unit(server, env, home) as unit:
         assert unit.run("jobs:write_settings", WISHES)["status"] == "completed"
     assert (home / "orbiter.toml").read_text() == WISHES
     assert (home / ".config/orbiter/orbiter.toml").read_text() == WISHES
     # The next one may import nothing, says the inventory.
-    env, _ = rendered(worker_redis_url=server.url, worker_allow_imports=[])
+    env = rendered(worker_redis_url=server.url, worker_allow_imports=[])[0]
     with Unit(server, env, home) as unit:
         task = unit.run("json:dumps")
         assert (task["status"], task["error_type"]) == ("failed", "ImportRefusedError")
@@ -127,9 +127,9 @@ def test_temporal_s_own_file_in_the_home_does_not_count_either(rendered, home):
     folder.mkdir(parents=True)
     (folder / "temporal.toml").write_text('[profile.default]\nnamespace = "theirs"\napi_key = "theirs"\n')
     ask = "from orbiter.distributed.temporal.connection import connect_options; print(connect_options())"
-    env, _ = rendered(
-        worker_redis_url="redis://queue", worker_executor="temporal", worker_temporal_host="temporal:7233"
-    )
+    env = rendered(worker_redis_url="redis://queue", worker_executor="temporal", worker_temporal_host="temporal:7233")[
+        0
+    ]
     for known, theirs in ((env, False), ({}, True)):
         said = subprocess.run(
             [sys.executable, "-c", ask],
@@ -144,7 +144,7 @@ def test_temporal_s_own_file_in_the_home_does_not_count_either(rendered, home):
 
 def test_command_of_root_reads_no_settings_from_the_folder_that_root_is_in(rendered, home):
     (home / "orbiter.toml").write_text(WISHES)
-    _, command = rendered(worker_redis_url="redis://queue")
+    command = rendered(worker_redis_url="redis://queue")[1]
     script = command.replace("/opt/orbiter/current/bin/orbiter", COMMAND).replace("/etc/orbiter", str(home / "none"))
     done = subprocess.run(
         ["/bin/sh", "-c", script, "orbiter", "config", "show", "--json"],

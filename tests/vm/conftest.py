@@ -81,7 +81,7 @@ class VirtualHost(Fleet):
     def named(self, name: str, *, number: int = 1, **metadata: Any) -> list[str]:
         """Submit tasks that run a callable of this folder's ``app``; return their ids."""
         config = {"runtime": "callable", "name": name, "target": f"vm_tasks:{name}"}
-        tasks = [TaskPayload(agent_config=config, metadata=metadata) for _ in range(number)]
+        tasks = [TaskPayload(agent_config=config, metadata=metadata) for _number in range(number)]
 
         async def submit() -> list[str]:
             broker = TaskBroker(self.redis_url)

@@ -321,11 +321,15 @@ def requirements(wheels: Iterable[Path]) -> str:
     return "".join(lines)
 
 
-def pip(*words: str, environment: Mapping[str, str] = os.environ) -> None:
+def pip(*words: str, environment: Mapping[str, str] | None = None) -> None:
     """Run pip; its output is shown only where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--quiet", *words],
-        env={**environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
+        env={
+            **(os.environ if environment is None else environment),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -321,7 +321,7 @@ def test_signed_release_is_told_by_its_hash(build, keys):
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_release_of_which_a_byte_differs_is_refused(build, keys, tmp_path, place):
-    ours, _ = keys
+    ours = keys[0]
     own = ("--cache", tmp_path / "cache", "--sign", ours)
     release = built(build(*own))
     content = bytearray(release[1].read_bytes())
@@ -353,7 +353,7 @@ def test_release_that_somebody_else_signed_is_refused_and_built_anew_by_who_may(
 
 
 def test_signed_release_is_not_passed_off_as_another_one(build, keys):
-    ours, _ = keys
+    ours = keys[0]
     release = built(build("--sign", ours))
     for other in ({"version": "9.9.9-00000000"}, {"target": "3.99-x86_64"}):
         done = verify(release, ours, **other)
@@ -362,7 +362,7 @@ def test_signed_release_is_not_passed_off_as_another_one(build, keys):
 
 
 def test_signer_that_is_no_key_is_refused(build, keys, tmp_path):
-    ours, _ = keys
+    ours = keys[0]
     release = built(build("--sign", ours))
     bad = tmp_path / "bad"
     # An entry of an allowed_signers file could let in a certificate authority, or more than one line.
@@ -440,7 +440,7 @@ def test_variables_of_the_page_are_those_of_the_roles():
 
 
 def test_role_refuses_in_preflight_what_nobody_signed_and_tells_the_hash_of_what_somebody_did(build, keys, ansible):
-    ours, _ = keys
+    ours = keys[0]
     release = built(build("--sign", ours))
     variables = {
         "worker_version": release[0],
