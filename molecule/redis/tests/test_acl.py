@@ -23,7 +23,7 @@ ALLOWED = {
         "connection": LOGIN | {"client|id"},
         "dangerous": {"info", "role"},
         "hash": {"hget", "hgetall", "hmget", "hset", "hsetnx", "hdel", "hincrby"},
-        "keyspace": {"scan", "exists", "del", "expire", "pexpire", "pttl", "rename"},
+        "keyspace": {"scan", "exists", "del", "expire", "pexpire", "rename"},
         "pubsub": {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"},
         "scripting": SCRIPTS,
         "set": {"sadd", "srem", "sscan", "scard"},

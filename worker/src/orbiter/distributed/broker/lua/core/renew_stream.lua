@@ -17,12 +17,12 @@ local function field(row, name)
   end
 end
 
-local info = redis.pcall('XINFO', 'STREAM', queue)
-local bad = false
-if not info.err then
-  bad = beyond(field(info, 'last-generated-id'))
-elseif not string.find(info.err, 'no such key', 1, true) then
-  -- A user with the rights of an earlier release.
+local bad
+if redis.acl_check_cmd('XINFO', 'STREAM', queue) then
+  local info = redis.pcall('XINFO', 'STREAM', queue)
+  bad = not info.err and beyond(field(info, 'last-generated-id'))
+else
+  -- A user with the rights of an earlier release, which Redis would note each time.
   local rows = redis.pcall('XREVRANGE', queue, '+', '-', 'COUNT', 1)
   bad = not rows.err and #rows > 0 and beyond(rows[1][1])
 end

@@ -5,7 +5,8 @@
 -- ARGV  worker id, ms
 -- Returns 1 if it is this worker's turn, 0 while it is another's.
 local LONGEST = 3600000
-local left = redis.call('PTTL', KEYS[1])
-if left >= 0 and left <= LONGEST then return 0 end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+-- PTTL would tell it, too, and the rules of earlier releases have no such right.
+if redis.call('PEXPIRE', KEYS[1], LONGEST, 'LT') == 0 then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
