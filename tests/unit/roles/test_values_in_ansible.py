@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -120,3 +121,21 @@ def test_a_mapping_that_is_text_is_refused_by_name(ansible, role, name):
     done = ansible(["host"], tasks, *given, f"--extra-vars={name}=text")
     assert done.returncode == 2, done.stdout
     assert re.search(rf"fatal: .*host: {name} .*must be a mapping", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "orbiter_firewall=maybe",
+        "orbiter_firewall_connections=many",
+        '{"orbiter_firewall_clients": ["10.0.0.300"]}',
+        '{"orbiter_firewall_clients": ["10.0.0.0/33"]}',
+        '{"orbiter_firewall_clients": ["web1"]}',
+    ],
+)
+def test_a_firewall_that_cannot_be_made_is_refused_before_a_host_is_asked(ansible, given):
+    done = ansible(FLEET, CHECKOUT / "playbooks/prepare.yml", "--extra-vars", given)
+    assert done.returncode == 2, done.stdout
+    assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check the inventory"]
+    wrong = json.loads(given)["orbiter_firewall_clients"][0] if given.startswith("{") else given.split("=")[1]
+    assert re.search(rf"^fatal: .*orbiter_firewall.*{re.escape(wrong)}", done.stdout, re.MULTILINE), done.stdout
