@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from orbiter.distributed.runtimes.user_code import RUN
 
 if os.environ.get("BAD_HOST") and "orbiter.distributed.execution.processes.child" in " ".join(sys.orig_argv):
     # A host on which nothing lives long: a process is killed soon after it has become ready.
@@ -103,6 +106,15 @@ def closes_channel(context: Any) -> str:
 def closes_guards_channel(context: Any) -> str:
     """Close what this process learns over that its supervisor lives."""
     os.close(int(sys.orig_argv[-2]))
+    time.sleep(20)
+    return "not reached"
+
+
+def sends_too_much(context: Any) -> str:
+    """Write a result of another size than a result may have to who started this process."""
+    body = b'{"output": "%s"}' % (b"x" * 2_000_000)
+    run = RUN.get()
+    os.write(int(sys.orig_argv[-3]), struct.pack("!IBI", len(body), 18, run) + body[:1000])
     time.sleep(20)
     return "not reached"
 

@@ -27,6 +27,7 @@ FATAL = {
     "closes_descriptors_in_loop": CUT_OFF,
     "closes_channel": CUT_OFF,
     "closes_guards_channel": CUT_OFF,
+    "sends_too_much": r"sent a frame \(COMPLETED\) of 2000014 bytes; 1000000 are allowed",
     "holds_interpreter": "was blocked for",
     "holds_interpreter_in_thread": "was blocked for",
 }

@@ -19,7 +19,8 @@ from orbiter.distributed.execution.slot import Slot
 from tests.unit.scripted import ScriptedQueue, claim, publisher
 
 WITHIN = 60.0
-LARGEST = 1_000_000
+# Results and events, bytes.
+LARGEST = 100_000
 TARGETS = "tests.unit.execution.processes.targets"
 
 
@@ -99,8 +100,8 @@ def configuration(**changes: Any) -> dict[str, Any]:
         "bad_imports": {},
         "queue": "q",
         "worker_id": "w1",
-        "max_result_bytes": 100_000,
-        "max_event_bytes": 100_000,
+        "max_result_bytes": LARGEST,
+        "max_event_bytes": LARGEST,
         "log_level": 20,
         "weigh_above": 0,
         "number": 1,
@@ -116,7 +117,9 @@ class Starts:
         self.processes: list[ExecutorProcess] = []
         self.faults: list[dict[str, Any]] = []
 
-    async def process(self, *, env: dict[str, str] | None = None, **changes: Any) -> ExecutorProcess:
+    async def process(
+        self, *, env: dict[str, str] | None = None, clock: Callable[[], float] = time.monotonic, **changes: Any
+    ) -> ExecutorProcess:
         """Return a process that can run tasks."""
         number = len(self.processes) + 1
         process = ExecutorProcess(
@@ -125,7 +128,7 @@ class Starts:
             config=configuration(**changes),
             env=dict(os.environ) if env is None else env,
             owner=self.owner,
-            largest=LARGEST,
+            clock=clock,
         )
         self.processes.append(process)
         await process.start()

@@ -164,6 +164,19 @@ async def journaled(context: RunContext) -> dict[str, Any]:
 LEFT: set[asyncio.Task[Any]] = set()
 
 
+async def keeps_much(context: RunContext) -> None:
+    """Keep a step, then a checkpoint, of so many characters."""
+    assert context.journal is not None
+    much = "x" * int(context.payload.input)
+    await context.journal.append("much", much)
+    context.journal.save(much)
+
+
+def answers(context: RunContext) -> str:
+    """Answer with so many characters."""
+    return "x" * int(context.payload.input)
+
+
 async def many_threads(context: RunContext) -> None:
     """Start threads that never end."""
     for _ in range(30):

@@ -134,6 +134,14 @@ async def test_log_leaves_out_what_nobody_can_keep_and_says_so_behind_the_rest()
     assert sending.events[-1]["text"] == "again"
 
 
+async def test_event_is_left_out_for_whatever_makes_it_too_large() -> None:
+    sending = Sending(50_000)
+    sending.log.emit(TextEvent(text="x", agent_name="x" * 50_000))
+    await asyncio.sleep(0)
+    [event] = sending.events
+    assert event["error_type"] == "EventTooLargeError"
+
+
 async def test_thread_that_emits_beyond_the_credit_waits_for_more() -> None:
     sending = Sending()
     number = CREDIT * 3 // PIECE

@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from orbiter.distributed.execution.endings import Completed, Failed
 from orbiter.distributed.execution.processes import executor_process
 from orbiter.distributed.execution.processes.child_log import CREDIT
 from orbiter.distributed.execution.processes.executor_process import ExecutorProcess, environment_of_tasks
-from orbiter.distributed.execution.processes.frames import HEADER, NUMBER, Kind, pack
+from orbiter.distributed.execution.processes.frames import (
+    HEADER,
+    LARGEST_OTHER,
+    LARGEST_REPORT,
+    LARGEST_STEP,
+    NUMBER,
+    Kind,
+    pack,
+)
 from tests.support import is_alive
 from tests.unit.execution.processes.support import LARGEST, TARGETS, Starts, runs, starting, until
 
@@ -138,6 +147,36 @@ async def test_process_keeps_and_replays_the_steps_of_a_durable_run() -> None:
     assert (journal.appended, journal.saved) == ([("two", {"x": 2})], [{"at": 2}])
 
 
+async def test_process_keeps_no_step_and_no_checkpoint_that_nobody_takes() -> None:
+    class Journal:
+        def kept(self) -> tuple[Any, dict[str, Any]]:
+            return None, {}
+
+        async def append(self, key: str, value: Any) -> None:
+            raise AssertionError(key)
+
+        def save(self, checkpoint: Any) -> None:
+            raise AssertionError
+
+    async with starting() as starts:
+        process = await starts.process()
+        starts.begin(process, runs("keeps_much", text=str(LARGEST_STEP)), Journal())
+        ending = await starts.ending()
+        assert isinstance(ending, Failed)
+        assert kind_of(ending.error) == "ConfigurationError"
+        assert f"more than the {LARGEST_STEP} that a checkpoint may have" in describe(ending.error)
+        assert process.killed_for == ""
+
+
+async def test_results_are_as_large_as_the_settings_allow() -> None:
+    async with starting() as starts:
+        process = await starts.process(max_result_bytes=30_000_000)
+        starts.begin(process, runs("answers", text=str(26_000_000)))
+        ending = await starts.ending()
+        assert isinstance(ending, Completed)
+        assert len(ending.text) > 26_000_000
+
+
 async def test_process_ends_a_run_that_it_is_told_to_cancel() -> None:
     async with starting() as starts:
         process = await starts.process()
@@ -236,7 +275,7 @@ async def test_death_of_a_process_is_told_in_words_with_all_it_had_sent(how: str
 
 def test_signal_without_a_name_is_told_by_its_number() -> None:
     async def how() -> str:
-        process = ExecutorProcess(1, single=False, config={}, env={}, owner=None, largest=1)  # type: ignore[arg-type]
+        process = ExecutorProcess(1, single=False, config={}, env={}, owner=None)  # type: ignore[arg-type]
         process.status = -63
         return process.how()
 
@@ -285,7 +324,7 @@ async def test_process_that_cannot_start_says_why_in_its_last_lines(monkeypatch:
 async def test_process_that_the_system_refuses_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor_process.sys, "executable", "/nonexistent/python")
     before = sorted(Path("/proc/self/fd").iterdir())
-    process = ExecutorProcess(1, single=False, config={}, env={}, owner=None, largest=1)  # type: ignore[arg-type]
+    process = ExecutorProcess(1, single=False, config={}, env={}, owner=None)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="nonexistent"):
         await process.start()
     assert sorted(Path("/proc/self/fd").iterdir()) == before
@@ -305,6 +344,7 @@ async def test_death_is_seen_without_pidfd(monkeypatch: pytest.MonkeyPatch) -> N
 
 OURS, THEIRS = 1, 2
 EVENT = b'{"type": "text", "text": "x"}'
+TICK = b"[0, 0, 0, 0, []]"
 
 
 class Attacked:
@@ -318,11 +358,13 @@ class Attacked:
         self.starts.begin(self.real, runs("sleeps", "other"), number=THEIRS)
         await until(lambda: self.starts.sent.text("other") == "started")
 
-    async def attack(self, task_id: str, sends: list[Any], *, lives: bool) -> ExecutorProcess:
+    async def attack(
+        self, task_id: str, sends: list[Any], *, lives: bool, clock: Callable[[], float] = time.monotonic
+    ) -> ExecutorProcess:
         """Let a hostile process send this, and return it once it is gone."""
         hostile = {"sends": [(part, data.hex(), *times) for part, data, *times in sends], "lives": lives}
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[4])}
-        process = await self.starts.process(env=env, hostile=hostile)
+        process = await self.starts.process(env=env, hostile=hostile, clock=clock)
         assert process.up, process.last_lines
         self.starts.begin(process, runs("echo", task_id), number=OURS)
         await until(process.gone.is_set)
@@ -353,7 +395,17 @@ BROKEN = {
     "garbage": [("work", b"\xff" * 4000)],
     "garbage to the guard": [("guard", b"\xff" * 4000)],
     "http": [("work", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")],
-    "too large a frame": [("work", HEADER.pack(LARGEST + 1, Kind.COMPLETED, OURS))],
+    # It is told by its header: nobody waits for the rest.
+    "too large a result": [("work", HEADER.pack(LARGEST + 1, Kind.COMPLETED, OURS))],
+    "too large an event": [("work", HEADER.pack(LARGEST_REPORT + 1, Kind.EVENTS, OURS))],
+    "too large an error": [("work", HEADER.pack(LARGEST_REPORT + 1, Kind.FAILED, OURS))],
+    "too large a tick": [("work", HEADER.pack(LARGEST_REPORT + 1, Kind.TICK, 0))],
+    "too large a step": [("work", HEADER.pack(LARGEST_STEP + NUMBER.size + 1, Kind.APPEND, OURS))],
+    "too large a checkpoint": [("work", HEADER.pack(LARGEST_STEP + 1, Kind.SAVE, OURS))],
+    "too large an import": [("work", HEADER.pack(LARGEST_REPORT + 1, Kind.IMPORTED, 0))],
+    "too large a name": [("work", HEADER.pack(LARGEST_OTHER + 1, Kind.IMPORTING, 0))],
+    "too large a frame of no kind": [("work", HEADER.pack(LARGEST_OTHER + 1, 200, 0))],
+    "too large a block": [("guard", HEADER.pack(LARGEST_OTHER + 1, Kind.BLOCKED, 0))],
     "an unknown kind": [("work", pack(99, OURS))],
     "ready twice": [("work", pack(Kind.READY))],
     "a supervisor's kind": [("work", pack(Kind.CANCEL, OURS))],
@@ -369,6 +421,10 @@ BROKEN = {
     "a result that is no JSON": [("work", pack(Kind.COMPLETED, OURS, b"{"))],
     "a result that is no object": [("work", pack(Kind.COMPLETED, OURS, b"[]"))],
     "a result that is no text": [("work", pack(Kind.COMPLETED, OURS, b'{"output": "\xff"}'))],
+    "a result that is not a number": [("work", pack(Kind.COMPLETED, OURS, b'{"output": NaN}'))],
+    "a result of too long a number": [("work", pack(Kind.COMPLETED, OURS, b'{"output": %s}' % (b"1" * 5000)))],
+    "a result that is too deep": [("work", pack(Kind.COMPLETED, OURS, b'{"a":' * 110 + b"1" + b"}" * 110))],
+    "a result with half a pair": [("work", pack(Kind.COMPLETED, OURS, b'{"output": "\\ud83d"}'))],
     "an error that is none": [("work", pack(Kind.FAILED, OURS, b'{"text": 1}'))],
     "an event that is none": [("work", pack(Kind.EVENTS, OURS, b'{"type": "nothing of ours"}'))],
     "an event that is a number": [("work", pack(Kind.EVENTS, OURS, b"7"))],
@@ -378,11 +434,13 @@ BROKEN = {
     "a tick with too little": [("work", pack(Kind.TICK, 0, b"[1, 2]"))],
     "an import that is none": [("work", pack(Kind.IMPORTED, 0, b'["module"]'))],
     "an import that is a number": [("work", pack(Kind.IMPORTED, 0, b"7"))],
+    "an import that nobody asked for": [("work", pack(Kind.IMPORTED, 0, b'["other", ""]'))],
+    "the begin of another": [("work", pack(Kind.IMPORTING, 0, b"other"))],
     "a block that is none": [("guard", pack(Kind.BLOCKED, 0, b'["long", "one"]'))],
     "a block for ever": [("guard", pack(Kind.BLOCKED, 0, b'[1e999, 1, "x"]'))],
     "an outcome by the guard": [("guard", pack(Kind.COMPLETED, OURS, b"{}"))],
-    "too many ticks": [("work", pack(Kind.TICK, 0, b"[0, 0, 0, 0]") * 1000)],
-    "too many blocks": [("guard", pack(Kind.BLOCKED, 0, b'[1, 1, "x"]') * 1000)],
+    "too many ticks": [("work", pack(Kind.TICK, 0, TICK) * 1000, 100)],
+    "too many blocks": [("guard", pack(Kind.BLOCKED, 0, b'[1, 1, "x"]') * 1000, 100)],
     "too many events": [("work", pack(Kind.EVENTS, OURS, b'{"type": "text", "text": "%s"}' % (b"x" * 90_000)), 400)],
 }
 
@@ -404,6 +462,40 @@ async def test_process_that_breaks_a_rule_is_ended_and_nobody_else_is(caplog: py
         assert starts.owner.endings == {"a result twice": Completed('{"output": 1}')}
         attacked.check()
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.usefixtures("_hostile")
+async def test_what_has_gathered_while_nobody_read_is_no_flood(caplog: pytest.LogCaptureFixture) -> None:
+    """As after minutes in which the supervisor was stopped."""
+
+    def clock() -> float:
+        # Once the process runs something it has been quiet for five minutes, or nobody has listened.
+        return time.monotonic() + (300 if any(process.started for process in starts.processes[1:]) else 0)
+
+    async with starting() as starts:
+        attacked = Attacked(starts)
+        await attacked.begin()
+        last = pack(Kind.TICK, 0, b"[0, 77, 0, 0, []]")
+        sends = [("work", pack(Kind.TICK, 0, TICK) * 900), ("guard", pack(Kind.BLOCKED, 0, b'[1, 1, "x"]') * 100)]
+        process = await attacked.attack("quiet", [*sends, ("work", last)], lives=False, clock=clock)
+        assert (process.how(), process.threads) == ("exited with status 0", 77)
+        assert len(starts.owner.blocks) == 100
+        attacked.check()
+    assert "is ended" not in caplog.text
+
+
+@pytest.mark.usefixtures("_hostile")
+async def test_numbers_that_a_process_makes_up_can_be_shown() -> None:
+    huge = b"9" * 4000
+    tick = pack(Kind.TICK, 0, b"[%s, %s, %s, %s, []]" % (b"1e300", huge, huge, huge))
+    async with starting() as starts:
+        attacked = Attacked(starts)
+        await attacked.begin()
+        block = pack(Kind.BLOCKED, 0, b'[%s, 1, "x"]' % huge)
+        process = await attacked.attack("boaster", [("work", tick), ("guard", block)], lives=False)
+        assert process.how() == "exited with status 0"
+        assert (process.lag, process.threads) == (1e9, 10**9)
+        assert starts.owner.blocks == [(10**9, 1, "x")]
 
 
 def hostile_bytes(dice: random.Random) -> list[tuple[str, bytes]]:

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orbiter.distributed.execution.processes.frames import HEADER, Channel, FrameError, Frames, Kind, pack
+from orbiter.distributed.execution.processes.frames import (
+    HEADER,
+    Channel,
+    FrameError,
+    FrameLimit,
+    Frames,
+    Kind,
+    pack,
+)
 from tests.unit.execution.processes.support import until
 
 FRAMES = st.lists(st.tuples(st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=40)), max_size=8)
@@ -52,8 +60,69 @@ def test_frame_that_is_too_large_is_refused_by_its_header(before: bytes) -> None
     if 0 < len(before) < HEADER.size:
         frames.cut(before)
         before = pack(Kind.READY)[4:]
-    with pytest.raises(FrameError, match="11 bytes; 10 are allowed"):
+    with pytest.raises(FrameError, match=r"\(EVENTS\) of 11 bytes; 10 are allowed"):
         frames.cut(before + HEADER.pack(11, Kind.EVENTS, 1))
+
+
+def test_kinds_may_have_a_size_of_their_own() -> None:
+    frames = Frames(10, {Kind.COMPLETED: 20, Kind.TICK: 5})
+    assert frames.cut(pack(Kind.COMPLETED, 1, b"x" * 20)) == [(Kind.COMPLETED, 1, b"x" * 20)]
+    with pytest.raises(FrameError, match=r"\(TICK\) of 6 bytes; 5 are allowed"):
+        frames.cut(HEADER.pack(6, Kind.TICK, 0))
+    with pytest.raises(FrameError, match=r"\(kind 200\) of 11 bytes; 10 are allowed"):
+        Frames(10, {}).cut(HEADER.pack(11, 200, 0))
+
+
+class Clock:
+    """Stands still, unless it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_frames_in_a_second_are_limited() -> None:
+    clock = Clock()
+    limit = FrameLimit(clock)
+    for _ in range(3):
+        clock.now += 1
+        for _ in range(10):
+            limit.count(10)
+    clock.now += 0.9
+    with pytest.raises(FrameError, match="more than 10 frames in 1 s"):
+        limit.count(10)
+
+
+def test_frames_of_a_pause_may_take_as_long_to_come() -> None:
+    clock = Clock()
+    limit = FrameLimit(clock)
+    limit.count(10)
+    clock.now += 300
+    for _ in range(1000):
+        limit.count(10)
+    # Not all of them come at once.
+    clock.now += 100
+    for _ in range(1000):
+        limit.count(10)
+    clock.now += 199
+    for _ in range(1000):
+        limit.count(10)
+    with pytest.raises(FrameError, match="more than 3000 frames in 300 s"):
+        limit.count(10)
+
+
+def test_a_second_is_one_again_after_a_pause() -> None:
+    clock = Clock()
+    limit = FrameLimit(clock)
+    clock.now += 300
+    for _ in range(602):
+        limit.count(10)
+        clock.now += 0.5
+    for _ in range(10):
+        limit.count(10)
+    with pytest.raises(FrameError, match="more than 10 frames in 1 s"):
+        limit.count(10)
 
 
 async def test_channels_of_a_pair_hear_each_other_in_order() -> None:

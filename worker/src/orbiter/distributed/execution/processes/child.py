@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from orbiter.distributed import signals
+from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.execution.in_process import InProcessExecutor
 from orbiter.distributed.execution.processes.baseline import Baseline
 from orbiter.distributed.execution.processes.child_log import ChildLog
 from orbiter.distributed.execution.processes.frames import (
     DURABLE,
     HEADER,
+    LARGEST_STEP,
     MOMENT,
     NUMBER,
     START,
@@ -64,7 +66,8 @@ BLOCKED_AFTER = 1.0
 # C code that holds the interpreter keeps the guard from looking: Python's own watchdog writes down where.
 DUMP_AFTER = 10.0
 ANSWER_TO_CANCEL = 0.05
-LARGEST_FRAME = 64_000_000
+# The supervisor is believed: the operator may allow tasks of any size.
+LARGEST_FRAME = 2**32 - 1
 # Of 1000: as if half of the host's memory were its own.
 OOM_SCORE = "500"
 
@@ -91,17 +94,20 @@ class ChildJournal:
         return self._steps.get(key)
 
     async def append(self, key: str, value: Any) -> None:
-        """Keep what a step gave; returns once the supervisor has kept it.
+        """Keep what a step gave; returns once the supervisor has kept it. What is too large is not, and runs again.
 
         Raises:
             RuntimeError: The run is over: a coroutine that it has started goes on.
         """
         if self._run not in self._runner.runs:
             raise RuntimeError(f"the run is over: nothing is kept of {key!r}")
+        step = to_json([key, value])
+        if len(step) > LARGEST_STEP:
+            logger.warning("not kept for a later run: %d bytes of %s", len(step), key)
+            return
         self._asked += 1
         kept = self._kept[self._asked] = asyncio.get_running_loop().create_future()
-        body = NUMBER.pack(self._asked) + to_json([key, value])
-        self._runner.channel.send(Kind.APPEND, self._run, body)
+        self._runner.channel.send(Kind.APPEND, self._run, NUMBER.pack(self._asked) + step)
         await kept
 
     def kept(self, number: int) -> None:
@@ -110,10 +116,19 @@ class ChildJournal:
             waiting.set_result(None)
 
     def save(self, checkpoint: Any) -> None:
-        """Keep a checkpoint, JSON; callable from any thread."""
+        """Keep a checkpoint, JSON; callable from any thread.
+
+        Raises:
+            ConfigurationError: It is not JSON, or larger than Temporal takes.
+        """
         from orbiter.distributed.plain_json import json_text  # noqa: PLC0415 - durable runs only
 
         body = json_text(checkpoint, "what was saved").encode()
+        if len(body) > LARGEST_STEP:
+            raise ConfigurationError(
+                f"what was saved: {len(body)} bytes as JSON are more than the {LARGEST_STEP} that a checkpoint may"
+                " have; store it elsewhere and save where"
+            )
         self.checkpoint = checkpoint
         self._runner.loop.call_soon_threadsafe(self._send_checkpoint, body)
 
@@ -235,7 +250,7 @@ class Runner:
     def _when_over(self, run: ChildRun) -> None:
         """Say that a run was cancelled, once its threads have ended; where they do not, the supervisor sees to it."""
         if threads_of(run.number):
-            self.channel.send(Kind.DEAF, run.number, (IMPORTING.get(run.number) or "").encode())
+            self.channel.send(Kind.DEAF, run.number, (IMPORTING.get(run.number) or "")[:200].encode())
             self.loop.call_later(ANSWER_TO_CANCEL, self._wait_for_threads, run.number)
             return
         self.channel.send(Kind.CANCELLED, run.number)
@@ -323,7 +338,7 @@ class Guard(threading.Thread):
             self._reported = max(self._reported * 2, silent)
             run = stepping.run
             frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - what there is
-            report = [round(silent, 1), run, self._where(frame)]
+            report = [round(silent, 1), run, self._where(frame)[-500:]]
             with contextlib.suppress(OSError):
                 self._end.sendall(pack(Kind.BLOCKED, run, to_json(report)))
 

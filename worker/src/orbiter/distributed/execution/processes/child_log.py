@@ -143,18 +143,21 @@ class ChildLog:
         if isinstance(event, TextEvent) and len(event.text) > self._piece:
             piece = self._piece
             pieces = (event.text[at : at + piece] for at in range(0, len(event.text), piece))
-            return [event.model_copy(update={"text": text}).to_json().encode() for text in pieces]
+            return [self._json(event.model_copy(update={"text": text})) for text in pieces]
+        return [self._json(event)]
+
+    def _json(self, event: Event) -> bytes:
         try:
             text = event.to_json().encode()
         except BaseException as error:  # noqa: BLE001 - what is in it is user code's
-            return [_instead(f"an event of type {event.type!r} is not JSON: {describe(error)}", kind_of(error))]
+            return _instead(f"an event of type {event.type!r:.100} is not JSON: {describe(error)}", kind_of(error))
         if len(text) > self._largest:
             reason = (
-                f"an event of type {event.type!r} was left out: {len(text)} bytes as JSON are more than the"
+                f"an event of type {event.type!r:.100} was left out: {len(text)} bytes as JSON are more than the"
                 f" {self._largest} of --max-event-bytes (ORBITER_MAX_EVENT_BYTES)"
             )
-            return [_instead(reason, "EventTooLargeError")]
-        return [text]
+            return _instead(reason, "EventTooLargeError")
+        return text
 
 
 def _instead(error: str, error_type: str) -> bytes:

@@ -21,17 +21,23 @@ from orbiter.distributed.execution.processes.cgroups import OutOfMemory
 from orbiter.distributed.execution.processes.child_log import CREDIT, KEPT
 from orbiter.distributed.execution.processes.frames import (
     DURABLE,
+    LARGEST_OTHER,
+    LARGEST_REPORT,
+    LARGEST_STEP,
     MOMENT,
     NUMBER,
     START,
     Channel,
     FrameError,
+    FrameLimit,
     Kind,
+    name_of,
 )
 from orbiter.distributed.execution.processes.printed import PRINTED, PrintedLines
 from orbiter.distributed.execution.report import unpacked
 from orbiter.distributed.models import event_from_json
 from orbiter.distributed.names import check_whole_queue_name
+from orbiter.distributed.plain_json import check_depth, check_numbers
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -55,10 +61,19 @@ READ_AT_ONCE = 65_536
 LAST_WORDS_WITHIN = 0.5
 # Frames that are not events, of one process within a second; more are no mistake.
 FRAMES_A_SECOND = 200
+# Largest bodies, bytes. Results and events have theirs from the settings, all others have next to none.
+SIZES = {
+    Kind.FAILED: LARGEST_REPORT,
+    Kind.TICK: LARGEST_REPORT,
+    Kind.IMPORTED: LARGEST_REPORT,
+    Kind.APPEND: LARGEST_STEP + NUMBER.size,
+    Kind.SAVE: LARGEST_STEP,
+}
 APPENDS_AT_ONCE = 64
 # What a process may say that its tasks have submitted since it last said so: queues and agents, tasks of each.
 QUEUES, MOST_SUBMITTED = 20, 1e6
-LARGEST_STEP = 20_000_000
+# A number that it says is no larger, whatever it counts.
+MOST = 10**9
 
 
 def environment_of_tasks(environ: Mapping[str, str], secrets: tuple[str, ...]) -> dict[str, str]:
@@ -152,7 +167,6 @@ class ExecutorProcess:
         config: What it is told first.
         env: Its environment.
         owner: Told what becomes of it.
-        largest: Largest frame that it may send, bytes.
         cgroup: What is to hold it and all that its tasks start, where there is one.
         clock: Monotonic seconds.
 
@@ -174,7 +188,6 @@ class ExecutorProcess:
         config: dict[str, Any],
         env: Mapping[str, str],
         owner: Owner,
-        largest: int,
         cgroup: Cgroup | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -208,7 +221,6 @@ class ExecutorProcess:
         self._config = config
         self._env = env
         self._owner = owner
-        self._largest = largest
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._work: Channel | None = None
@@ -217,8 +229,7 @@ class ExecutorProcess:
         self._leased = 0.0
         self._all_read = asyncio.Event()
         self._dead = False
-        self._frames = 0
-        self._counted_since = clock()
+        self._limit = FrameLimit(clock)
         self._asides: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -263,10 +274,14 @@ class ExecutorProcess:
             # Before it is told what to import. In a thread: the kernel may take tens of milliseconds.
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self.cgroup.add, self.pid)
-        self._guard = await Channel.open(guard, self._from_guard, self._closed, largest=100_000)
+        self._guard = await Channel.open(guard, self._from_guard, self._closed, largest=LARGEST_OTHER)
         self._guard.send(Kind.CONFIGURE, 0, to_json(self._config))
         self._guard.flush()
-        self._work = await Channel.open(ours, self._received, self._closed, largest=self._largest)
+        sizes = SIZES | {
+            Kind.COMPLETED: self._config["max_result_bytes"],
+            Kind.EVENTS: max(self._config["max_event_bytes"], LARGEST_REPORT),
+        }
+        self._work = await Channel.open(ours, self._received, self._closed, largest=LARGEST_OTHER, sizes=sizes)
 
     # -- what it is told -------------------------------------------------------------------------------------------
 
@@ -357,16 +372,22 @@ class ExecutorProcess:
             case Kind.IMPORTING | Kind.IMPORTED | Kind.SPOILED:
                 self._about_process(kind, body)
             case Kind.EVENTS | Kind.SAVE | Kind.APPEND | Kind.DEAF if number:
-                raise FrameError(f"a frame of kind {kind} for a run that it does not hold")
+                raise FrameError(f"a frame ({name_of(kind)}) for a run that it does not hold")
             case _:
-                raise FrameError(f"a frame of kind {kind} for run {number}, which it may not send")
+                raise FrameError(f"a frame ({name_of(kind)}) for run {number}, which it may not send")
 
     @staticmethod
     def _result(body: bytes) -> str:
         value = _json(body)
         if value is not None and not isinstance(value, dict):
             raise FrameError("a result that is no object")
-        return body.decode()
+        text = body.decode()
+        try:
+            check_numbers(text, length=True)
+            check_depth(value, text)
+        except ValueError as error:
+            raise FrameError(f"a result that not everybody could read: {error}") from error
+        return text
 
     def _ended(self, run: Run, ending: Execution | None) -> None:
         del self.runs[run.number]
@@ -391,20 +412,18 @@ class ExecutorProcess:
         self._count()
         try:
             lag, threads, grower, grown, submitted = _json(body)
-            lag, threads, grower, grown = int(lag * 10) / 10, int(threads), int(grower), int(grown)
+            lag, threads, grower, grown = int(lag * 10) / 10, _number(threads), int(grower), int(grown)
             for queue, agent, number in submitted[:QUEUES]:
                 metrics.SUBMITTED.add(
                     min(max(0.0, float(number)), MOST_SUBMITTED), check_whole_queue_name(queue), str(agent)
                 )
         except (TypeError, ValueError, OverflowError) as error:
             raise FrameError("a tick that cannot be read") from error
-        self.lag, self.threads, self.grown = lag, threads, (grower, grown)
+        self.lag, self.threads, self.grown = min(lag, MOST), threads, (grower, grown)
         self.heard = self._clock()
         self.blocked_run, self.blocked_at = 0, ""
 
     def _append(self, run: Run, body: bytes) -> None:
-        if len(body) > LARGEST_STEP:
-            raise FrameError("a step that is too large")
         if len(body) < NUMBER.size:
             raise FrameError("a step that cannot be read")
         (request,) = NUMBER.unpack_from(body)
@@ -431,34 +450,36 @@ class ExecutorProcess:
             self._owner.spoiled(self, body.decode("utf-8", "replace")[:200])
             return
         if kind == Kind.IMPORTING:
-            self.importing[body.decode("utf-8", "replace")[:200]] = self._clock()
+            self.importing[self._preloaded(body.decode("utf-8", "replace"))] = self._clock()
             return
         try:
             module, reason = _json(body)
         except (TypeError, ValueError) as error:
             raise FrameError("an import that cannot be read") from error
-        self.importing.pop(str(module), None)
-        self._owner.imported(self, str(module), str(reason)[:1000])
+        module = self._preloaded(module)
+        self.importing.pop(module, None)
+        self._owner.imported(self, module, str(reason)[:1000])
+
+    def _preloaded(self, module: object) -> str:
+        # Each one is kept and shown: others, without end, are not.
+        if module not in self._config["preload"]:
+            raise FrameError("an import that it was not asked for")
+        return str(module)
 
     def _from_guard(self, kind: int, _: int, body: bytes) -> None:
         self._count()
         if kind != Kind.BLOCKED:
-            raise FrameError(f"a frame of kind {kind} from the guard")
+            raise FrameError(f"a frame ({name_of(kind)}) from the guard")
         try:
             seconds, run, where = _json(body)
-            seconds, run = int(seconds), int(run)
+            seconds, run = _number(seconds), int(run)
         except (TypeError, ValueError, OverflowError) as error:
             raise FrameError("a report of a blocked loop that cannot be read") from error
         self.blocked_run, self.blocked_at = run, str(where)[:500]
         self._owner.blocked(self, seconds, run, self.blocked_at)
 
     def _count(self) -> None:
-        now = self._clock()
-        if now - self._counted_since >= 1:
-            self._counted_since, self._frames = now, 0
-        self._frames += 1
-        if self._frames > FRAMES_A_SECOND + 20 * len(self.runs):
-            raise FrameError("too many frames in a second")
+        self._limit.count(FRAMES_A_SECOND + 20 * len(self.runs))
 
     # -- its output ------------------------------------------------------------------------------------------------
 
@@ -566,6 +587,11 @@ def _error(body: bytes) -> RunError:
         return unpacked(body)
     except (ValueError, TypeError) as error:
         raise FrameError("an error that cannot be read") from error
+
+
+def _number(value: Any) -> int:
+    """Return what a process counts, as a number that can be shown and sent on."""
+    return max(0, min(int(value), MOST))
 
 
 def _json(body: bytes) -> Any:

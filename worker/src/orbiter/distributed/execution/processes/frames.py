@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,12 @@ START = struct.Struct("!IBI")
 DURABLE = 1
 # A moment by the clock that all processes of a host share (monotonic), seconds; 0 is none.
 MOMENT = struct.Struct("!d")
+# A step that is kept, and a checkpoint, bytes of JSON: Temporal takes no more at once.
+LARGEST_STEP = 2_000_000
+# Where an error stands, in place of a result or of an event; its text is cut long before.
+LARGEST_REPORT = 200_000
+# Whatever says little.
+LARGEST_OTHER = 10_000
 
 
 class Kind(IntEnum):
@@ -63,15 +69,25 @@ def pack(kind: int, run: int = 0, body: bytes = b"") -> bytes:
     return HEADER.pack(len(body), kind, run) + body
 
 
+def name_of(kind: int) -> str:
+    """Return what a kind of frames is called; its number where it is none of them."""
+    try:
+        return Kind(kind).name
+    except ValueError:
+        return f"kind {kind}"
+
+
 class Frames:
     """Cuts what arrives into frames.
 
     Args:
         largest: Largest body, bytes.
+        sizes: The same for kinds that have a limit of their own.
     """
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, sizes: Mapping[int, int] | None = None) -> None:
         self._largest = largest
+        self._sizes = sizes or {}
         self._rest = b""
 
     def cut(self, data: bytes) -> list[tuple[int, int, bytes]]:
@@ -86,8 +102,8 @@ class Frames:
         at, size, end = 0, HEADER.size, len(data)
         while end - at >= size:
             length, kind, run = HEADER.unpack_from(data, at)
-            if length > self._largest:
-                raise FrameError(f"a frame of {length} bytes; {self._largest} are allowed")
+            if length > (largest := self._sizes.get(kind, self._largest)):
+                raise FrameError(f"a frame ({name_of(kind)}) of {length} bytes; {largest} are allowed")
             until = at + size + length
             if until > end:
                 break
@@ -97,6 +113,38 @@ class Frames:
         return frames
 
 
+class FrameLimit:
+    """Tells a flood of frames from frames that have gathered while nobody read them.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began = self._last = clock()
+        self._seconds = 1.0
+        self._frames = 0
+
+    def count(self, a_second: int) -> None:
+        """Count a frame.
+
+        Args:
+            a_second: So many may come in a second.
+
+        Raises:
+            FrameError: There are more.
+        """
+        now = self._clock()
+        pause, self._last = now - self._last, now
+        if now - self._began >= self._seconds or pause > self._seconds:
+            # This process may have been stopped or starved. What has gathered over a pause may take as long to come.
+            self._began, self._seconds, self._frames = now, max(1.0, pause), 0
+        self._frames += 1
+        if self._frames > a_second * self._seconds:
+            raise FrameError(f"more than {a_second * self._seconds:.0f} frames in {self._seconds:.0f} s")
+
+
 class Channel(asyncio.Protocol):
     """One end of a socket pair on an event loop.
 
@@ -104,6 +152,7 @@ class Channel(asyncio.Protocol):
         received: Given each frame.
         lost: Called once, when nothing more can come.
         largest: Largest body that is accepted, bytes.
+        sizes: The same for kinds that have a limit of their own.
     """
 
     def __init__(
@@ -112,10 +161,11 @@ class Channel(asyncio.Protocol):
         lost: Callable[[BaseException | None], None],
         *,
         largest: int,
+        sizes: Mapping[int, int] | None = None,
     ) -> None:
         self._received = received
         self._lost = lost
-        self._frames = Frames(largest)
+        self._frames = Frames(largest, sizes)
         self._waiting: list[bytes] = []
         self._broken: BaseException | None = None
         self._transport: asyncio.Transport | None = None
@@ -129,9 +179,10 @@ class Channel(asyncio.Protocol):
         lost: Callable[[BaseException | None], None],
         *,
         largest: int,
+        sizes: Mapping[int, int] | None = None,
     ) -> Channel:
         """Speak over this end of a socket pair from now on."""
-        channel = cls(received, lost, largest=largest)
+        channel = cls(received, lost, largest=largest, sizes=sizes)
         end.setblocking(False)
         await channel._loop.connect_accepted_socket(lambda: channel, end)
         return channel

@@ -66,8 +66,6 @@ SLOW_IMPORT = 10.0
 PROBE_AFTER, PROBE_AT_THE_LATEST = 5.0, 120.0
 # Beyond the limit by this factor a process is killed: nobody could be asked to stop.
 TOO_LARGE = 1.25
-# Larger than an event, a result or a step may be, as JSON.
-LARGEST_FRAME = 24_000_000
 # Logged once new tasks run with the code as it is now.
 REPLACED = "executor processes were replaced"
 
@@ -580,7 +578,6 @@ class ProcessExecutor:
             config=config,
             env=self._env,
             owner=self,
-            largest=LARGEST_FRAME,
             cgroup=self._cgroups.create(memory=hard_limit(self._limit), slots=slots) if self._cgroups else None,
             clock=self._clock,
         )
