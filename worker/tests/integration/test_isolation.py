@@ -26,7 +26,7 @@ from tests.fleet import QUEUE, Fleet, working
 from tests.isolated import IsolatedWorker, attack, check_unharmed, isolated
 from tests.support import WORKER_DIRECTORY, environment, slowness, wait_until
 
-# In CI a few; as many as somebody wants: ISOLATION_RUNS=50.
+# Of each kind, in CI a few; as many as somebody wants: ISOLATION_RUNS=50 pytest -s, which shows how close they come.
 RUNS = int(os.environ.get("ISOLATION_RUNS", "5"))
 INNOCENTS = int(os.environ.get("ISOLATION_INNOCENTS", "60"))
 
@@ -233,16 +233,22 @@ async def test_functions_that_do_not_stop_leave_no_threads(fleet: Fleet, tmp_pat
 # -- one run at a time -------------------------------------------------------------------------------------------------
 
 
-def check_no_overlap(tmp_path: Path, task_id: str, *, runs: int) -> None:
+def show_gap(what: str, seconds: float) -> None:
+    """Print how long before its successor a run has ended: pytest -s shows it."""
+    print(f"{what}: {seconds * 1000:.0f} ms before its successor")
+
+
+def check_no_overlap(tmp_path: Path, task_id: str, what: str, *, runs: int) -> None:
     """Check that a task's run showed no sign of life once its successor had started."""
     last: dict[int, float] = {}
     first: dict[int, float] = {}
-    for what, who, attempt, at in notes(tmp_path):
+    for sign, who, attempt, at in notes(tmp_path):
         if who == task_id:
-            first.setdefault(attempt, at) if what == "start" else None
+            first.setdefault(attempt, at) if sign == "start" else None
             last[attempt] = max(last.get(attempt, 0.0), at)
     assert len(first) >= runs, first
     for earlier, later in pairwise(sorted(first)):
+        show_gap(what, first[later] - last[earlier])
         assert last[earlier] < first[later], (task_id, earlier, last[earlier] - first[later])
 
 
@@ -256,7 +262,7 @@ async def test_a_deaf_run_is_over_before_its_retry_after_a_timeout(fleet: Fleet,
             ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(min(5, RUNS - start))])
             for task in await fleet.all_end(ids):
                 assert (task.status, task.crashes) == (TaskStatus.COMPLETED, 0), task
-                check_no_overlap(tmp_path, task.task_id, runs=2)
+                check_no_overlap(tmp_path, task.task_id, f"timeout {job}", runs=2)
             check_unharmed(await fleet.all_end(beside), runs=1)
 
 
@@ -276,7 +282,7 @@ async def test_a_deaf_run_is_over_before_its_successor_after_a_drain(fleet: Flee
                 await worker.ready()
             for task in await fleet.all_end(ids):
                 assert (task.status, task.crashes) == (TaskStatus.COMPLETED, 0), task
-                check_no_overlap(tmp_path, task.task_id, runs=2)
+                check_no_overlap(tmp_path, task.task_id, f"drain {job}", runs=2)
 
 
 @pytest.mark.parametrize("job", ["deaf_thread", "deaf_coroutine"])
@@ -296,6 +302,31 @@ async def test_a_deaf_run_ends_soon_after_it_is_cancelled(fleet: Fleet, tmp_path
         assert worker.deaths == 0
 
 
+@pytest.mark.parametrize("job", ["deaf_thread", "deaf_coroutine"])
+async def test_a_deaf_run_is_over_before_what_comes_after_its_cancellation(
+    fleet: Fleet, tmp_path: Path, job: str
+) -> None:
+    """A cancelled task has no other run: what somebody submits in its place is its successor."""
+    async with isolated(fleet, tmp_path, "--concurrency", "5", "--processes", "5"):
+        for start in range(0, RUNS, 5):
+            ids = await fleet.broker.submit_many(
+                [attack(job, **noting(tmp_path, seconds=300)) for _ in range(min(5, RUNS - start))]
+            )
+            for task_id in ids:
+                await wait_until(lambda task_id=task_id: any(row[1] == task_id for row in notes(tmp_path)))  # type: ignore[misc]
+                await fleet.broker.cancel(task_id)
+            assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.CANCELLED}
+            successors = await fleet.broker.submit_many(
+                [attack("innocent", **noting(tmp_path, seconds=0)) for _ in ids]
+            )
+            check_unharmed(await fleet.all_end(successors), runs=1)
+            first = min(at for _, who, _, at in notes(tmp_path) if who in successors)
+            for task_id in ids:
+                last = max(at for _, who, _, at in notes(tmp_path) if who == task_id)
+                show_gap(f"cancel {job}", first - last)
+                assert last < first, (task_id, last - first)
+
+
 async def test_runs_of_a_frozen_supervisor_end_with_their_lease(fleet: Fleet, tmp_path: Path) -> None:
     async with isolated(fleet, tmp_path, "--concurrency", "4", number=2) as workers:
         task_id = await fleet.broker.submit(attack("deaf_thread", **noting(tmp_path, ends_later=True)))
@@ -309,7 +340,7 @@ async def test_runs_of_a_frozen_supervisor_end_with_their_lease(fleet: Fleet, tm
             assert (ended.status, ended.crashes) == (TaskStatus.COMPLETED, 0), ended
         finally:
             os.kill(frozen.process.pid, signal.SIGCONT)
-        check_no_overlap(tmp_path, task_id, runs=2)
+        check_no_overlap(tmp_path, task_id, "frozen deaf_thread", runs=2)
 
 
 async def test_what_a_run_has_started_ends_with_it(fleet: Fleet, tmp_path: Path) -> None:
