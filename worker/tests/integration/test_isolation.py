@@ -238,8 +238,8 @@ def show_gap(what: str, seconds: float) -> None:
     print(f"{what}: {seconds * 1000:.0f} ms before its successor")
 
 
-def check_no_overlap(tmp_path: Path, task_id: str, what: str, *, runs: int) -> None:
-    """Check that a task's run showed no sign of life once its successor had started."""
+def check_no_overlap(tmp_path: Path, task_id: str, what: str, *, runs: int) -> int:
+    """Check that a task's run showed no sign of life once its successor had started; return how many successors."""
     last: dict[int, float] = {}
     first: dict[int, float] = {}
     for sign, who, attempt, at in notes(tmp_path):
@@ -250,19 +250,22 @@ def check_no_overlap(tmp_path: Path, task_id: str, what: str, *, runs: int) -> N
     for earlier, later in pairwise(sorted(first)):
         show_gap(what, first[later] - last[earlier])
         assert last[earlier] < first[later], (task_id, earlier, last[earlier] - first[later])
+    return len(first) - 1
 
 
 @pytest.mark.parametrize("job", ["deaf_thread", "deaf_coroutine"])
 async def test_a_deaf_run_is_over_before_its_retry_after_a_timeout(fleet: Fleet, tmp_path: Path, job: str) -> None:
-    fields = {"timeout_seconds": 1.0, "max_retries": 2, **noting(tmp_path, ends_later=True)}
+    fields = {"timeout_seconds": 1.0 * slowness(), "max_retries": 20, **noting(tmp_path, ends_later=True)}
+    seen = 0
     async with isolated(fleet, tmp_path, "--concurrency", "8", "--retry-backoff", "0", number=2):
-        for start in range(0, RUNS, 5):
+        while seen < RUNS:
             # Who is beside it keeps its process, and is not to end for its sake.
             beside = await fleet.broker.submit_many([attack("innocent", **noting(tmp_path, seconds=4)) for _ in "1234"])
-            ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(min(5, RUNS - start))])
+            ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(min(5, RUNS - seen))])
             for task in await fleet.all_end(ids):
                 assert (task.status, task.crashes) == (TaskStatus.COMPLETED, 0), task
-                check_no_overlap(tmp_path, task.task_id, f"timeout {job}", runs=2)
+                # On a busy machine the time of a run may be over before it has begun.
+                seen += check_no_overlap(tmp_path, task.task_id, f"timeout {job}", runs=1)
             check_unharmed(await fleet.all_end(beside), runs=1)
 
 
