@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from orbiter.cli import plain_redis  # noqa: F401 - before anything else imports it
+
+# isort: split
 import asyncio
 import os
 from contextlib import asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -14,6 +15,7 @@ import click
 from annotated_types import Ge, Le
 from click.core import ParameterSource
 
+from orbiter.cli import plain_redis
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
 from orbiter.cli.options import redis_url_option, run
@@ -137,6 +139,8 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
     signals.hold()
     if options["isolation"] != "none":
         _hide_from_tasks()
+    else:
+        plain_redis.complete()
     source = click.get_current_context().get_parameter_source("executor")
     if source is ParameterSource.DEFAULT and os.environ.get("TEMPORAL_HOST"):
         options["executor"] = "temporal"
@@ -179,6 +183,9 @@ def _spare_the_collector() -> None:
     """Keep the garbage collector from going through all modules, which stay, again and again while tasks run."""
     gc.freeze()
     gc.set_threshold(10_000, *gc.get_threshold()[1:])
+    with contextlib.suppress(AttributeError):
+        # What imports needed goes back to the system, where the C library can do that.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop] | None:

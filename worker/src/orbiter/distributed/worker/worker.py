@@ -24,7 +24,6 @@ from orbiter.distributed.settings import WorkerSettings
 from orbiter.distributed.telemetry.metrics import INSTRUMENTS
 from orbiter.distributed.telemetry.otel import exporting
 from orbiter.distributed.telemetry.prometheus import CONTENT_TYPE, prometheus_text
-from orbiter.distributed.worker.health_server import HealthServer
 from orbiter.distributed.worker.registration import register
 from orbiter.distributed.worker.status import State
 from orbiter.distributed.worker.systemd import notify
@@ -285,6 +284,9 @@ class Worker:
         if not self.settings.health_port:
             yield
             return
+        # A megabyte, by the library that it is made of.
+        from orbiter.distributed.worker.health_server import HealthServer  # noqa: PLC0415
+
         checks = {"/livez": self._parts.watchdog.complaint, "/readyz": self._not_ready}
         pages = {"/metrics": (CONTENT_TYPE, lambda: prometheus_text(INSTRUMENTS))}
         server = HealthServer(self.settings.health_host, self.settings.health_port, checks, pages)
