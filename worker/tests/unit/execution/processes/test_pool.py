@@ -30,7 +30,7 @@ from orbiter.distributed.execution.endings import (
     Requeued,
     StopReason,
 )
-from orbiter.distributed.execution.processes import executor_process, pool
+from orbiter.distributed.execution.processes import executor_process, fitness, keeper, watch
 from orbiter.distributed.execution.processes.cgroups import Cgroups
 from orbiter.distributed.execution.processes.executor_process import ExecutorProcess
 from orbiter.distributed.execution.processes.pool import ProcessExecutor
@@ -103,12 +103,12 @@ class Running:
         """The tasks in each process."""
         return {
             process.number: [run.slot.claim.task.task_id for run in process.runs.values()]
-            for process in self.executor._processes
+            for process in self.executor._keeper.processes
         }
 
     @property
     def pids(self) -> set[int]:
-        return {process.pid for process in self.executor._processes if process.up}
+        return {process.pid for process in self.executor._keeper.processes if process.up}
 
 
 def is_executor_process(child: psutil.Process) -> bool:
@@ -137,7 +137,7 @@ async def running(**settings: Any) -> AsyncIterator[Running]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await until(lambda: not running.executor._processes)
+        await until(lambda: not running.executor._keeper.processes)
     await until(lambda: not [child for child in me.children() if is_executor_process(child)])
     assert faults == []
 
@@ -282,12 +282,12 @@ async def test_import_that_takes_too_long_fails_its_task_for_good() -> None:
 @pytest.mark.parametrize("target", ["in_thread_for_ever", "deaf_coroutine"])
 async def test_deaf_run_that_is_repeated_holds_its_slot_until_its_process_is_gone(target: str) -> None:
     async with running(heartbeat_ttl=1) as pool:
-        [process] = pool.executor._processes
+        [process] = pool.executor._keeper.processes
         pool.begin(runs(target, timeout_seconds=0.3, max_retries=3))
         pool.begin(runs("sleeps", "t2"))
         await pool.started("t1", "t2")
         await until(lambda: process.retired)
-        await until(lambda: len(pool.executor._processes) == 2)
+        await until(lambda: len(pool.executor._keeper.processes) == 2)
         # Its neighbour goes on; so does it, and nobody may run it elsewhere yet.
         assert set(pool.over) == set()
         pool.slots["t2"].stop(StopReason.CANCELLED)
@@ -315,7 +315,7 @@ async def test_deaf_run_that_nobody_repeats_is_released_at_the_grace() -> None:
 )
 async def test_run_that_must_be_gone_takes_its_process_along(reason: StopReason, ending: type) -> None:
     async with running(heartbeat_ttl=1) as pool:
-        [process] = pool.executor._processes
+        [process] = pool.executor._keeper.processes
         pool.begin(runs("in_thread_for_ever"))
         pool.begin(runs("sleeps", "t2"))
         await pool.started("t1", "t2")
@@ -365,7 +365,7 @@ async def test_death_charges_only_what_ran_there_and_names_the_cause() -> None:
 
 
 async def test_bad_host_claims_nothing_then_tries_one_task_then_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PROBE_AFTER", 0.3)
+    monkeypatch.setattr(fitness, "PROBE_AFTER", 0.3)
     async with running(concurrency=4) as bad:
         endings = [await bad.run(runs("ends_process", f"t{number}", text="3")) for number in range(3)]
         hosts = [ending.host for ending in endings if isinstance(ending, Died)]
@@ -395,8 +395,8 @@ async def test_poison_that_comes_again_and_again_leaves_the_host_well() -> None:
 async def test_processes_that_do_not_start_are_told_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(pool, "PROBE_AFTER", 0.05)
+    monkeypatch.setattr(fitness, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(fitness, "PROBE_AFTER", 0.05)
     module = executor_process.MODULE
     monkeypatch.setattr(executor_process, "MODULE", "no_such_module_of_ours")
     async with running() as bad:
@@ -447,7 +447,7 @@ async def test_neighbour_of_a_task_that_keeps_its_memory_is_not_charged() -> Non
 async def test_process_that_grew_by_nobody_it_could_ask_ends_with_its_only_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "SCAN_EVERY", 0.2)
+    monkeypatch.setattr(watch, "SCAN_EVERY", 0.2)
     async with running(max_rss_per_process=120_000_000, heartbeat_ttl=1) as heavy:
         ending = await heavy.run(runs("grows_in_a_child", "grower", text="200000000"))
         assert isinstance(ending, Failed)
@@ -461,12 +461,12 @@ async def test_process_that_grew_by_nobody_it_could_ask_ends_with_its_only_task(
 @asynccontextmanager
 async def in_cgroups(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncIterator[Running]:
     """Give an executor whose processes have cgroups, as far as a directory is one."""
-    monkeypatch.setattr(pool, "cgroups_of_this_process", lambda: Cgroups(directory))
+    monkeypatch.setattr(keeper, "cgroups_of_this_process", lambda: Cgroups(directory))
     async with running(**settings) as found:
         yield found
         # What is no cgroup cannot be removed as one; nothing is written to it any more once its imports are done.
-        await until(lambda: all(process.baseline for process in found.executor._processes))
-        for process in found.executor._processes:
+        await until(lambda: all(process.baseline for process in found.executor._keeper.processes))
+        for process in found.executor._keeper.processes:
             empty(process)
 
 
@@ -489,10 +489,10 @@ async def test_process_is_in_its_cgroup_before_it_runs_a_task(
     tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with in_cgroups(tree(), monkeypatch, processes=2) as found:
-        for process in found.executor._processes:
+        for process in found.executor._keeper.processes:
             assert process.cgroup is not None
             assert (process.cgroup.directory / "cgroup.procs").read_text() == str(process.pid)
-        directories = {process.cgroup.directory for process in found.executor._processes if process.cgroup}
+        directories = {process.cgroup.directory for process in found.executor._keeper.processes if process.cgroup}
         assert len(directories) == 2
 
 
@@ -502,7 +502,7 @@ async def test_task_whose_process_the_kernel_ends_alone_for_its_memory_fails(
     async with in_cgroups(tree(), monkeypatch, max_rss_per_process=200_000_000) as found:
         found.begin(runs("sleeps", "leaps"))
         await found.started("leaps")
-        kill_as_kernel(found.executor._processes[0], "oom 1\noom_kill 1\n")
+        kill_as_kernel(found.executor._keeper.processes[0], "oom 1\noom_kill 1\n")
         ending = await found.ending("leaps")
         assert isinstance(ending, Failed), ending
         assert kind_of(ending.error) == "MemoryLimitError"
@@ -516,7 +516,7 @@ async def test_tasks_whose_process_the_kernel_ends_for_another_limit_are_not_cha
     async with in_cgroups(tree(), monkeypatch) as found:
         found.begin(runs("sleeps", "innocent"))
         await found.started("innocent")
-        kill_as_kernel(found.executor._processes[0], "oom 0\noom_kill 1\n")
+        kill_as_kernel(found.executor._keeper.processes[0], "oom 0\noom_kill 1\n")
         ending = await found.ending("innocent")
         assert isinstance(ending, Died), ending
         assert not ending.guilty
@@ -526,18 +526,18 @@ async def test_tasks_whose_process_the_kernel_ends_for_another_limit_are_not_cha
 async def test_process_is_replaced_once_it_was_refused_a_process(
     tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "SCAN_EVERY", 0.1)
+    monkeypatch.setattr(watch, "SCAN_EVERY", 0.1)
     async with in_cgroups(tree(), monkeypatch) as found:
         found.begin(runs("sleeps", "bomb"))
         await found.started("bomb")
-        (old,) = found.executor._processes
+        (old,) = found.executor._keeper.processes
         assert old.cgroup is not None
         (old.cgroup.directory / "pids.events").write_text("max 3\n")
         await until(lambda: old.retired)
         assert (await found.answer(runs("echo", "t2")))["pid"] != old.pid
         found.slots["bomb"].stop(StopReason.CANCELLED)
         empty(old)
-        await until(lambda: old not in found.executor._processes)
+        await until(lambda: old not in found.executor._keeper.processes)
 
 
 async def test_no_cgroup_is_left_of_processes_that_were_replaced(
@@ -546,7 +546,7 @@ async def test_no_cgroup_is_left_of_processes_that_were_replaced(
     directory = tree()
     async with in_cgroups(directory, monkeypatch, max_tasks_per_process=1) as found:
         for number in range(3):
-            process = found.executor._processes[-1]
+            process = found.executor._keeper.processes[-1]
             await found.answer(runs("echo", f"t{number}"))
             await until(lambda process=process: process.gone.is_set())  # type: ignore[misc]
             left = empty(process)
@@ -556,10 +556,10 @@ async def test_no_cgroup_is_left_of_processes_that_were_replaced(
 
 
 async def test_process_may_start_for_as_long_as_a_lease_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "START_WITHIN", 0.0)
+    monkeypatch.setattr(watch, "START_WITHIN", 0.0)
     async with running(heartbeat_ttl=30) as found:
         assert (await found.answer(runs("echo", "t1")))["output"] == ""
-        assert [process.number for process in found.executor._processes] == [1]
+        assert [process.number for process in found.executor._keeper.processes] == [1]
 
 
 async def test_processes_run_out_of_memory_before_their_supervisor() -> None:
@@ -574,7 +574,7 @@ async def test_processes_run_out_of_memory_before_their_supervisor() -> None:
 
 async def test_drain_lets_idle_processes_end_by_themselves(caplog: pytest.LogCaptureFixture) -> None:
     async with running(processes=2) as pool:
-        processes = list(pool.executor._processes)
+        processes = list(pool.executor._keeper.processes)
         began = time.monotonic()
         assert await pool.executor.drain(time.monotonic(), asyncio.Event()) == 0
         assert (time.monotonic() - began) / slowness() < 1
@@ -588,7 +588,7 @@ async def test_cancelled_executor_leaves_no_process() -> None:
     task = asyncio.create_task(pool.executor.run())
     await until(lambda: pool.pids)
     [pid] = pool.pids
-    [process] = pool.executor._processes
+    [process] = pool.executor._keeper.processes
     task.cancel()
     await asyncio.wait([task])
     await asyncio.wait_for(process.gone.wait(), WITHIN)
