@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.isolated import IsolatedWorker, attack, check_unharmed, isolated
-from tests.support import WORKER_DIRECTORY, environment, slowness, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, slowness, wait_until
 
 # Of each kind, in CI a few; as many as somebody wants: ISOLATION_RUNS=50 pytest -s, which shows how close they come.
 RUNS = int(os.environ.get("ISOLATION_RUNS", "5"))
@@ -90,6 +91,72 @@ asyncio.run(main())
     assert ran.returncode == 0, ran.stderr
     ours, theirs = ran.stdout.split()
     assert ours != theirs
+
+
+@pytest.mark.skipif(not find_spec("ipykernel"), reason="ipykernel is not installed, which needs no other test")
+async def test_a_worker_in_a_notebook_lives_from_cell_to_cell(fleet: Fleet) -> None:
+    """What it runs blocks no cell, and what interrupts a cell ends nothing of it."""
+    outputs = await asyncio.to_thread(cells_in_a_kernel, fleet.url)
+    kernel, first, blocked, last = (output.split() for output in outputs)
+    assert kernel != first
+    assert blocked == ["blocked", "True"]
+    assert last == [*first, "False"]
+
+
+def cells_in_a_kernel(url: str) -> list[str]:
+    """Run cells in a kernel of Jupyter, one of which is interrupted; return what the others print."""
+    from jupyter_client.manager import KernelManager
+
+    begin = f"""
+import asyncio, os, time
+from orbiter.distributed import Client, Worker
+from tests.isolated import JOBS, attack
+
+async def answer(job, **fields):
+    async with Client({url!r}) as client:
+        task = attack(job, **fields)
+        return (await (await client.submit(task.agent_config, "", metadata=task.metadata)).result())["output"]
+
+worker = Worker({url!r}, isolation="process", allow_import=["tests"], concurrency=4)
+life = asyncio.create_task(worker.start())
+print(os.getpid())
+"""
+    blocks = f"""
+turns, blocked = 0, asyncio.create_task(answer("blocks", metadata={{"notes": {os.devnull!r}, "seconds": 2}}))
+while not blocked.done():
+    await asyncio.sleep(0.05)
+    turns += 1
+print(await blocked, turns > 5)
+"""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(
+        cwd=str(WORKER_DIRECTORY), env=environment(), extra_arguments=["--HistoryManager.enabled=False"]
+    )
+    client = manager.client()
+    client.start_channels()
+
+    def cell(code: str, *, then: Callable[[], None] | None = None) -> str:
+        printed: list[str] = []
+
+        def hear(message: dict[str, Any]) -> None:
+            content = message["content"]
+            if content.get("name") == "stdout":
+                printed.append(content["text"])
+                if then is not None:
+                    then()
+            assert then is not None or message["msg_type"] != "error", content
+
+        client.execute_interactive(code, timeout=PATIENCE, output_hook=hear)
+        return "".join(printed)
+
+    try:
+        client.wait_for_ready(PATIENCE)
+        outputs = [cell(begin), cell('print(await answer("whereabouts"))'), cell(blocks)]
+        cell('print("sleeps"); time.sleep(300)', then=manager.interrupt_kernel)
+        return [*outputs, cell('print(await answer("whereabouts"), life.done())')]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 # -- the guilty among the innocent -------------------------------------------------------------------------------------
