@@ -14,6 +14,7 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
+from tests import keys
 from tests.fleet import Fleet, working
 from tests.integration.openai_server import OpenAIServer, Reply, openai_server, text, tool_calls
 from tests.integration.test_faults import died, worker
@@ -222,3 +223,21 @@ async def test_a_durable_task_that_kills_its_process_fails_alone(
     assert (ended.status, ended.error_type, ended.retries) == (TaskStatus.FAILED, "ExecutorDiedError", 1)
     assert "SIGSEGV" in (ended.error or "")
     assert [(task.status, task.retries, task.crashes) for task in beside] == [(TaskStatus.COMPLETED, 0, 0)] * 3, beside
+
+
+async def test_a_durable_task_that_killed_its_process_runs_alone_on_any_worker(
+    fleet: Fleet, temporal: TemporalServer, tmp_path: Path
+) -> None:
+    options = ("--executor", "temporal", "--concurrency", "4", "--heartbeat-ttl", "6", "--retry-backoff", "0")
+    options += ("--max-retries", "0", "--allow-import", ISOLATION_JOBS)
+    with worker(fleet, "w1", *options, TEMPORAL_HOST=temporal.host):
+        poison = await fleet.broker.submit(attack("segfault"))
+
+        async def suspected() -> bool:
+            return await fleet.client.hget(keys.task(poison), "alone") == "child"
+
+        await wait_until(suspected)
+    with worker(fleet, "w2", *options, TEMPORAL_HOST=temporal.host):
+        ended = await fleet.ends(poison)
+    # The second worker need not find out for itself.
+    assert (ended.status, ended.error_type, ended.attempt) == (TaskStatus.FAILED, "ExecutorDiedError", 2), ended

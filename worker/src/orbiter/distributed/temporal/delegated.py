@@ -17,6 +17,7 @@ from orbiter.distributed.limits import TASK_TTL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orbiter.distributed.broker.records import Alone
     from orbiter.distributed.broker.task_broker import TaskBroker
     from orbiter.distributed.models import TaskPayload
 
@@ -49,6 +50,7 @@ class Begun:
     attempt: int
     retries: int
     status: str
+    alone: Alone
 
 
 class DelegatedTasks:
@@ -74,6 +76,10 @@ class DelegatedTasks:
         run = {"workflow_id": durable.workflow_id, "run_id": durable.run_id}
         call = temporal.begin(self._keys, task, worker_id, number=durable.number, crashed=crashed, **run)
         return Begun(*await self._broker.run(call))
+
+    async def suspect(self, durable: DurableRun, task_id: str) -> None:
+        """Record that the task's later runs are alone in their executor process, on whatever worker."""
+        await self._broker.run(temporal.suspect(self._keys, task_id, run_id=durable.run_id, number=durable.number))
 
     async def look(self, durable: DurableRun, task_id: str) -> str:
         """Say ``ok``, ``cancelled`` or ``lost`` of a run, and keep the task's record and events while it lives."""

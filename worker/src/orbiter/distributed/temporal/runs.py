@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from orbiter.distributed.broker.events import EventLog, EventPublisher
-    from orbiter.distributed.broker.records import Alone
     from orbiter.distributed.execution.interface import LocalExecutor
     from orbiter.distributed.execution.metering import TaskMeter
     from orbiter.distributed.execution.running import RunTable
@@ -54,7 +53,6 @@ AGAIN_AFTER = 0.2
 REDIS_PATIENCE = 10.0
 HAND_BACK_DELAY = 2.0
 EVENTS_A_BEAT = 10
-MOST_SUSPECTS = 1000
 _STOPPED = {Cancelled: StopReason.CANCELLED, Requeued: StopReason.REQUEUED, Lost: StopReason.LOST}
 
 
@@ -95,8 +93,6 @@ class Runs:
         self._host = host
         self._table = table
         self._deadlines = Deadlines()
-        # Tasks whose process died here with others in it.
-        self._suspects: dict[str, None] = {}
 
     async def record(self, payload: str, record: Record) -> str:
         """Record the end of a task, or that it runs again; return the status that stands."""
@@ -140,8 +136,7 @@ class Runs:
         if begun.verdict != "run":
             raise _closing(Ending(begun.verdict, begun.status))
         failpoints.reach("after begin")
-        alone: Alone = "child" if task.task_id in self._suspects else ""
-        claim = Claim(durable.fence, task, 0, begun.attempt, begun.retries, alone)
+        claim = Claim(durable.fence, task, 0, begun.attempt, begun.retries, begun.alone)
         log = self._host.publisher.log(task.task_id, begun.attempt)
         slot = Slot(claim, log, float("inf"))
         pulse = _Pulse(slot, tasks, durable, self._host.silent_for)
@@ -192,6 +187,8 @@ class Runs:
         ending = Ending("lost")
         try:
             await _until(over, slot)
+            if isinstance(ended := slot.ending(), Died) and not ended.host:
+                await pulse.suspect()
             ending = await self._behind_events(slot, self._ending(slot, journal), journal)
         finally:
             beating.cancel()
@@ -232,18 +229,11 @@ class Runs:
         return Ending("error", text, kind, delay, journal.checkpoint)
 
     def _died(self, slot: Slot, reason: str, error_type: str, journal: HistoryJournal, *, host: bool) -> Ending:
-        """Return how a run ends whose process died: as an error where it was alone in it, else to run again, alone.
-
-        Each worker does so for itself: a task that kills its process is charged from its second time here on.
-        """
+        """Return how a run ends whose process died: as an error where it was alone in it, else to run again, alone."""
         claim = slot.claim
         if claim.alone and not host:
             delay = delay_before_retry(RuntimeError(reason), claim.retries, self._host.settings.retry_backoff)
             return Ending("error", reason, error_type, delay, journal.checkpoint)
-        if not host:
-            self._suspects[claim.task.task_id] = None
-            while len(self._suspects) > MOST_SUSPECTS:
-                del self._suspects[next(iter(self._suspects))]
         return Ending(StopReason.REQUEUED.value, delay=HAND_BACK_DELAY, checkpoint=journal.checkpoint)
 
     async def _behind_events(self, slot: Slot, ending: Ending, journal: HistoryJournal) -> Ending:
@@ -304,6 +294,15 @@ class _Pulse:
                 async with asyncio.timeout(limit / 3):
                     await self._due.wait()
             self._due.clear()
+
+    async def suspect(self) -> None:
+        """Have later runs of the task be alone in their executor process, on whatever worker."""
+        task_id = self._slot.claim.task.task_id
+        try:
+            await self._tasks.suspect(self._durable, task_id)
+        except (RedisError, OSError) as error:
+            # Then it is beside others once more.
+            logger.warning("that it must run alone is not recorded: %s", error, extra={"task_id": task_id})
 
     async def _look(self) -> None:
         with contextlib.suppress(RedisError, OSError):

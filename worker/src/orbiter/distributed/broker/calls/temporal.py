@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orbiter.distributed.broker.keys import Keys, QueueKeys
+    from orbiter.distributed.broker.records import Alone
     from orbiter.distributed.models import TaskPayload
 
 
@@ -35,12 +36,14 @@ class BegunRun(NamedTuple):
         attempt: Which attempt of the task it is.
         retries: How many runs ended in an error before.
         status: The record's status.
+        alone: How it must run, as an executor process died with it.
     """
 
     verdict: Literal["run", "over", "cancelled", "lost"]
     attempt: int
     retries: int
     status: str
+    alone: Alone
 
 
 def begin(
@@ -52,6 +55,11 @@ def begin(
         *(task.task_id, queue.stream, task.agent_name, str(task.created_at)),
     ]
     return Call("temporal/begin", [queue.task(task.task_id)], args, BegunRun._make)
+
+
+def suspect(keys: Keys, task_id: str, *, run_id: str, number: int) -> Call[bool]:
+    """Record that a task runs alone in its executor process from now on; tell whether this run is still the last."""
+    return Call("temporal/suspect", [keys.task(task_id)], [run_id, number], bool)
 
 
 class Rescheduled(NamedTuple):
