@@ -17,6 +17,9 @@ from typing import Any
 from orbiter.distributed.runtimes import RunContext
 from orbiter.distributed.runtimes.threads import in_thread
 
+# Memory that outlives its task.
+HOARD: list[bytes] = []
+
 
 async def echo(context: RunContext) -> dict[str, Any]:
     """Emit the input by letters, and return where this ran."""
@@ -122,6 +125,14 @@ async def grows(context: RunContext) -> None:
     held = []
     for _ in range(int(context.input) // 10_000_000):
         held.append(b"x" * 10_000_000)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1e6)
+
+
+async def grows_and_leaves(context: RunContext) -> None:
+    """Take memory that stays after its end."""
+    for _ in range(int(context.input) // 10_000_000):
+        HOARD.append(b"x" * 10_000_000)
         await asyncio.sleep(0.01)
     await asyncio.sleep(1e6)
 

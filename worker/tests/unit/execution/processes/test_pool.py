@@ -31,7 +31,7 @@ from orbiter.distributed.execution.endings import (
     StopReason,
 )
 from orbiter.distributed.execution.processes import executor_process, fitness, keeper, watch
-from orbiter.distributed.execution.processes.cgroups import Cgroups
+from orbiter.distributed.execution.processes.cgroups import Cgroups, hard_limit
 from orbiter.distributed.execution.processes.executor_process import ExecutorProcess
 from orbiter.distributed.execution.processes.pool import ProcessExecutor
 from orbiter.distributed.execution.slot import Slot
@@ -431,6 +431,21 @@ async def test_task_that_grows_beyond_the_limit_ends_alone() -> None:
         # It was weighed while it was large: that ends nobody who is there when it is not any more.
         await asyncio.sleep(1)
         assert "innocent" not in pool.over
+
+
+async def test_neighbour_of_a_task_that_has_left_memory_behind_finishes() -> None:
+    limit = 120_000_000
+    async with running(max_rss_per_process=limit, heartbeat_ttl=3) as found:
+        found.begin(runs("sleeps", "innocent"))
+        await found.started("innocent")
+        (process,) = found.executor._keeper.processes
+        ending = await found.run(runs("grows_and_leaves", "grower", text="170000000"))
+        assert isinstance(ending, Failed)
+        assert kind_of(ending.error) == "MemoryLimitError", describe(ending.error)
+        # More than what another process would be killed for, and for longer than that takes.
+        await until(lambda: limit * watch.TOO_LARGE < process.resident < hard_limit(limit))
+        await asyncio.sleep(2)
+        assert (process.retired, process.killed_for, "innocent" in found.over) == (True, "", False)
 
 
 async def test_neighbour_of_a_task_that_keeps_its_memory_is_not_charged() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orbiter.distributed.errors import RunError
 from orbiter.distributed.execution.endings import Failed, StopReason
+from orbiter.distributed.execution.processes.cgroups import hard_limit
 from orbiter.distributed.execution.processes.memory import resident, resident_by_session
 from orbiter.distributed.execution.retry import worth_another_run
 from orbiter.distributed.execution.slot import TaskTimeoutError
@@ -201,10 +202,12 @@ class Watch:
         process.large_since = first
         self._keeper.retire(process)
         self._keeper.end_if_idle(process)
-        if process.resident > limit * TOO_LARGE and now - first > self._grace and not process.killed_for:
+        # Whoever grew was stopped: it grows no more, and may keep what it has until those beside it have ended.
+        most = hard_limit(limit) if process.grower_known else limit * TOO_LARGE
+        if process.resident > most and now - first > self._grace and not process.killed_for:
             # What was weighed with its children is old by now: who made it grow may have ended meanwhile.
             self._scan()
-            if process.resident <= limit * TOO_LARGE:
+            if process.resident <= most:
                 return
             process.too_large = True
             process.kill(f"ran out of memory: it had {megabytes} (ORBITER_MAX_RSS_PER_PROCESS)")
