@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload
-from tests.support import wait_until, worker_process
+from tests.support import PATIENCE, is_alive, wait_until, worker_process
 
 MEGABYTE = 1_000_000
+# How many tasks processes are replaced under; where time does not matter, 50000.
+RECYCLED = int(os.environ.get("ENDURANCE_TASKS", "3600"))
 
 
 @contextlib.asynccontextmanager
@@ -145,6 +148,31 @@ async def test_twenty_thousand_tasks_leave_nothing_behind(fleet: Fleet, tmp_path
     assert consumers == ["one"]
     assert await fleet.client.xlen(QUEUE) == 0
     assert abs(after - before) < 5 * MEGABYTE
+
+
+async def test_executor_processes_that_are_replaced_leave_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
+    each, rounds = 300, 6
+    options = ("--concurrency", "16", "--max-tasks-per-process", str(each))
+    async with one_worker(fleet, tmp_path / "log", *options) as process:
+        worker = psutil.Process(process.pid)
+        children: list[psutil.Process] = []
+        own, childs, descriptors = [], [], []
+        for _ in range(rounds):
+            ids = await fleet.submit_many("noop", RECYCLED // rounds)
+            await fleet.all_end(ids, 10 * PATIENCE)
+            # Those that were replaced are gone.
+            await wait_until(lambda: len(worker.children(recursive=True)) == 1)
+            children += worker.children()
+            own.append(memory(process))
+            childs.append(children[-1].memory_info().rss)
+            descriptors.append(worker.num_fds())
+        # One that has just ended had some for a moment longer.
+        await wait_until(lambda: worker.num_fds() <= min(descriptors))
+        await fleet.check_invariants(ids, workers=["one"])
+    assert not [child for child in children if is_alive(child)]
+    assert len({child.pid for child in children}) == rounds
+    assert own[-1] - own[1] < 3 * MEGABYTE, own
+    assert max(childs) - min(childs) < 10 * MEGABYTE, childs
 
 
 @pytest.mark.parametrize("concurrency", ["1", "64"])
