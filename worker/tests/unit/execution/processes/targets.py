@@ -130,11 +130,17 @@ async def grows(context: RunContext) -> None:
 
 
 async def grows_and_leaves(context: RunContext) -> None:
-    """Take memory that stays after its end."""
-    for _ in range(int(context.input) // 10_000_000):
-        HOARD.append(b"x" * 10_000_000)
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(1e6)
+    """Take memory that stays after its end, all of it, however soon it is asked to stop; block the loop then."""
+    steps = int(context.input) // 10_000_000
+    try:
+        while len(HOARD) < steps:
+            HOARD.append(b"x" * 10_000_000)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1e6)
+    finally:
+        HOARD.extend(b"x" * 10_000_000 for _ in range(steps - len(HOARD)))
+        # As a collection of much garbage does on a slow machine.
+        time.sleep(2)
 
 
 async def grows_deaf(context: RunContext) -> None:

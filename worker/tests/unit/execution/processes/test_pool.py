@@ -171,6 +171,20 @@ async def test_task_that_waits_for_a_process_can_be_stopped() -> None:
         assert pool.load == {1: ["t1"]}
 
 
+async def test_no_more_processes_for_single_runs_start_at_once_on_a_slow_host() -> None:
+    async with running() as found:
+        executor = found.executor
+        await executor._start(single=True)
+        (process,) = (each for each in executor._processes if each.single)
+        await until(lambda: process.up)
+        executor._alone_waiting += [time.monotonic() - 60] * 9
+        assert executor._alone_at_once > pool.ALONE_AT_ONCE
+        process.up = False
+        assert executor._alone_at_once == pool.ALONE_AT_ONCE
+        process.up = True
+        executor._alone_waiting.clear()
+
+
 async def test_suspect_runs_alone_and_is_waited_for_by_nobody() -> None:
     async with running(concurrency=4) as pool:
         pool.begin(runs("sleeps", "innocent"))
@@ -446,6 +460,20 @@ async def test_neighbour_of_a_task_that_has_left_memory_behind_finishes() -> Non
         await until(lambda: limit * watch.TOO_LARGE < process.resident < hard_limit(limit))
         await asyncio.sleep(2)
         assert (process.retired, process.killed_for, "innocent" in found.over) == (True, "", False)
+
+
+async def test_neighbour_of_a_task_that_dies_when_it_is_stopped_for_its_memory_is_no_suspect() -> None:
+    async with running(max_rss_per_process=120_000_000) as found:
+        found.begin(runs("sleeps", "innocent"))
+        await found.started("innocent")
+        (process,) = found.executor._processes
+        found.begin(runs("grows_deaf", "grower", text="200000000"))
+        await until(lambda: any(run.instead for run in process.runs.values()))
+        os.kill(process.pid, signal.SIGKILL)
+        grower, innocent = await found.ending("grower"), await found.ending("innocent")
+        assert isinstance(grower, Failed)
+        assert kind_of(grower.error) == "MemoryLimitError"
+        assert isinstance(innocent, Requeued), innocent
 
 
 async def test_neighbour_of_a_task_that_keeps_its_memory_is_not_charged() -> None:

@@ -130,8 +130,11 @@ class Keeper:
     @property
     def _alone_at_once(self) -> int:
         """How many tasks may run alone at once: few, but tasks of an hour must not wait for each other."""
-        more = int(self._demand.longest_alone() // ONE_MORE_EVERY)
-        return max(ALONE_AT_ONCE, self._settings.processes) + more
+        few = max(ALONE_AT_ONCE, self._settings.processes)
+        if any(process.single and not process.up for process in self.processes):
+            # It is not for them that somebody waits: more that start at once would make a slow host slower.
+            return few
+        return few + int(self._demand.longest_alone() // ONE_MORE_EVERY)
 
     async def _start(self, *, single: bool) -> None:
         settings, number = self._settings, next(self._numbers)

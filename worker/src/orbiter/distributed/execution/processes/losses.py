@@ -43,7 +43,7 @@ class Losses:
             if run.asked or run.instead is not None:
                 run.over(run.instead)
         if (process.too_large and process.grower_known) or any(
-            run.asked and run.number == process.guilty for run in runs
+            run.instead is not None or (run.asked and run.number == process.guilty) for run in runs
         ):
             for run in victims:
                 run.over(Requeued(f"its executor process {how}, by another task's fault"))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_GRACE = 2.0
+# Who is stopped for its memory: no lease ends meanwhile, and memory has a limit of its own.
+MEMORY_GRACE = 10.0
 # A drained worker has little time left.
 DRAIN_GRACE = 1.0
 LOOK_EVERY, LOOK_SOON = 0.25, 0.05
@@ -32,7 +34,7 @@ SCAN_EVERY = 2.0
 # A loop says so often that it turns, at least.
 TICK = 0.5
 START_WITHIN = 30.0
-# Beyond the limit by this factor a process is killed: nobody could be asked to stop.
+# Beyond the limit by this factor a process is killed where nobody could be asked to stop.
 TOO_LARGE = 1.25
 
 
@@ -127,6 +129,8 @@ class Watch:
         if reason is StopReason.LOST:
             # Until the lease ends, a tenth of which was left.
             grace = min(grace, self._settings.heartbeat_ttl * 0.08)
+        if run.instead is not None and reason is None:
+            grace = MEMORY_GRACE
         if now - run.asked < grace or process.killed_for:
             return
         if silent > grace:
