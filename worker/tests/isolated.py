@@ -21,9 +21,9 @@ from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, wait
 JOBS = "tests.integration.isolation_jobs"
 
 
-def attack(job: str, text: str = "", **fields: Any) -> TaskPayload:
-    """Return a task that runs a callable of ``tests.integration.isolation_jobs``."""
-    config = {"runtime": "callable", "target": f"{JOBS}:{job}", "name": job}
+def attack(job: str, text: str = "", *, module: str = JOBS, **fields: Any) -> TaskPayload:
+    """Return a task that runs a callable of ``tests.integration.isolation_jobs``, or of another module."""
+    config = {"runtime": "callable", "target": f"{module}:{job}", "name": job}
     return TaskPayload(agent_config=config, input=text, **fields)
 
 

@@ -27,6 +27,7 @@ from tests.fleet import QUEUE, Fleet, working
 from tests.isolated import IsolatedWorker, attack, check_unharmed, isolated
 from tests.support import PATIENCE, WORKER_DIRECTORY, environment, slowness, wait_until
 
+SEARCH = "tests.integration.search_jobs"
 # Of each kind, in CI a few; as many as somebody wants: ISOLATION_RUNS=50 pytest -s, which shows how close they come.
 RUNS = int(os.environ.get("ISOLATION_RUNS", "5"))
 INNOCENTS = int(os.environ.get("ISOLATION_INNOCENTS", "60"))
@@ -457,7 +458,8 @@ async def test_a_task_that_searches_all_it_can_read_finds_no_password(
     await fleet.broker.connect()
     # Root may read everything.
     wrap = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs") if os.geteuid() == 0 else ()
-    worker = IsolatedWorker(fleet, "w", tmp_path / "w.log", wrap=wrap, ORBITER_ISOLATION=isolation)
+    options = ("--allow-import", SEARCH, "--isolation", isolation)
+    worker = IsolatedWorker(fleet, "w", tmp_path / "w.log", *options, wrap=wrap)
     # This process knows the password, and Redis; they are of the same user only here.
     ours = psutil.Process()
     others = [ours.pid, *(process.pid for process in ours.children() if process.pid != worker.process.pid)]
@@ -466,9 +468,8 @@ async def test_a_task_that_searches_all_it_can_read_finds_no_password(
             await wait_until(lambda: "ready: queue" in worker.text)
         else:
             await worker.ready()
-        task = await fleet.ends(
-            await fleet.broker.submit(attack("searches", metadata={"sha256": digest, "others": others})), 120
-        )
+        search = attack("searches", module=SEARCH, metadata={"sha256": digest, "others": others})
+        task = await fleet.ends(await fleet.broker.submit(search), 120)
         assert task.status == TaskStatus.COMPLETED, task
         said: dict[str, Any] = task.result or {}
         said = json.loads(said["output"]) if isinstance(said.get("output"), str) else said
