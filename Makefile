@@ -68,7 +68,7 @@ test-nightly: ## Test the roles with the tests that take too long for every day,
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
 
 .PHONY: test-vm
-test-vm: ## Test executor processes in cgroups, on a virtual host with a kernel of its own (emulated: 20 minutes)
+test-vm: ## Test executor processes in cgroups, on a virtual host with a kernel of its own (emulated: half an hour)
 	@tools/prereqs.sh python vm
 	pytest tests/vm
 

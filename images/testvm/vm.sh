@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts and stops the virtual host that build.sh has made. What it writes is forgotten when it stops. It is emulated, some ten
 # times slower than the machine; ORBITER_TEST_VM_ACCEL=kvm uses the processor's own virtualization where that works.
+# ORBITER_TEST_VM_CPUS is how many processors it has (2).
 # Usage: vm.sh start DIRECTORY SSH_PORT REDIS_PORT    starts it, and waits until both ports of 127.0.0.1 lead there
 #        vm.sh stop DIRECTORY
 set -euo pipefail
@@ -11,7 +12,7 @@ case $verb in
     ssh_port=${3:?} redis_port=${4:?}
     accelerator=${ORBITER_TEST_VM_ACCEL:-tcg}
     [ "$accelerator" != tcg ] || accelerator=tcg,thread=multi
-    qemu-system-x86_64 -accel "$accelerator" -cpu max -smp 2 -m 3072 -display none -no-reboot \
+    qemu-system-x86_64 -accel "$accelerator" -cpu max -smp "${ORBITER_TEST_VM_CPUS:-2}" -m 3072 -display none -no-reboot \
       -daemonize -pidfile "$directory/pid" -serial "file:$directory/console.log" \
       -kernel "$directory/vmlinuz" -initrd "$directory/initrd.img" -append "root=/dev/vda rw console=ttyS0 quiet" \
       -drive "file=$directory/disk.img,format=raw,if=virtio,snapshot=on" \
@@ -20,7 +21,7 @@ case $verb in
     connection=(-i "$directory/id_ed25519" -p "$ssh_port" -o ConnectTimeout=5 -o StrictHostKeyChecking=no -o LogLevel=ERROR
       -o UserKnownHostsFile=/dev/null root@127.0.0.1)
     began=$SECONDS
-    while ((SECONDS - began < 300)); do
+    while ((SECONDS - began < 900)); do
       if ssh "${connection[@]}" systemctl is-system-running --wait >/dev/null 2>&1; then exit 0; fi
       if ! kill -0 "$(cat "$directory/pid")" 2>/dev/null; then break; fi
       sleep 1

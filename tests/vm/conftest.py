@@ -1,13 +1,15 @@
 """A virtual host with a kernel and cgroups (version 2) of its own, on which the playbooks have deployed a worker.
 
-It is made and started once for all tests, which takes some minutes. TESTVM_SSH_PORT and TESTVM_REDIS_PORT name one that
-runs already and is left so.
+It is made and started once for all tests, which takes some minutes. TESTVM_KEEP=1 leaves it running, and says which
+TESTVM_SSH_PORT and TESTVM_REDIS_PORT name it: with these, tests take one that runs already and leave it so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -31,7 +33,7 @@ DIRECTORY = CHECKOUT / ".cache/testvm"
 IMAGE = CHECKOUT / "images/testvm"
 UNIT = "orbiter-worker@1.service"
 # Emulated, and beside others on this machine.
-PATIENCE = 240.0
+PATIENCE = 600.0
 
 
 class VirtualHost(Fleet):
@@ -46,11 +48,13 @@ class VirtualHost(Fleet):
         self._ssh += ["-o", "ControlMaster=auto", "-o", f"ControlPath={socket_path}", "-o", "ControlPersist=30"]
         self._ssh += ["root@127.0.0.1"]
 
-    def run(self, command: str) -> str:
-        """Return what a command of root's prints."""
+    def run(self, command: str, given: str = "") -> str:
+        """Return what a command of root's prints; it reads what it is given."""
         # To a file: the connection outlives the command, and holds on to its streams.
         with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run([*self._ssh, command], stdout=output, stderr=output, check=False)
+            done = subprocess.run(
+                [*self._ssh, command], input=given, text=True, stdout=output, stderr=output, check=False
+            )
             output.seek(0)
             text = output.read().strip()
         assert done.returncode == 0, f"{command}: {done.returncode}\n{text}"
@@ -77,6 +81,15 @@ class VirtualHost(Fleet):
     def executors(self) -> list[str]:
         """Return the names of executor processes' cgroups."""
         return sorted(name for name in self.cgroups() if name.startswith("executor-"))
+
+    def listed(self) -> dict[str, Any]:
+        """Return what ``orbiter worker list`` says of the worker."""
+        environment = os.environ | {"ORBITER_REDIS_URL": self.redis_url}
+        said = subprocess.run(
+            ["orbiter", "worker", "list", "--json"], env=environment, capture_output=True, text=True, check=True
+        )
+        (row,) = json.loads(said.stdout)
+        return row  # type: ignore[no-any-return]
 
     def named(self, name: str, *, number: int = 1, **metadata: Any) -> list[str]:
         """Submit tasks that run a callable of this folder's ``app``; return their ids."""
@@ -114,11 +127,12 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-def deploy(ssh_port: str) -> None:
+def deploy(ssh_port: str, password: str) -> None:
     """Run the playbook that users run."""
     environment = os.environ | {
         "TESTVM_DIRECTORY": str(DIRECTORY),
         "TESTVM_SSH_PORT": ssh_port,
+        "TESTVM_PASSWORD": password,
         "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections"),
     }
     inventory = Path(__file__).parent / "inventory.yml"
@@ -138,10 +152,19 @@ def running_vm() -> Iterator[VirtualHost]:
     ssh_port, redis_port = free_port(), free_port()
     try:
         subprocess.run([IMAGE / "vm.sh", "start", DIRECTORY, ssh_port, redis_port], check=True)
-        deploy(ssh_port)
-        yield VirtualHost(ssh_port, redis_port)
+        vm = VirtualHost(ssh_port, redis_port)
+        # What a task of the tests searches for.
+        password = f"secret-{secrets.token_hex(16)}"
+        vm.redis.acl_setuser(
+            "worker", enabled=True, passwords=[f"+{password}"], keys="*", channels="*", categories=["+@all"]
+        )
+        deploy(ssh_port, password)
+        yield vm
     finally:
-        subprocess.run([IMAGE / "vm.sh", "stop", DIRECTORY], check=True)
+        if os.environ.get("TESTVM_KEEP"):
+            sys.__stdout__.write(f"\ntestvm: TESTVM_SSH_PORT={ssh_port} TESTVM_REDIS_PORT={redis_port}\n")
+        else:
+            subprocess.run([IMAGE / "vm.sh", "stop", DIRECTORY], check=True)
 
 
 @pytest.fixture

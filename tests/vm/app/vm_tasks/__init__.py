@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import mmap
 import os
-import subprocess
+import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -40,23 +40,27 @@ def leaps(context: Any) -> str:
     return "not reached"
 
 
-def child_grows(context: Any) -> str:
-    """Have a child process in a session of its own take memory, 50 MB a second."""
+def daemon_grows(context: Any) -> str:
+    """Leave a process behind that has a session of its own and no parent, and takes memory, 50 MB a second."""
     program = f"import time\nkept = []\nwhile True: kept.append(b'x' * {STEP}), time.sleep(0.1)"
-    subprocess.run(["/usr/bin/python3", "-c", program], start_new_session=True, check=False)
-    time.sleep(60)
+    _leave("/usr/bin/python3", "-c", program, context.metadata["mark"])
+    time.sleep(600)
     return "not reached"
 
 
 def daemon(context: Any) -> str:
     """Leave a process behind that has a session of its own and no parent."""
+    _leave("sleep", context.metadata["sleep"])
+    return "left"
+
+
+def _leave(*command: str) -> None:
     if (pid := os.fork()) == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execvp("sleep", ["sleep", context.metadata["sleep"]])
+            os.execvp(command[0], command)
         os._exit(0)
     os.waitpid(pid, 0)
-    return "left"
 
 
 def bombs(context: Any) -> int:
@@ -77,3 +81,8 @@ def cgroup(context: Any) -> str:
     names = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
     found = {name: Path("/sys/fs/cgroup" + path, name) for name in names}
     return "\n".join([path, *(f"{name} {file.read_text().strip()}" for name, file in found.items() if file.exists())])
+
+
+def runs_file(context: Any) -> Any:
+    """Run a function of a file."""
+    return runpy.run_path(context.metadata["file"])[context.metadata["function"]](context)
