@@ -173,16 +173,16 @@ async def test_task_that_waits_for_a_process_can_be_stopped() -> None:
 
 async def test_no_more_processes_for_single_runs_start_at_once_on_a_slow_host() -> None:
     async with running() as found:
-        executor = found.executor
-        await executor._start(single=True)
-        (process,) = (each for each in executor._processes if each.single)
+        keeper_of = found.executor._keeper
+        await keeper_of._start(single=True)
+        (process,) = (each for each in keeper_of.processes if each.single)
         await until(lambda: process.up)
-        executor._alone_waiting += [time.monotonic() - 60] * 9
-        assert executor._alone_at_once > pool.ALONE_AT_ONCE
+        keeper_of._demand._alone += [time.monotonic() - 60] * 9
+        assert keeper_of._alone_at_once > keeper.ALONE_AT_ONCE
         process.up = False
-        assert executor._alone_at_once == pool.ALONE_AT_ONCE
+        assert keeper_of._alone_at_once == keeper.ALONE_AT_ONCE
         process.up = True
-        executor._alone_waiting.clear()
+        keeper_of._demand._alone.clear()
 
 
 async def test_suspect_runs_alone_and_is_waited_for_by_nobody() -> None:
@@ -466,7 +466,7 @@ async def test_neighbour_of_a_task_that_dies_when_it_is_stopped_for_its_memory_i
     async with running(max_rss_per_process=120_000_000) as found:
         found.begin(runs("sleeps", "innocent"))
         await found.started("innocent")
-        (process,) = found.executor._processes
+        (process,) = found.executor._keeper.processes
         found.begin(runs("grows_deaf", "grower", text="200000000"))
         await until(lambda: any(run.instead for run in process.runs.values()))
         os.kill(process.pid, signal.SIGKILL)
