@@ -1,0 +1,59 @@
+"""A host that cannot be reached stops a run before anything changes, and the run says how to go on without it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+REACH = CHECKOUT / "playbooks/reach.yml"
+
+
+@pytest.fixture
+def hosts():
+    """Return a function that makes an inventory of three hosts, of which those named here are away."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    def make(*away, skip=None):
+        lines = []
+        for name in ("redis1", "worker1", "worker2"):
+            where = f"ansible_host=127.0.0.1 ansible_port={port}" if name in away else "ansible_connection=local"
+            lines.append(f"{name} {where}")
+        lines += ["[redis]", "redis1", "[workers]", "worker1", "worker2"]
+        lines += ["[all:vars]", f"ansible_python_interpreter={sys.executable}"]
+        return lines + ([f"orbiter_skip_unreachable={skip}"] if skip is not None else [])
+
+    return make
+
+
+def test_a_worker_host_that_is_away_stops_the_run_which_says_the_limit_to_type(ansible, hosts):
+    done = ansible(hosts("worker2"), REACH)
+    assert done.returncode != 0
+    assert "--limit 'all:!worker2'" in " ".join(done.stdout.split())
+
+
+def test_a_limit_that_was_given_is_kept(ansible, hosts):
+    done = ansible(hosts("worker2"), REACH, "--limit=workers")
+    assert "--limit 'workers:!worker2'" in " ".join(done.stdout.split())
+
+
+def test_a_worker_host_that_is_away_is_left_out_where_the_inventory_says_so(ansible, hosts):
+    done = ansible(hosts("worker2", skip="yes"), REACH)
+    assert done.returncode == 4, done.stdout
+    assert "failed=0" in done.stdout
+    assert "failed=1" not in done.stdout
+
+
+def test_the_redis_host_is_never_left_out(ansible, hosts):
+    done = ansible(hosts("redis1", skip="yes"), REACH)
+    assert done.returncode != 0
+    assert "needs redis1" in " ".join(done.stdout.split())
+
+
+def test_all_that_are_there_are_no_trouble(ansible, hosts):
+    done = ansible(hosts(), REACH)
+    assert done.returncode == 0, done.stdout
