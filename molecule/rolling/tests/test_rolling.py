@@ -108,3 +108,20 @@ def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, w
     assert done.returncode == 2
     assert f"Release 0.0.9-00000000 is not installed here; these are: {VERSION}-" in " ".join(done.stdout.split())
     assert releases(workers) == before
+
+
+def test_release_that_is_well_and_ends_soon_is_taken_back(failed, play, source, fleet, workers):
+    ends = """
+import os, threading
+timer = threading.Timer(6, os._exit, [3])
+timer.daemon = True
+timer.start()
+"""
+    before = releases(workers), processes(workers["worker1"])[1]
+    done = play("playbooks/rolling_update.yml", release_source=source("99.0.3", start=ends), worker_gate_settle=10)
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 2
+    assert "99.0.3" in shown
+    assert "does not stay well" in shown
+    assert (releases(workers), processes(workers["worker1"])[1]) == before
+    assert len(fleet.instances()) == 4

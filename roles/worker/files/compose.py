@@ -3,7 +3,8 @@
 look IMAGE               what the host has: versions, the image, replicas, and why it cannot be used, if it cannot
 apply SECONDS            bring the stack to what docker-compose.yml says; each replica has to be well before the next
                          (--replicas N: that many, and say so there; --check: only tell whether anything would be
-                         done, with --image and --settings as a deploy would write them)
+                         done, with --image and --settings as a deploy would write them; --settle SECONDS: of a new
+                         image or new settings, the first and the last replica must stay well for so long)
 leave                    drain every replica
 undo SECONDS             back to what was last well
 previous [RELEASE]       the image to go back to
@@ -28,6 +29,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ETC = Path("/etc/orbiter")
 STACK = ETC / "docker-compose.yml"
@@ -174,12 +179,38 @@ def wait(names: set[str], seconds: float) -> None:
         if not wrong:
             return
         if time.monotonic() > deadline:
-            release = release_of(wanted()["image"])
-            sys.exit(
-                f"Release {release} is not well after {seconds:.0f} s: {'; '.join(wrong.values())}\n"
-                f"The end of the log:\n{''.join(map(log, wrong))}"
-            )
+            end(wrong, f"is not well after {seconds:.0f} s: {'; '.join(wrong.values())}")
         time.sleep(0.5)
+
+
+def end(names: Iterable[str], what: str) -> NoReturn:
+    """End the program with what is wrong with the release and the end of the log of these containers."""
+    sys.exit(f"Release {release_of(wanted()['image'])} {what}\nThe end of the log:\n{''.join(map(log, names))}")
+
+
+def settle(names: set[str], seconds: float) -> None:
+    """Look at replicas that are well for so long after their start, or end the program where one does not stay so."""
+    before = {row.id: row for row in replicas() if row.id in names}
+    until = max((row.started_at for row in before.values()), default=0) + seconds
+    while True:
+        now = {row.id: row for row in replicas() if row.id in names}
+        for name in names:
+            one = now.get(name)
+            if one is None or (one.started_at, one.running) != (before[name].started_at, True):
+                what = f"{one.name} has been restarted {one.restarts} times" if one else f"{name[:12]} is gone"
+                end({name} & set(now), f"does not stay well for {seconds:.0f} s: {what}")
+        if time.time() >= until:
+            return
+        time.sleep(0.5)
+
+
+def is_new(goal: dict) -> bool:
+    """Tell whether the image or the settings are others than those that were last good."""
+    try:
+        good = json.loads((GOOD / "state.json").read_text())
+    except (OSError, ValueError):
+        return True
+    return any(good.get(name) != goal[name] for name in ("image", "settings"))
 
 
 def wanted() -> dict:
@@ -209,8 +240,11 @@ def create(service: str, count: int, before: set[str]) -> set[str]:
     return {row.id for row in replicas() if row.service == service and row.id not in before}
 
 
-def apply(seconds: float, goal: dict, *, check: bool = False) -> dict:
-    """Bring the stack to the goal; return what was done."""
+def apply(seconds: float, goal: dict, *, check: bool = False, settling: float = 0) -> dict:
+    """Bring the stack to the goal; return what was done.
+
+    Each new replica must be well within so many seconds, and the first and the last one so for ``settling`` more.
+    """
     done: dict = {"removed": [], "replaced": [], "started": 0}
     for service in SERVICES:
         rows = [row for row in replicas() if row.service == service]
@@ -230,11 +264,18 @@ def apply(seconds: float, goal: dict, *, check: bool = False) -> dict:
             drain([row])
             now = {other.id for other in replicas() if other.service == service and other.running}
             total = sum(other.service == service for other in replicas())
-            wait(create(service, total + 1, now), seconds)
+            fresh = create(service, total + 1, now)
+            wait(fresh, seconds)
+            if settling and row is stale[0]:
+                settle(fresh, settling)
         if count and service == "worker":
             now = {other.id for other in replicas() if other.service == service and other.running}
             create(service, count, now)
-            wait({row.id for row in replicas() if row.service == service}, seconds)
+            names = {row.id for row in replicas() if row.service == service}
+            wait(names, seconds)
+            if settling:
+                settle(names, settling)
+                wait(names, seconds)
     return done | {"changed": bool(done["removed"] or done["replaced"] or done["started"])}
 
 
@@ -392,6 +433,7 @@ def main() -> None:
     parser.add_argument("--settings")
     parser.add_argument("--replicas", type=int)
     parser.add_argument("--keep", type=int, default=5)
+    parser.add_argument("--settle", type=float, default=0)
     args = parser.parse_args()
     os.umask(0o022)
     word = args.words[0] if args.words else ""
@@ -415,7 +457,7 @@ def main() -> None:
         if args.replicas is not None:
             STACK.write_text(re.sub(r"(?m)^( +replicas: ).*$", rf"\g<1>{args.replicas}", STACK.read_text()))
         goal = wanted()
-        answer = apply(float(word), goal)
+        answer = apply(float(word), goal, settling=args.settle if is_new(goal) else 0)
         if not DRAINED.exists():
             keep(goal, args.keep)
     elif args.action == "leave":
