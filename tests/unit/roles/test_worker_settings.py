@@ -296,3 +296,24 @@ def test_value_that_is_none_is_refused_by_name(ansible, values, message):
     code, shown = checked(ansible, **values)
     assert code == 2
     assert message in shown
+
+
+@pytest.mark.parametrize("value", [None, True, 1.1, ["a"], {"a": "b"}])
+@pytest.mark.parametrize("name", ["worker_task_env", "worker_extra_env"])
+def test_values_that_would_be_written_otherwise_are_refused_by_name(ansible, name, value):
+    code, shown = checked(ansible, **{name: {"ORBITER_X" if name == "worker_extra_env" else "VERSION": value}})
+    assert code == 2
+    assert ("ORBITER_X" if name == "worker_extra_env" else "VERSION") + " in worker_task_env" in shown
+    assert "put it in quotes" in shown
+
+
+def test_text_whole_numbers_and_nothing_in_quotes_are_values(ansible):
+    code, shown = checked(ansible, worker_task_env={"A": "1.10", "B": 8, "C": "", "D": "yes", "E": "{{ 3 }}"})
+    assert code == 0, shown
+
+
+def test_an_environment_that_is_too_large_is_refused(ansible):
+    code, shown = checked(ansible, worker_task_env={"SMALL": "x", "DOCUMENT": "s3cret" * 20_000})
+    assert code == 2
+    assert "DOCUMENT has most of them" in shown
+    assert "s3cret" not in shown
