@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redis.exceptions import RedisError
+
 from orbiter.distributed.client.client import Client
 from orbiter.distributed.connection.redis_url import connect_sync
 from orbiter.distributed.models import TaskPayload
@@ -126,6 +128,23 @@ class Load:
             if time.monotonic() >= due:
                 self.ids += self._fleet.submit([random.uniform(1, 3)])
                 due += self._interval
+
+
+class StubbornLoad(Load):
+    """A load whose client tries again while Redis refuses, by each of its fleets in turn; what was accepted counts."""
+
+    def __init__(self, *fleets: Fleet) -> None:
+        super().__init__(fleets[0])
+        self._fleets = list(fleets)
+        self.refused: list[str] = []
+
+    def _run(self) -> None:
+        while not self._end.wait(self._interval):
+            try:
+                self.ids += self._fleets[0].submit([random.uniform(0.5, 1.5)])
+            except (RedisError, OSError) as error:
+                self.refused.append(str(error))
+                self._fleets.append(self._fleets.pop(0))
 
 
 def releases(workers: dict[str, Any]) -> dict[str, str]:

@@ -1,20 +1,20 @@
-"""The group of the scenario, what its servers say, and a load whose clients do not give up."""
+"""The group of the scenario, and what its servers say."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from redis.exceptions import RedisError
 
-from fleet import Fleet, Load, wait_until
+from fleet import Fleet, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from subprocess import CompletedProcess
+
+    from fleet import StubbornLoad
 
 TLS = "--tls --cacert /etc/redis/tls/ca.pem"
 SENTINEL_PASSWORD = "python3 -c \"import json; print(json.load(open('/etc/redis/fleet.json'))['sentinel_password'])\""
@@ -25,23 +25,6 @@ NEW = {
     "orbiter_redis_password": f"operator{NASTY}",
     "orbiter_redis_users": {name: {"password": f"{name}{NASTY}"} for name in ("worker", "client", "monitor")},
 }
-
-
-class StubbornLoad(Load):
-    """A load whose client tries again while Redis refuses, by each of its fleets in turn; what was accepted counts."""
-
-    def __init__(self, *fleets: Fleet) -> None:
-        super().__init__(fleets[0])
-        self._fleets = list(fleets)
-        self.refused: list[str] = []
-
-    def _run(self) -> None:
-        while not self._end.wait(self._interval):
-            try:
-                self.ids += self._fleets[0].submit([random.uniform(0.5, 1.5)])
-            except (RedisError, OSError) as error:
-                self.refused.append(str(error))
-                self._fleets.append(self._fleets.pop(0))
 
 
 def redis(host: Any, command: str) -> str:

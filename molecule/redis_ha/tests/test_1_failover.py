@@ -8,7 +8,6 @@ import ssl
 import pytest
 from conftest import (
     TLS,
-    StubbornLoad,
     asked_sentinel,
     assert_unchanged,
     in_step,
@@ -19,7 +18,7 @@ from conftest import (
     sizes,
 )
 
-from fleet import counted, wait_until
+from fleet import StubbornLoad, counted, wait_until
 
 PORTS = {"redis-server": "6379", "redis-sentinel": "26379"}
 

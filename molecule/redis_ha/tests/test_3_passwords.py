@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import NEW, TLS, StubbornLoad, asked_sentinel, in_step, lose_the_master, processes
+from conftest import NEW, TLS, asked_sentinel, in_step, lose_the_master, processes
 
-from fleet import Fleet, counted, wait_until
+from fleet import Fleet, StubbornLoad, counted, wait_until
 
 
 def login(url):

@@ -1,6 +1,6 @@
 """Tell what on this host would keep Redis from being installed: who has its port, and how full its disk is.
 
-Usage: look.py PORT [SENTINEL_PORT]
+Usage: look.py PORT[,PORT] [SENTINEL_PORT]
 Prints {"taken_by": "N is taken by NAME (process N)" or "", "free_mb": N, "disk": PATH, "members": [ADDRESS], "users":
 [NAME] or null}: `members` are those of the group of Redis hosts that it is in now, `users` those that the role made.
 Redis itself, as systemd started it, takes nothing from nobody.
@@ -62,7 +62,8 @@ def main() -> None:
     free = state.f_bavail * state.f_frsize // 2**20
     group = Path("/etc/redis/fleet.json")
     members = json.loads(group.read_text())["members"] if group.exists() else []
-    taken = " and ".join(filter(None, map(taken_by, map(int, sys.argv[1:]), UNITS)))
+    wanted = [(int(port), unit) for ports, unit in zip(sys.argv[1:], UNITS, strict=False) for port in ports.split(",")]
+    taken = " and ".join(filter(None, (taken_by(port, unit) for port, unit in wanted)))
     file = Path("/etc/redis/users.acl")
     users = [line.split()[1] for line in file.read_text().splitlines() if line] if file.exists() else None
     print(json.dumps({"taken_by": taken, "free_mb": free, "disk": str(disk), "members": members, "users": users}))

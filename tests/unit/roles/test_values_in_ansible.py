@@ -96,6 +96,7 @@ FLEET = ["[redis]", "queue", "[workers]", "work", "[all:vars]", "ansible_host=19
         ("teardown", "orbiter_teardown_temporal"),
         ("teardown", "redis_remove_data"),
         ("rotate_secrets", "orbiter_rotate_keep_old"),
+        ("redis_tls", "orbiter_redis_tls_close"),
     ],
 )
 def test_a_switch_that_is_neither_yes_nor_no_stops_a_playbook_at_once(ansible, playbook, name):
@@ -139,3 +140,20 @@ def test_a_firewall_that_cannot_be_made_is_refused_before_a_host_is_asked(ansibl
     assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check the inventory"]
     wrong = json.loads(given)["orbiter_firewall_clients"][0] if given.startswith("{") else given.split("=")[1]
     assert re.search(rf"^fatal: .*orbiter_firewall.*{re.escape(wrong)}", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("redis", "said", "refused"),
+    [
+        ("queue", [], r"redis_tls is false and redis_tls_port 6379, where Redis' port without TLS is 6379"),
+        ("queue", ["redis_tls=true"], r"redis_tls is true and redis_tls_port 6379, .*redis_tls_port: 6380"),
+        ("queue", ["redis_tls_port=6380"], r"redis_tls is false and redis_tls_port 6380, .*redis_tls: true"),
+        ("queue[1:3]", ["redis_tls=true", "redis_tls_port=6380"], r"The inventory has 3 Redis hosts, .*at once"),
+    ],
+)
+def test_a_move_to_tls_that_cannot_be_is_refused_before_a_host_is_asked(ansible, redis, said, refused):
+    fleet = [redis if line == "queue" else line for line in FLEET]
+    done = ansible(fleet, CHECKOUT / "playbooks/redis_tls.yml", *(f"--extra-vars={variable}" for variable in said))
+    assert done.returncode == 2, done.stdout
+    assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check what is meant"]
+    assert re.search(f"^fatal: .*{refused}", done.stdout, re.MULTILINE), done.stdout

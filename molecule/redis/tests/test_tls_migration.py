@@ -1,0 +1,118 @@
+"""A fleet without TLS gets it by a play, while tasks run and clients move when they can."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, suppress
+from urllib.parse import quote
+
+import pytest
+import redis
+from conftest import FLEETS, changed, shown
+from test_secrets import NEW, accepted, processes
+
+from fleet import Fleet, StubbornLoad
+
+PLAIN, SECURE = 6379, 6380
+PLAYBOOK = "playbooks/redis_tls.yml"
+
+
+def ports(server):
+    """Return the ports that Redis listens at."""
+    listening = server.host.check_output("ss --no-header --listening --tcp --numeric --processes | grep redis-server")
+    return {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
+
+
+@contextmanager
+def somebody(fleet):
+    """Stay connected until the block ends, through restarts of Redis."""
+    end = threading.Event()
+
+    def stay():
+        while not end.wait(0.1):
+            with suppress(redis.RedisError):
+                fleet.redis.ping()
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        fleet.redis.close()
+
+
+@pytest.fixture(scope="module")
+def moved(servers, on, play):
+    """Move the first fleet under load: a client stays at the plain port for a time, and then follows."""
+    server, worker = servers["redis1"], on(FLEETS["redis1"])
+    # The passwords that test_secrets leaves behind, if it has run.
+    passwords = NEW if accepted(server, NEW["orbiter_redis_users"]["worker"]["password"]) else {}
+    wanted = passwords | {"orbiter_redis_hosts": "redis1", "orbiter_worker_hosts": FLEETS["redis1"]}
+    wanted |= {"redis_tls": True, "redis_tls_port": SECURE}
+    password = (server.variables | passwords)["orbiter_redis_password"]
+    place = f"default:{quote(password, safe='')}@{server.variables['redis_bind']}"
+    plain, secure = (
+        Fleet(f"redis://{place}:{PLAIN}/0"),
+        Fleet(f"rediss://{place}:{SECURE}/0?ssl_ca_certs={server.authority}"),
+    )
+    before = processes(worker)
+    check = play(PLAYBOOK, "--check", **wanted)
+    after_check = (ports(server), processes(worker))
+    with somebody(plain), StubbornLoad(plain) as first:
+        stays = play(PLAYBOOK, **wanted)
+        both = ports(server)
+    with StubbornLoad(secure) as second:
+        closes = play(PLAYBOOK, **wanted)
+        one = ports(server)
+    again = play(PLAYBOOK, **wanted)
+    return {
+        "before": before,
+        "check": check,
+        "after_check": after_check,
+        "stays": stays,
+        "both": both,
+        "closes": closes,
+        "one": one,
+        "again": again,
+        "loads": [first, second],
+        "fleet": secure,
+        "url": worker.check_output('. /etc/orbiter/worker.env; printf %s "$ORBITER_REDIS_URL"'),
+    }
+
+
+def test_a_check_of_it_changes_nothing(moved):
+    assert moved["check"].returncode == 0
+    assert moved["after_check"] == ({PLAIN}, moved["before"])
+
+
+def test_the_plain_port_stays_open_while_somebody_is_connected_by_it_and_the_play_names_who(moved):
+    assert moved["stays"].returncode == 2
+    said = shown(moved["stays"])
+    assert f"the workers use TLS, and port {PLAIN} stays open without it, as these are connected by it: " in said
+    assert ".1 as default" in said  # the network's gateway is the machine of the tests
+    assert " as worker" not in said.partition("are connected by it: ")[2]
+    assert moved["both"] == {PLAIN, SECURE}
+
+
+def test_it_closes_when_nobody_is_and_workers_stay_where_they_are(moved):
+    assert moved["closes"].returncode == 0
+    assert changed(moved["closes"]) == ["Write the settings that need a restart", "Restart the only Redis"]
+    assert moved["one"] == {SECURE}
+
+
+def test_it_again_changes_nothing(moved):
+    assert moved["again"].returncode == 0
+    assert changed(moved["again"]) == []
+
+
+def test_workers_use_tls(moved):
+    assert moved["url"].startswith("rediss://worker:")
+    assert moved["url"].endswith(f":{SECURE}/0?ssl_ca_certs=/etc/orbiter/redis-ca.pem")
+
+
+def test_no_task_is_lost_while_a_fleet_moves(moved):
+    for load in moved["loads"]:
+        assert len(load.ids) > 10
+    moved["fleet"].assert_nothing_lost([task_id for load in moved["loads"] for task_id in load.ids], within=90)
