@@ -157,3 +157,22 @@ def test_a_move_to_tls_that_cannot_be_is_refused_before_a_host_is_asked(ansible,
     assert done.returncode == 2, done.stdout
     assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check what is meant"]
     assert re.search(f"^fatal: .*{refused}", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("workers", "said", "times"),
+    [
+        ("work[1:2]", "", 1),
+        ("work[1:2]", "redis_tls=true", 0),
+        ("queue", "", 0),
+        ("work[1:2] orbiter_redis_url=rediss://elsewhere", "", 0),
+    ],
+    ids=["no TLS", "TLS", "one host", "a Redis elsewhere"],
+)
+def test_what_it_means_that_redis_has_no_tls_is_said_once_where_others_can_read_along(ansible, workers, said, times):
+    fleet = [workers if line == "work" else line for line in FLEET]
+    # It ends there: the inventory has no password.
+    done = ansible(fleet, CHECKOUT / "playbooks/prepare.yml", f"--extra-vars={said}")
+    assert done.returncode == 2, done.stdout
+    assert "Set it in the inventory, in a vault" in done.stdout
+    assert done.stdout.count("passwords, tasks and results can be read by whoever") == times, done.stdout
