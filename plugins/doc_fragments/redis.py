@@ -16,9 +16,15 @@ options:
       - Where Redis is, such as C(redis://user:password@redis1:6379/0). Handed to the command by its environment.
       - Without it the settings of the host count, which on a worker host are those of its workers.
     type: str
+  namespace:
+    description:
+      - The namespace, the first word of all keys. The module sees and touches what is in it, and nothing else.
+      - Without it the settings of the host count, or else it is C(orbiter), as it is on any host where O(redis_url) is
+        given.
+    type: str
   queue:
     description:
-      - Name of the queue.
+      - Name of the queue. In a namespace other than C(orbiter) that is its first word, named here or not.
       - Without it the settings of the host count, or else it is C(orbiter:tasks). Modules that list workers list those
         of all queues then.
     type: str

@@ -16,6 +16,7 @@ PLACES = ["/usr/local/bin"]
 # What every module takes; described in doc_fragments/redis.py.
 CONNECTION = {
     "redis_url": {"type": "str", "no_log": True},
+    "namespace": {"type": "str"},
     "queue": {"type": "str"},
     "executable": {"type": "path"},
 }
@@ -41,11 +42,13 @@ class TooLongError(Exception):
 
 
 class Command:
-    """The command of one host, with the queue that a module was told."""
+    """The command of one host, with the namespace and the queue that a module was told."""
 
-    def __init__(self, executable, redis_url=None, queue=None):
+    def __init__(self, executable, redis_url=None, queue=None, namespace=None):
         self.executable = executable
         self.queue = queue
+        # An option, as on worker hosts the command reads the host's own settings over its environment.
+        self._namespace_words = [] if namespace is None else ["--namespace", namespace]
         # By environment only: everybody on the host can read a process's command line.
         self._environment = dict(os.environ, NO_COLOR="1", **({"ORBITER_REDIS_URL": redis_url} if redis_url else {}))
 
@@ -59,7 +62,7 @@ class Command:
         It may say so and end with 1: that something was not done is in the answer then.
 
         Args:
-            words: What to ask.
+            words: What to ask: a command of two words, and its options.
             given: Text for its standard input.
             within: Seconds that it may take.
 
@@ -69,7 +72,7 @@ class Command:
         """
         try:
             done = subprocess.run(
-                [self.executable, *words],
+                [self.executable, *words[:2], *self._namespace_words, *words[2:]],
                 input=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -104,4 +107,4 @@ def command_of(module):
             msg=f"This host has no command orbiter (looked on PATH and in {' and '.join(PLACES)}). "
             "Run the module on a worker host, or name the command by 'executable'."
         )
-    return Command(executable, module.params["redis_url"], module.params["queue"])
+    return Command(executable, module.params["redis_url"], module.params["queue"], module.params["namespace"])

@@ -186,5 +186,25 @@ def test_workers_have_the_password_that_the_inventory_gives_them(url):
     assert url(redis_bind="10.0.0.1", redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
 
 
+def test_workers_of_another_namespace_connect_as_its_user(url):
+    tenants = {"redis_bind": "10.0.0.1", "redis_namespaces": [{"name": "{acme}"}], "worker_namespace": "{acme}"}
+    own = url(redis_bind="10.0.0.1", orbiter_namespace="{acme}")
+    other, given = url(**tenants), url(**tenants, redis_users={"acme-worker": {"password": "w/rker"}})
+    assert own.startswith("redis://worker:")
+    assert other.startswith("redis://acme-worker:")
+    assert len({one.split(":")[2].split("@")[0] for one in (own, other)}) == 2
+    assert given == "redis://acme-worker:w%2Frker@10.0.0.1:6379/0"
+
+
+def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_contacted(tmp_path):
+    inventory = {"redis_bind": "10.0.0.1", "worker_namespace": "acme"}
+    done = deployed(tmp_path, inventory, "site.yml")
+    assert done.returncode != 0
+    assert "its namespace is acme, and Redis has users for orbiter" in " ".join(done.stdout.split())
+    assert "Look at the hosts" not in done.stdout
+    served = deployed(tmp_path, inventory | {"redis_namespaces": [{"name": "acme"}]}, "site.yml")
+    assert "Look at the hosts" in served.stdout, served.stdout
+
+
 def test_a_url_of_the_inventory_is_taken_as_it_is(url):
     assert url(orbiter_redis_url="redis://elsewhere:1/2") == "redis://elsewhere:1/2"

@@ -6,6 +6,8 @@ Usage: deploy_lock.py take SECONDS RECORD [TOKEN]    RECORD: who deploys, as JSO
 Taking what is ours already renews it. With TOKEN it is also taken from the run of that token, or with * from anybody.
 Releasing what is not ours does nothing.
 
+The key is NAMESPACE:deploy, with the environment's ORBITER_NAMESPACE, or orbiter without one.
+
 Prints JSON. state: "held" (by us, now), "busy" (somebody else has it), "free", or "absent" (no Redis here to ask)
 reason: why it is absent · holder: the record of who has it, or null · who: the same as words
 
@@ -27,7 +29,7 @@ from typing import Any
 CONFIG = Path(os.environ.get("ORBITER_REDIS_CONFIG", "/etc/redis/redis.conf"))
 # Where the role `redis` keeps it for such scripts: the configuration has none, as the users are in a file of their own.
 PASSWORD = CONFIG.with_name("admin.password")
-KEY = "orbiter:deploy"
+KEY = f"{os.environ.get('ORBITER_NAMESPACE', 'orbiter')}:deploy"
 
 # KEYS: the lock. ARGV: step, record, milliseconds, tokens from whom it may be taken.
 # Returns state, record or "", age and rest in milliseconds.

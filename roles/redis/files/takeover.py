@@ -4,7 +4,7 @@ Usage: takeover.py look WANTED
        takeover.py keep WANTED
        takeover.py adopt WANTED NAME
 WANTED is JSON, what the role's files are going to say: {"appendonly": "yes", "appendfilename": …, "appenddirname": …,
-"databases": "16", "maxmemory": "1gb", "modules": [PATH], "queues": [NAME], "sentinel": false}.
+"databases": "16", "maxmemory": "1gb", "modules": [PATH], "namespace": NAME, "queues": [NAME], "sentinel": false}.
 
   look   changes nothing. Prints {"ours": bool, "foreign": [what was found], "hurdles": [why it cannot be adopted],
          "unsaved": bool}. `foreign` is empty for a Redis of the role, and for the package's own one without data and
@@ -42,7 +42,6 @@ LISTENING = "0A"
 SERVERS = ("redis-server", "valkey-server", "keydb-server")
 # Every release of the role writes this line into redis.conf, and no package does.
 MARK = "include /etc/redis/dynamic.conf"
-LOCK = "orbiter:deploy"
 SENTINEL_MARK = "include /etc/redis/sentinel-settings.conf"
 SENTINEL_OF_PACKAGE = "sentinel monitor mymaster 127.0.0.1 6379 2"
 PATIENCE = 3600.0  # for gigabytes on a slow disk
@@ -227,11 +226,11 @@ def after_string(content: bytes, at: int) -> int:
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
-def databases(redis: Redis) -> dict[int, int]:
+def databases(redis: Redis, wanted: dict[str, Any]) -> dict[int, int]:
     """Return the number of keys of each database that has some; the deploy lock, if it is there already, is none."""
     lines = re.findall(r"^db(\d+):keys=(\d+)", redis.ask("INFO", "keyspace"), re.MULTILINE)
     found = {int(number): int(keys) for number, keys in lines}
-    if 0 in found and redis.ask("EXISTS", LOCK) == "1":
+    if 0 in found and redis.ask("EXISTS", f"{wanted['namespace']}:deploy") == "1":
         found[0] -= 1
     return {number: keys for number, keys in found.items() if keys}
 
@@ -302,19 +301,20 @@ def ask_server(seen: dict[str, Any], redis: Redis, wanted: dict[str, Any]) -> li
     if not seen["ours"] and info["loading"] == "1":
         seen["hurdles"].append("it loads its data just now: wait for the end of that")
         return ["it loads its data just now"]
-    holds = seen["ours"] or bool(databases(redis))
+    holds = seen["ours"] or bool(databases(redis, wanted))
     seen["unsaved"] = wanted["appendonly"] == "yes" and info["aof_enabled"] == "0" and holds
     if seen["ours"]:
         return []
     seen["hurdles"] += what_is_in_the_way(redis, info, wanted)
-    return whom_it_serves(redis, info, wanted["queues"])
+    return whom_it_serves(redis, info, wanted)
 
 
-def whom_it_serves(redis: Redis, info: dict[str, str], queues: list[str]) -> list[str]:
+def whom_it_serves(redis: Redis, info: dict[str, str], wanted: dict[str, Any]) -> list[str]:
     """Return what is in a server, and who is connected."""
-    found = [f"{keys} keys in database {number}" for number, keys in sorted(databases(redis).items())]
-    own = ["orbiter:task:index", "orbiter:fleet", *queues]
-    if any(redis.ask("-n", str(number), "EXISTS", *own) != "0" for number in databases(redis)):
+    found = [f"{keys} keys in database {number}" for number, keys in sorted(databases(redis, wanted).items())]
+    namespace = wanted["namespace"]
+    own = [f"{namespace}:task:index", f"{namespace}:fleet", f"{namespace}:tasks", *wanted["queues"]]
+    if any(redis.ask("-n", str(number), "EXISTS", *own) != "0" for number in databases(redis, wanted)):
         found.append("among them a queue of Orbiter that was set up by hand")
     found += [f"{clients} clients"] if (clients := other_clients(redis)) else []
     found += [f"{info['connected_slaves']} replicas"] if info["connected_slaves"] != "0" else []
@@ -345,9 +345,10 @@ def what_is_in_the_way(redis: Redis, info: dict[str, str], wanted: dict[str, Any
         for name in ("appendfilename", "appenddirname")
         if redis.setting(name) not in ("", wanted[name])
     ]
-    if max(databases(redis), default=0) >= int(wanted["databases"]):
+    last = max(databases(redis, wanted), default=0)
+    if last >= int(wanted["databases"]):
         hurdles.append(
-            f"it has keys in database {max(databases(redis))}, and the role's has {wanted['databases']} databases: "
+            f"it has keys in database {last}, and the role's has {wanted['databases']} databases: "
             "name databases in redis_settings (dynamic: false)"
         )
     hurdles += [
@@ -460,7 +461,7 @@ def adopt(wanted: dict[str, Any], name: str) -> dict[str, object]:
     except BaseException:
         shutil.rmtree(aside)
         raise
-    return {"keys": sum(databases(redis).values()), "aside": str(aside)}
+    return {"keys": sum(databases(redis, wanted).values()), "aside": str(aside)}
 
 
 def main() -> None:

@@ -73,6 +73,14 @@ def test_it_is_taken_over_from_the_one_who_was_seen_to_have_it_only(server):
     assert take(server, carol, "*")["holder"]["token"] == carol["token"]
 
 
+def test_each_namespace_has_one_of_its_own(server, monkeypatch):
+    assert take(server, ALICE)["state"] == "held"
+    monkeypatch.setenv("ORBITER_NAMESPACE", "{acme}")
+    assert take(server, BOB)["state"] == "held"
+    assert json.loads(server.client.get("{acme}:deploy"))["user"] == "bob"
+    assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
+
+
 @pytest.mark.parametrize("nonsense", ["", "no json", "[]", "7", '"x"', "{}", '{"since": "never"}'])
 def test_what_somebody_else_wrote_there_can_be_broken(server, nonsense):
     server.client.set("orbiter:deploy", nonsense)

@@ -11,31 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from users import ROLE, refused, written
 
 CHECKOUT = Path(__file__).parents[3]
-ROLE = CHECKOUT / "roles/redis"
 RIGHTS = yaml.safe_load((ROLE / "files/rights.yml").read_text())["rights"]
 SCRIPTS = json.loads((ROLE / "files/client_scripts.json").read_text())
-HOST = f"host ansible_connection=local ansible_python_interpreter={sys.executable}"
 EXTRA = "0123456789abcdef0123456789abcdef01234567"
 
 _spec = importlib.util.spec_from_file_location("redis_rules", CHECKOUT / "plugins/filter/redis_rules.py")
 _plugin = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_plugin)
-
-
-def written(ansible, path, **variables):
-    """Return the users that the role writes, each with its rules."""
-    given = {"redis_password": "the operator's own", "role_path": str(ROLE), "__redis_version": "7.0.15", **variables}
-    tasks = f"""
-    - include_role: {{name: orbiter.fleet.redis, tasks_from: preflight_values, public: true}}
-    - template: {{src: {ROLE}/templates/users.acl.j2, dest: {path}, mode: "0600"}}
-"""
-    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
-    assert done.returncode == 0, done.stdout
-    users = [line.split(" ", 5) for line in path.read_text().splitlines() if line]
-    assert all(words[0] == "user" and words[2:4] == ["on", "sanitize-payload"] for words in users)
-    return {words[1]: words[5] for words in users}
 
 
 def test_users_get_the_rules_of_their_rights_for_each_queue(ansible, tmp_path):
@@ -87,14 +72,8 @@ def test_a_user_of_another_namespace_has_its_keys_and_queues_only(ansible, tmp_p
     "border", [{"namespace": "a*"}, {"namespace": "{a"}, {"namespace": ""}, {"queues": "mail"}, {"queues": ["a b"]}]
 )
 def test_a_namespace_or_queue_that_cannot_be_is_refused_with_its_user(ansible, border):
-    tasks = """
-    - include_role: {name: orbiter.fleet.redis, tasks_from: preflight_inventory}
-"""
     users = {"acme": {"password": "password of acme", "rights": "client", **border}}
-    given = {"redis_password": "the operator's own", "redis_users": users, "redis_bind": "127.0.0.1"}
-    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
-    assert done.returncode != 0
-    assert "has acme with a" in " ".join(done.stdout.split())
+    assert "has acme with a" in refused(ansible, redis_users=users)
 
 
 def test_later_releases_of_redis_may_be_told_the_drivers_name(ansible, tmp_path):
@@ -103,13 +82,7 @@ def test_later_releases_of_redis_may_be_told_the_drivers_name(ansible, tmp_path)
 
 @pytest.mark.parametrize("extra", ["abc", "0123456789ABCDEF0123456789ABCDEF01234567", "+@all"])
 def test_a_hash_that_is_none_is_refused_by_name(ansible, extra):
-    tasks = """
-    - include_role: {name: orbiter.fleet.redis, tasks_from: preflight_inventory}
-"""
-    given = {"redis_password": "the operator's own", "redis_client_scripts_extra": [extra], "redis_bind": "127.0.0.1"}
-    done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
-    assert done.returncode != 0
-    assert "redis_client_scripts_extra is" in done.stdout
+    assert "redis_client_scripts_extra is" in refused(ansible, redis_client_scripts_extra=[extra])
 
 
 def test_tables_and_scripts_are_those_of_now():

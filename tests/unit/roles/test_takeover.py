@@ -21,6 +21,7 @@ WANTED = {
     "databases": "16",
     "maxmemory": "1gb",
     "modules": [],
+    "namespace": "orbiter",
     "queues": ["orbiter:tasks"],
     "sentinel": False,
 }

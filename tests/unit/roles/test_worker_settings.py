@@ -138,6 +138,16 @@ def test_what_tasks_may_ask_for_arrives_in_units_and_stacks(rendered):
         assert [given[f"ORBITER_{name}"] for name in names] == ["openai:gpt-5*,test", "7200", "5", "30", "0", "1000"]
 
 
+@pytest.mark.parametrize("namespace", ["orbiter", "acme", "{acme}"])
+def test_namespace_of_the_inventory_arrives_in_units_and_stacks(rendered, ansible, namespace):
+    values = {} if namespace == "orbiter" else {"orbiter_namespace": namespace, "worker_queue": f"{namespace}:mail"}
+    shown = rendered(**values)
+    for settings in (shown["settings"], shown["replicas"]):
+        assert environment(settings)["ORBITER_NAMESPACE"] == namespace
+    code, told = checked(ansible, **values)
+    assert code == 0, told
+
+
 def test_what_is_empty_in_the_inventory_is_written(rendered):
     """Left out, it would be whatever else is found."""
     shown = rendered(worker_allow_imports=[], worker_allow_models=[], worker_task_env={"NOTHING": ""})
@@ -289,6 +299,17 @@ def test_settings_of_the_worker_in_their_place_need_no_word(ansible):
         ({"worker_max_steps": -1}, "worker_max_steps is -1; it must be a whole number, 1 or more"),
         ({"worker_max_task_retries": "no"}, "worker_max_task_retries is no; it must be a whole number, 0 or more"),
         ({"worker_max_events": 99}, "worker_max_events is 99; it must be a whole number, 100 or more"),
+        (
+            {"orbiter_namespace": "a:b"},
+            'worker_namespace (orbiter_namespace in the inventory) is "a:b"; it must be',
+        ),
+        (
+            {"worker_namespace": "{acme"},
+            'is "{acme"; it must be 1 to 64 letters (a to z, A to Z), digits',
+        ),
+        ({"worker_namespace": "acme", "worker_queue": "{b}:mail"}, 'worker_queue is "{b}:mail"; it must be 1 to 128'),
+        ({"worker_namespace": "acme", "worker_queue": "deploy"}, 'is "deploy", and acme:deploy is a key of the fleet.'),
+        ({"worker_queue": "orbiter:task:x"}, 'is "orbiter:task:x", and orbiter:task:x is a key of the fleet.'),
         ({"worker_cpu_quota": 150}, "worker_cpu_quota is 150; it must be a whole number of percent, such as 150%"),
     ],
 )

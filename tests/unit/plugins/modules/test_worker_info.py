@@ -29,6 +29,14 @@ def test_workers_of_named_hosts_and_queues_are_listed_only(run, worker):
     assert run("worker_info", hosts=["elsewhere"])["workers"] == []
 
 
+def test_workers_of_another_namespace_are_not_there(run, worker):
+    here = worker().worker_id
+    assert run("worker_info", namespace="acme")["workers"] == []
+    assert [one["worker_id"] for one in run("worker_info", namespace="orbiter")["workers"]] == [here]
+    refused = run("worker_info", namespace="a:b")
+    assert "a:b" in refused["msg"]
+
+
 def test_redis_that_is_not_there_is_named_without_its_password(run):
     answer = run("worker_info", redis_url="redis://default:s3cret@127.0.0.1:1/0")
     assert answer["failed"]
