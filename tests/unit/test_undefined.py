@@ -196,6 +196,13 @@ def test_workers_of_another_namespace_connect_as_its_user(url):
     assert given == "redis://acme-worker:w%2Frker@10.0.0.1:6379/0"
 
 
+def test_each_worker_host_connects_as_a_user_of_its_own_where_that_is_wanted(url):
+    one = {"redis_bind": "10.0.0.1", "redis_user_per_host": True}
+    assert url(**one).startswith("redis://worker-worker1:")
+    tenant = one | {"redis_namespaces": [{"name": "acme"}], "worker_namespace": "acme"}
+    assert url(**tenant).startswith("redis://acme-worker-worker1:")
+
+
 def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_contacted(tmp_path):
     inventory = {"redis_bind": "10.0.0.1", "worker_namespace": "acme"}
     done = deployed(tmp_path, inventory, "site.yml")

@@ -81,6 +81,18 @@ def test_each_namespace_has_one_of_its_own(server, monkeypatch):
     assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
 
 
+def test_the_role_takes_and_gives_back_that_of_the_inventory_s_namespace(server, ansible, monkeypatch):
+    monkeypatch.setenv("ORBITER_REDIS_CONFIG", str(server.config))
+    host = f"host ansible_connection=local ansible_python_interpreter={sys.executable} lock_host=host"
+    take_it = "    - include_role: {name: orbiter.fleet.lock}\n"
+    release = "    - include_role: {name: orbiter.fleet.lock, tasks_from: release}\n"
+    assert ansible([host], take_it, "--extra-vars=orbiter_namespace=acme").returncode == 0
+    assert server.client.keys() == ["acme:deploy"]
+    done = ansible([host], take_it + release, "--extra-vars=orbiter_namespace=acme")
+    assert done.returncode == 0, done.stdout
+    assert server.client.keys() == []
+
+
 @pytest.mark.parametrize("nonsense", ["", "no json", "[]", "7", '"x"', "{}", '{"since": "never"}'])
 def test_what_somebody_else_wrote_there_can_be_broken(server, nonsense):
     server.client.set("orbiter:deploy", nonsense)

@@ -41,6 +41,18 @@ def test_each_namespace_has_users_that_reach_its_keys_only(ansible, tmp_path):
     assert len(set(passwords.values())) == len(passwords) - 1, "default and admin have the operator's"
 
 
+def test_each_worker_host_has_a_user_with_the_rights_of_the_worker_of_its_namespace(ansible, tmp_path):
+    hosts, given = {"w1": "orbiter", "w2": "acme"}, {"acme-worker": {"password": "password of acme"}}
+    path = tmp_path / "users.acl"
+    rules = written(ansible, path, redis_namespaces=TENANTS, redis_users=given, redis_worker_hosts=hosts)
+    assert rules["worker-w1"] == rules["worker"]
+    assert rules["acme-worker-w2"] == rules["acme-worker"]
+    assert reach(rules["acme-worker-w2"]) == {"acme"}
+    passwords = dict(line.split()[1::3][:2] for line in path.read_text().splitlines() if line)
+    assert len({passwords[name] for name in ("worker", "worker-w1", "acme-worker", "acme-worker-w2")}) == 4
+    assert "fe80::1 cannot be: a name has letters" in refused(ansible, redis_worker_hosts={"fe80::1": "orbiter"})
+
+
 def test_users_of_the_fleet_are_those_of_its_namespace(ansible, tmp_path):
     rules = written(ansible, tmp_path / "users.acl", orbiter_namespace="acme")
     for name in ("worker", "client", "monitor"):
@@ -71,9 +83,9 @@ FAULTS = [
 
 
 def test_what_can_be_no_namespace_is_refused_with_the_rule(ansible):
-    said = refused(ansible, redis_namespaces=[one for one, _ in FAULTS], redis_queues=["orbiter:tasks", "i:mail"])
+    said = refused(ansible, redis_namespaces=[one for one, dummy in FAULTS], redis_queues=["orbiter:tasks", "i:mail"])
     assert "host: redis_namespaces: " in said
-    assert [reason for _, reason in FAULTS if reason not in said] == []
+    assert [reason for dummy, reason in FAULTS if reason not in said] == []
     own = 'redis_namespace (orbiter_namespace in the inventory) is "a:b"; it must be 1 to 64 letters'
     assert own in refused(ansible, orbiter_namespace="a:b")
     assert "name=a is text, and must be a list" in refused(ansible, redis_namespaces="name=a")
