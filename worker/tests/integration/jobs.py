@@ -214,3 +214,16 @@ def floods_in_thread(context: Any) -> str:
         pass
     Path(context.metadata["done"]).touch()
     return "flooded"
+
+
+async def returns_much(context: Any) -> str:
+    """Return a text of ``metadata["size"]`` characters."""
+    return "x" * context.metadata["size"]
+
+
+async def saves_much(context: Any) -> str:
+    """Save a text of ``metadata["size"]`` characters and fail with a long error; the next run says what was saved."""
+    if context.checkpoint:
+        return f"{len(context.checkpoint)} saved before"
+    context.save("x" * context.metadata["size"])
+    raise RuntimeError("\U0001f600" * 10_000)

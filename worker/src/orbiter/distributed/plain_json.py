@@ -40,6 +40,11 @@ def check_depth(value: object, text: str) -> None:
     raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
+def quoted_size(text: str) -> int:
+    """Return how many bytes a text has as a string within JSON of ASCII, as Temporal is given it."""
+    return len(json.dumps(text))
+
+
 def _inner(value: object) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()

@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orbiter.distributed.errors import ConfigurationError, text_of
+from orbiter.distributed.limits import LARGEST_CHECKPOINT, LARGEST_DURABLE, SMALL_CHECKPOINT
+from orbiter.distributed.plain_json import json_text, quoted_size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,9 +86,22 @@ class RunContext:
         return self.journal.checkpoint if self.journal else None
 
     def save(self, checkpoint: Any) -> None:
-        """Save JSON for the next run of this task, should this one be lost; nothing is kept in local execution."""
-        if self.journal:
-            self.journal.save(checkpoint)
+        """Save JSON for the next run of this task, should this one be lost; nothing is kept in local execution.
+
+        Raises:
+            ConfigurationError: It is not JSON, or more than Temporal takes beside the task.
+        """
+        if not self.journal:
+            return
+        size = len(json_text(checkpoint, "what was saved"))
+        if size > SMALL_CHECKPOINT:
+            room = min(LARGEST_CHECKPOINT, LARGEST_DURABLE - quoted_size(self.payload.to_json()))
+            if size > room:
+                raise ConfigurationError(
+                    f"checkpoint: {size} bytes as JSON are more than the {room} that Temporal takes beside this task;"
+                    " store it elsewhere and save where"
+                )
+        self.journal.save(checkpoint)
 
     @property
     def input(self) -> str:

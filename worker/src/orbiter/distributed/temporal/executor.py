@@ -24,7 +24,9 @@ from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.execution.endings import Delegated, Requeued, StopReason
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.running import RunTable
+from orbiter.distributed.limits import LARGEST_DURABLE_TASK
 from orbiter.distributed.models import TERMINAL
+from orbiter.distributed.plain_json import quoted_size
 from orbiter.distributed.temporal.activities import RUNS, execute_agent_activity, record_activity
 from orbiter.distributed.temporal.connection import connect, connect_options
 from orbiter.distributed.temporal.delegated import DelegatedTasks
@@ -163,11 +165,18 @@ class TemporalExecutor:
             Requeued: Temporal is away, or another fleet's workers would run the task.
 
         Raises:
-            ConfigurationError: Temporal refuses it for good.
+            ConfigurationError: It is larger than Temporal takes, or Temporal refuses it for good.
         """
         if self._client is None or self._host is None:
             return Requeued("Temporal has not been reached yet")
         claim = slot.claim
+        # Temporal says of a message that is too large for gRPC what it says when it is away.
+        size = quoted_size(claim.task.to_json())
+        if size > LARGEST_DURABLE_TASK:
+            raise ConfigurationError(
+                f"task: {size} bytes for Temporal are more than the {LARGEST_DURABLE_TASK} that it takes at once;"
+                " store what is large elsewhere and submit where"
+            )
         settings, task = self._host.settings, claim.task
         plan = Plan(
             queue=settings.queue,

@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker.records import Claim
 from orbiter.distributed.connection.deadlines import Deadlines
-from orbiter.distributed.errors import describe, kind_of
+from orbiter.distributed.errors import ResultTooLargeError, describe, kind_of
 from orbiter.distributed.execution.endings import (
     Cancelled,
     Completed,
@@ -30,7 +30,9 @@ from orbiter.distributed.execution.endings import (
 )
 from orbiter.distributed.execution.retry import delay_before_retry, never_again
 from orbiter.distributed.execution.slot import Slot
+from orbiter.distributed.limits import LARGEST_DURABLE
 from orbiter.distributed.models import Event, TaskPayload
+from orbiter.distributed.plain_json import quoted_size
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.temporal.delegated import Begun, DelegatedTasks, DurableRun
 from orbiter.distributed.temporal.journal import HistoryJournal
@@ -211,7 +213,7 @@ class Runs:
         settings, ended = self._host.settings, slot.ending()
         match ended:
             case Completed(text):
-                return Ending("completed", text)
+                return _completed(text)
             case Failed(failure):
                 error = failure
             case Cancelled() | Requeued() | Lost():
@@ -353,6 +355,18 @@ def _reason() -> StopReason:
         return StopReason.CANCELLED
     gone = details is not None and (details.not_found or details.timed_out)
     return StopReason.LOST if gone else StopReason.REQUEUED
+
+
+def _completed(text: str) -> Ending:
+    """Return how a run ends with this result; one that Temporal does not take fails, as another run would."""
+    size = quoted_size(text)
+    if size <= LARGEST_DURABLE:
+        return Ending("completed", text)
+    error = (
+        f"result: {size} bytes for Temporal are more than the {LARGEST_DURABLE} that it takes at once;"
+        " store it elsewhere and return where"
+    )
+    return Ending("failed", error, ResultTooLargeError.__name__)
 
 
 def _closing(ending: Ending) -> ApplicationError:
