@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
@@ -227,3 +228,10 @@ async def saves_much(context: Any) -> str:
         return f"{len(context.checkpoint)} saved before"
     context.save("x" * context.metadata["size"])
     raise RuntimeError("\U0001f600" * 10_000)
+
+
+async def tells_its_key(context: Any) -> str:
+    """Print a provider's key, and fail with a text that quotes it, as libraries do."""
+    key = os.environ["OPENAI_API_KEY"]
+    print(f"printed: {key}")
+    raise RuntimeError(f"401: {key} is no key; at https://models/?key={quote(key, safe='')}")

@@ -1,4 +1,4 @@
-"""No password of a URL is ever told: percent-encoded or not, wherever it stands, whatever refuses it."""
+"""No password of a URL and no key is ever told: percent-encoded or not, wherever it stands, whatever refuses it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from orbiter.cli import main
 from orbiter.distributed import Client, Worker
 from orbiter.distributed.broker.worker_health import WorkerHealthCheck
 from orbiter.distributed.connection.redis_url import check, mask
+from tests import keys
+from tests.fleet import Fleet
 from tests.servers import Server, plain_server
-from tests.support import orbiter
+from tests.support import orbiter, worker_process
 
 # Two pieces that stand in no message by chance, and what may be between them.
 PIECES = ("qzjx", "wvkq")
@@ -113,3 +115,20 @@ def test_neither_client_nor_health_check_quote_the_login(without_auth: Server) -
         asyncio.run(ask())
     assert told("".join(traceback.format_exception(caught.value, chain=True)).replace("qzjxwvkq@127", "")) == []
     assert told(repr(Worker(url))) == []
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+async def test_no_error_of_a_task_tells_the_key_of_a_provider(fleet: Fleet, tmp_path: Path, isolation: str) -> None:
+    log = tmp_path / "log"
+    options = ("--max-retries", "1", "--retry-backoff", "0.01", "--isolation", isolation)
+    with worker_process(fleet.url, "w1", log, *options, OPENAI_API_KEY="qzjx/key+wvkq"):
+        task = await fleet.ends(await fleet.submit("tells_its_key"))
+    assert task.error == "401: *** is no key; at https://models/?key=***"
+    events = await fleet.client.xrange(keys.stream(task.task_id))
+    [(_, letter)] = await fleet.client.xrange("{orbiter:tasks}:dead")
+    assert "401: *** is no key" in repr(events)
+    assert "401: *** is no key" in repr(letter)
+    assert told(repr((events, letter))) == []
+    if isolation == "process":  # elsewhere a task writes to the worker's own output
+        assert "printed: ***" in log.read_text()
+        assert told(log.read_text()) == []

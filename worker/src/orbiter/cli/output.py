@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from orbiter.distributed.inert import inert
+from orbiter.distributed.secrecy import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +32,8 @@ def open_closed_streams() -> None:
 
 
 def print_line(text: str = "", *, err: bool = False, file: IO[Any] | None = None, keep: str = "") -> None:
-    """Print a line for a person, whatever text of others is in it; ``keep`` as of :func:`inert`."""
-    click.echo(inert(text, keep=keep), err=err, file=file)
+    """Print a line for a person, whatever is in it; ``keep`` as of :func:`inert`. On stderr it tells no secret."""
+    click.echo(inert(hide(text) if err else text, keep=keep), err=err, file=file)
 
 
 def print_raw(text: str, *, nl: bool = True) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orbiter.distributed.secrecy import hide
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,11 +99,12 @@ class RedisUnavailableError(OrbiterError):
 
 
 def text_of(error: BaseException) -> str:
-    """Return an error's text, cut where it is very long, or nothing where it cannot tell."""
+    """Return an error's text without secrets, cut where it is very long; nothing where the error cannot tell."""
     try:
-        text = str(error)[:TEXT_CAP]
+        text = str(error)[: 10 * TEXT_CAP]
     except BaseException:  # noqa: BLE001 - code of the error's author, which may raise anything
         return ""
+    text = hide(text)[:TEXT_CAP]
     # What is no Unicode (half a surrogate pair) could not be written to Redis.
     return text.encode("utf-8", "replace").decode()
 

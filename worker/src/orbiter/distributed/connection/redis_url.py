@@ -22,6 +22,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
 from orbiter.distributed.connection import transports
+from orbiter.distributed.secrecy import keep_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,9 +140,12 @@ def check(url: str) -> RedisUrl:
         known = ", ".join(f"{scheme}://" for scheme in EXAMPLES)
         raise RedisUrlError(f"Redis URL {mask(url)}: scheme must be one of {known} (as in {EXAMPLES['redis']})")
     try:
-        return _judge(pieces)
+        parts = _judge(pieces)
     except ValueError as error:
         raise RedisUrlError(f"Redis URL {mask(url)}: {error}; write {EXAMPLES[pieces.scheme]}") from None
+    for login in (parts.login, parts.sentinel_login):
+        keep_secret(login.get("password"))
+    return parts
 
 
 def _judge(pieces: _Pieces) -> RedisUrl:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfigProfile
+from temporalio.service import TLSConfig
 
 from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.secrecy import keep_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +35,9 @@ def connect_options(host: str | None = None, namespace: str | None = None) -> di
         options: dict[str, Any] = dict(profile.to_client_connect_config())
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigurationError(f"Temporal's configuration (TEMPORAL_… variables or file): {error}") from error
+    keep_secret(options.get("api_key"))
+    if isinstance(tls := options.get("tls"), TLSConfig) and tls.client_private_key:
+        keep_secret(tls.client_private_key.decode("ascii", "replace"))
     options["target_host"] = host or environment.get("TEMPORAL_HOST") or options.get("target_host") or DEFAULT_HOST
     options["namespace"] = namespace or options.get("namespace") or DEFAULT_NAMESPACE
     return options

@@ -20,7 +20,7 @@ from temporalio.worker import Worker
 
 from orbiter.distributed import failpoints
 from orbiter.distributed.connection.backoff import Backoff
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.errors import ConfigurationError, describe
 from orbiter.distributed.execution.endings import Delegated, Requeued, StopReason
 from orbiter.distributed.execution.interface import ExecutorHealth
 from orbiter.distributed.execution.running import RunTable
@@ -197,9 +197,9 @@ class TemporalExecutor:
             return Delegated(name)
         except RPCError as error:
             if error.status is RPCStatusCode.INVALID_ARGUMENT:
-                raise ConfigurationError(f"Temporal refuses the task: {error}") from error
+                raise ConfigurationError(f"Temporal refuses the task: {describe(error)}") from error
             self._lost_sight(error)
-            return Requeued(f"Temporal is away: {error}")
+            return Requeued(f"Temporal is away: {describe(error)}")
         failpoints.reach("after workflow start")
         watching = asyncio.create_task(self._watch(handle, task, plan))
         self._open[watching] = name

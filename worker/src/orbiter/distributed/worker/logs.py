@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from orbiter.distributed.execution.processes.printed import PRINTED
 from orbiter.distributed.inert import inert
+from orbiter.distributed.secrecy import hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +83,7 @@ class JsonFormatter(logging.Formatter):
         self._shared = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of JSON."""
+        """Return the record as one line of JSON, without secrets."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
@@ -94,7 +95,9 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in _fields(record).items() if name not in line}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line, default=str)
+        line = {name: hide(value) if isinstance(value, str) else value for name, value in line.items()}
+        # Again behind it: what is in a list, or an object of somebody's.
+        text = hide(json.dumps(line, default=str))
         if len(text) > 4 * _LONGEST_LINE:
             share = 4 * _LONGEST_LINE // _ESCAPED // len(line)
             text = json.dumps({name: _cut(value, share) for name, value in line.items()}, default=str)
@@ -102,7 +105,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _cut(value: object, limit: int) -> object:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, str) else hide(json.dumps(value, default=str))
     return value if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
@@ -110,7 +113,7 @@ class HumanFormatter(logging.Formatter):
     """Time, level, message, extra fields as ``name=value``; the journal gets its mark of the level only.
 
     Whatever is in it, no line looks as if it were another record: a traceback is indented, and what is not printable is
-    escaped. What tasks print has the task's id behind it.
+    escaped, secrets are hidden. What tasks print has the task's id behind it.
     """
 
     def __init__(self, *, journal: bool = False) -> None:
@@ -119,7 +122,7 @@ class HumanFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, followed by the traceback if any."""
-        message = inert(record.getMessage(), keep="\t", limit=_LONGEST_MESSAGE)
+        message = inert(hide(record.getMessage()), keep="\t", limit=_LONGEST_MESSAGE)
         fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
         mark = ""
         if self._journal:
@@ -132,7 +135,7 @@ class HumanFormatter(logging.Formatter):
             line = f"{moment}.{int(record.msecs):03d}Z {record.levelname:<7} {message}{fields}"
         lines = [line[:_LONGEST_LINE]]
         if record.exc_info:
-            rows = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:].split("\n")
+            rows = hide(self.formatException(record.exc_info))[-_LONGEST_TRACEBACK:].split("\n")
             shown = (inert(row, keep="\t", limit=_LONGEST_MESSAGE)[:_LONGEST_LINE] for row in rows)
             lines += [f"{mark}    {row}" for row in shown]
         return "\n".join(lines)
@@ -140,7 +143,7 @@ class HumanFormatter(logging.Formatter):
 
 def _word(value: object) -> str:
     """Return the value so that it stays one word: quoted as JSON when it holds anything else."""
-    text = str(value)
+    text = hide(str(value))
     if len(text) > _LONGEST_FIELD:
         text = f"{text[:_LONGEST_FIELD]}... ({len(text)} characters)"
     return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
