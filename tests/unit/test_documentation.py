@@ -1,9 +1,13 @@
-"""`ansible-doc` shows every module, lookup and role; modules that ask Redis share their defaults."""
+"""`ansible-doc` shows every module, lookup and role; modules that ask Redis share their defaults.
+
+Pages name tests that there are.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +56,13 @@ def test_every_module_that_asks_redis_takes_the_defaults_of_the_action_group():
     asking = [name for name, said in shown("module", *MODULES).items() if "redis_url" in said["doc"]["options"]]
     groups = yaml.safe_load((CHECKOUT / "meta/runtime.yml").read_text())["action_groups"]
     assert sorted(groups["redis"]) == sorted(asking)
+
+
+def test_every_test_that_a_page_names_is_there():
+    pages = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
+    named = {page.name: re.findall(r"`(test_\w+)`", page.read_text()) for page in pages}
+    assert len(named["secure.md"]) > 50
+    folders = ("tests", "worker/tests", "molecule")
+    sources = [path.read_text() for folder in folders for path in (CHECKOUT / folder).rglob("test_*.py")]
+    there = {name for text in sources for name in re.findall(r"\bdef (test_\w+)", text)}
+    assert {page: gone for page, names in named.items() if (gone := sorted(set(names) - there))} == {}

@@ -229,6 +229,10 @@ def test_firewall_touches_no_table_but_its_own(temporal):
         temporal.check_output("nft delete table inet another; systemctl start orbiter-firewall")
 
 
+def test_unit_of_the_firewall_is_hardened(temporal):
+    temporal.check_output("systemd-analyze security --threshold=20 orbiter-firewall.service")
+
+
 def test_server_is_hardened_and_reached_by_one_port(temporal, address):
     listening = temporal.check_output("ss --no-header --listening --tcp --numeric --processes")
     where = {line.split()[3] for line in listening.splitlines() if "systemd" in line or "temporal" in line}
