@@ -18,5 +18,6 @@ done
     version=$(basename "$(dirname "$archive")")
     bill=dist/sbom/orbiter-worker-$version-$(basename "$archive" .tar).cdx.json
     tar --extract --to-stdout --file="$archive" sbom.cdx.json >"$bill"
+    .venv/bin/python tools/check_sbom.py "$bill"
     echo "$bill"
   done
