@@ -377,7 +377,7 @@ def _preload(runner: Runner, modules: list[str]) -> None:
             from orbiter.distributed.errors import text_of  # noqa: PLC0415
 
             reason = f"{type(error).__name__}: {text_of(error)}"
-        runner.loop.call_soon_threadsafe(runner.channel.send, Kind.IMPORTED, 0, to_json([module, reason]))
+        runner.loop.call_soon_threadsafe(runner.channel.send, Kind.IMPORTED, 0, to_json([module, reason[:1000]]))
 
     for module in modules:
         threading.Thread(target=load, args=(module,), name=f"orbiter-import-{module}", daemon=True).start()
