@@ -31,6 +31,22 @@ def lines(*, cluster: bool = False) -> list[str]:
     return [f"user {user} on >{user.upper()}-PASSWORD {rules(user, cluster=cluster)}" for user in RIGHTS]
 
 
+def refusals(rows: list[Any]) -> list[str]:
+    """Return what ``ACL LOG`` says was refused to the role's users: the user, for lack of what, and of which command.
+
+    Not the driver's name, which it tells to Redis 7.2 and later only, and goes on without; nor scripts, which a client
+    tries to load once where Redis has lost them, as it cannot know whether it may. Users that a test makes itself are
+    refused what that test is about.
+    """
+    expected = {("client", "script|load"), *((user, "client|setinfo") for user in RIGHTS)}
+    found = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows]
+    return [
+        f"{row['username']} has no right to the {row['reason']} {row['object']} ({row['client-info']})"
+        for row in found
+        if row["username"] in RIGHTS and (row["username"], row["object"]) not in expected
+    ]
+
+
 RULES = lines()
 # Beside them an operator, and a client that may do more to a queue's keys than the role allows: as rules of one's own
 # may, and those of earlier releases did.

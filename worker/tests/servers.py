@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.rights import refusals
 from tests.support import PATIENCE, free_port
 
 SERVICE = "mymaster"
@@ -106,13 +107,34 @@ PLAIN = ('save ""', "appendonly no", "repl-diskless-sync-delay 0")
 
 
 @contextmanager
-def plain_server(directory: Path, *options: str, sentinel: bool = False) -> Iterator[Server]:
-    """One server (or one sentinel), with further lines of redis.conf."""
+def plain_server(directory: Path, *options: str, sentinel: bool = False, refuses: bool = False) -> Iterator[Server]:
+    """One server (or one sentinel), with further lines of redis.conf.
+
+    With the role's users among them, nothing may have been refused to these at its end: what workers and clients do
+    they have the right to do. ``refuses`` is for a server of tests that are about refusals.
+
+    Raises:
+        AssertionError: Something was refused; the text says to whom, and what.
+    """
     with _all_ended() as servers:
         server = Server.launch(directory, *(() if sentinel else PLAIN), *options, sentinel=sentinel)
         servers.append(server)
         eventually(server.answers, what="the server answers")
         yield server
+        guarded = any(option.startswith("user worker ") for option in options)
+        if guarded and not refuses and server.process.poll() is None:
+            nothing_refused(server)
+
+
+def nothing_refused(server: Server) -> None:
+    """Check that nothing was refused to the role's users since this was checked, or the server was started.
+
+    Raises:
+        AssertionError: Something was; the text says to whom, and what.
+    """
+    found = refusals(server.ask("ACL", "LOG"))  # type: ignore[arg-type]
+    server.ask("ACL", "LOG", "RESET")
+    assert not found, "refused:\n" + "\n".join(found)
 
 
 @dataclass

@@ -160,7 +160,7 @@ class Honest:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with plain_server(tmp_path, *WITH_CARELESS_CLIENT) as server:
+    with plain_server(tmp_path, *WITH_CARELESS_CLIENT, refuses=True) as server:
         yield server
 
 

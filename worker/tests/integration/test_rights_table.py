@@ -121,7 +121,7 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with plain_server(tmp_path_factory.mktemp("rights"), *RULES) as server:
+    with plain_server(tmp_path_factory.mktemp("rights"), *RULES, refuses=True) as server:
         yield server
 
 
