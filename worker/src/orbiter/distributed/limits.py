@@ -20,8 +20,8 @@ MAX_EVENT_BYTES = 1_000_000
 # Temporal takes no larger input or result: servers refuse more than 2 MiB, and gRPC more than 4 at once. As a string
 # within JSON a task of the default limit has 2 MB at most.
 LARGEST_DURABLE = 2_090_000
-# A checkpoint goes to the next run beside the task, and from a run that failed beside its error. There is always room
-# for a small one.
+# A checkpoint goes to the next run beside the task, and from a run that failed beside its error. A small one
+# always fits.
 LARGEST_CHECKPOINT = 1_800_000
 SMALL_CHECKPOINT = 50_000
 LARGEST_DURABLE_TASK = LARGEST_DURABLE - SMALL_CHECKPOINT

@@ -95,10 +95,10 @@ class RunContext:
             return
         size = len(json_text(checkpoint, "what was saved"))
         if size > SMALL_CHECKPOINT:
-            room = min(LARGEST_CHECKPOINT, LARGEST_DURABLE - quoted_size(self.payload.to_json()))
-            if size > room:
+            most = min(LARGEST_CHECKPOINT, LARGEST_DURABLE - quoted_size(self.payload.to_json()))
+            if size > most:
                 raise ConfigurationError(
-                    f"checkpoint: {size} bytes as JSON are more than the {room} that Temporal takes beside this task;"
+                    f"checkpoint: {size} bytes as JSON are more than the {most} that Temporal takes beside this task;"
                     " store it elsewhere and save where"
                 )
         self.journal.save(checkpoint)
