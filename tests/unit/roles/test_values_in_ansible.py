@@ -142,6 +142,23 @@ def test_a_firewall_that_cannot_be_made_is_refused_before_a_host_is_asked(ansibl
     assert re.search(rf"^fatal: .*orbiter_firewall.*{re.escape(wrong)}", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.parametrize("given", [["worker_queue=mail"], ["worker_queue=orbiter:mail", "redis_queues=orbiter:a,b"]])
+def test_a_queue_that_redis_users_may_not_use_is_refused_before_a_host_is_asked(ansible, given):
+    said = ["redis_password=a-good-passw0rd-of-redis", *given]
+    done = ansible(FLEET, CHECKOUT / "playbooks/prepare.yml", *(f"--extra-vars={one}" for one in said))
+    assert done.returncode == 2, done.stdout
+    assert re.findall(r"^PLAY \[(.+)\]", done.stdout, re.MULTILINE) == ["Check the inventory"]
+    assert re.search(r"^fatal: .*worker_queue is orbiter:mail.*redis_queues", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize("given", ["worker_queue=b", "worker_queue=orbiter:b"])
+def test_a_queue_is_the_same_with_its_namespace_and_without(ansible, given):
+    said = ["redis_password=a-good-passw0rd-of-redis", "redis_queues=orbiter:a,b", given]
+    done = ansible(FLEET, CHECKOUT / "playbooks/prepare.yml", *(f"--extra-vars={one}" for one in said))
+    assert "ok: [work]" in done.stdout
+    assert "worker_queue is" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("redis", "said", "refused"),
     [
