@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fleet import VERSION, Load, releases
+from fleet import VERSION, Load, releases, wait_until
 
 
 def processes(host):
@@ -125,3 +125,5 @@ timer.start()
     assert "does not stay well" in shown
     assert (releases(workers), processes(workers["worker1"])[1]) == before
     assert len(fleet.instances()) == 4
+    # Those that ended are not seen by what follows.
+    wait_until(lambda: len(fleet.workers()) == 4, within=180, what=lambda: str(fleet.workers()))
