@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus, unquote
 
 INSTEAD = "***"
@@ -24,10 +24,23 @@ _LOGINS = (re.compile(r"://[^\s:/?#@]*:([^\s@]+)@"), re.compile(r"://[^\s:/?#@]*
 _kept: set[str] = set()
 
 
+class _Known(NamedTuple):
+    """What to hide, and the environment that it was found in."""
+
+    environment: dict[Any, Any]
+    forms: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+
+_known: _Known | None = None
+
+
 def keep_secret(secret: str | None) -> None:
     """Hide this from now on, which is not in the environment; nothing is hidden for ``None`` and what is very short."""
-    if secret and len(secret) >= SHORTEST:
+    global _known  # noqa: PLW0603 - one process has one set of secrets
+    if secret and len(secret) >= SHORTEST and secret not in _kept:
         _kept.add(secret)
+        _known = None
 
 
 def hide(text: str) -> str:
@@ -36,12 +49,25 @@ def hide(text: str) -> str:
     Secrets are what was kept secret, the values of variables that by their name hold a key, token, secret or password,
     and the passwords in variables that hold a URL. Of one with several lines, such as a key in PEM, each is hidden.
     """
-    found = _pattern(frozenset(_kept), frozenset(_of_environment()))
-    return found.sub(INSTEAD, text) if found else text
+    known = _look()
+    # Nearly every text of a log holds none, and a worker writes thousands in a second.
+    return known.pattern.sub(INSTEAD, text) if any(form in text for form in known.forms) else text
+
+
+def _look() -> _Known:
+    """Return what to hide now: programs and tasks may set variables of their own."""
+    global _known  # noqa: PLW0603
+    # Its own dictionary, which is compared in a microsecond; to read it by name takes fifty.
+    environment = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001
+    if _known is None or _known.environment != environment:
+        forms = sorted(_forms(_kept | set(_of_environment())), key=len, reverse=True)
+        # The longest first: one may begin with another.
+        _known = _Known(dict(environment), tuple(forms), re.compile("|".join(map(re.escape, forms))))
+    return _known
 
 
 def _of_environment() -> list[str]:
-    """Return the secrets in the environment as it is now: programs and tasks may set variables of their own."""
+    """Return the secrets in the environment."""
     found = []
     for name, value in os.environ.items():
         if len(value) < SHORTEST:
@@ -53,13 +79,12 @@ def _of_environment() -> list[str]:
     return found
 
 
-@lru_cache(maxsize=4)
-def _pattern(kept: frozenset[str], environment: frozenset[str]) -> re.Pattern[str] | None:
+def _forms(secrets: set[str]) -> set[str]:
+    """Return what secrets look like in texts."""
     forms = set()
-    for secret in kept | environment:
+    for secret in secrets:
         for line in {secret, unquote(secret), *secret.splitlines()}:
             if len(line) >= SHORTEST and not line.startswith("-----"):
                 forms |= {line, quote(line), quote(line, safe=""), quote_plus(line)}
                 forms |= {json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1]}
-    # The longest first: one may begin with another.
-    return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None
+    return forms
