@@ -383,7 +383,8 @@ def previous(release: str) -> str:
 
 def status() -> dict:
     """Return how the replicas are."""
-    answer: dict = {"release": "", "previous": "", "drained": "", "instances": [], "queue": None, "trouble": ""}
+    answer: dict = {"release": "", "previous": "", "drained": "", "instances": [], "workers": [], "queue": None}
+    answer["trouble"] = ""
     answer["drained"] = DRAINED.read_text().strip() if DRAINED.exists() else ""
     if not STACK.exists():
         return answer
@@ -397,6 +398,8 @@ def status() -> dict:
     if at_work:
         beats, answer["trouble"] = ask(at_work, "worker", "list")
         answer["queue"] = None if answer["trouble"] else ask(at_work, "queue", "info")[0]
+    living = [beat for beat in beats or [] if beat["alive"]]
+    answer["workers"] = [{name: beat[name] for name in ("worker_id", "hostname")} for beat in living]
     names = ("worker_id", "version", "active", "concurrency", "tasks_processed", "tasks_failed")
     for row in rows:
         beat = row.beat(beats or [])

@@ -1,17 +1,20 @@
 """Make one page of what status.py said on each host.
 
-Usage: page.py [FILE] < {host: result of the task that ran status.py}
-Prints the page; writes everything to FILE as JSON too: {"well", "queue", "hosts": {host: what status.py said}}.
+Usage: page.py [--part] [FILE] < {host: result of the task that ran status.py}
+Prints the page; writes everything to FILE as JSON too: {"well", "queue", "strangers": [workers of no host here],
+"hosts": {host: what status.py said}}. With --part these are not all hosts, and nobody is a stranger.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-SILENT = {"release": "", "previous": "", "drained": "", "instances": [], "queue": None}
+SILENT = {"release": "", "previous": "", "drained": "", "instances": [], "workers": [], "queue": None}
 ROW = "{:<20} {:<16} {:>6} {:>5} {:>7} {:>7}"
 
 
@@ -33,6 +36,15 @@ def unwell(host: dict[str, Any]) -> list[str]:
     return wrong if wrong or host["instances"] or host["drained"] else ["no instances"]
 
 
+def strangers(hosts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the workers that live and are of no host here. While one of these is silent, that is not known."""
+    if any(host["trouble"] for host in hosts.values()):
+        return []
+    ours = {one["worker_id"] for host in hosts.values() for one in host["instances"]}
+    every = {worker["worker_id"]: worker for host in hosts.values() for worker in host["workers"]}
+    return [worker for name, worker in sorted(every.items()) if name not in ours]
+
+
 def inert(text: str) -> str:
     """Return a text with what is not printable escaped: heartbeats may hold any."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -48,7 +60,7 @@ def row(name: str, host: dict[str, Any]) -> str:
     return ROW.format(name, host["release"] or "-", f"{len(well)} of {len(every)}", busy, done, failed)
 
 
-def page(hosts: dict[str, Any], queue: dict[str, Any] | None) -> list[str]:
+def page(hosts: dict[str, Any], queue: dict[str, Any] | None, others: list[dict[str, Any]]) -> list[str]:
     """Return the page. Its lines are short and without colons, so that Ansible shows them as they are."""
     lines = ["No host could ask Redis for the queue"]
     if queue:
@@ -62,17 +74,29 @@ def page(hosts: dict[str, Any], queue: dict[str, Any] | None) -> list[str]:
     lines += [row(name, host) for name, host in hosts.items()]
     drained = [f"{name} is drained {host['drained']}" for name, host in hosts.items() if host["drained"]]
     bad = [f"{name} needs attention, {wrong}" for name, host in hosts.items() for wrong in unwell(host)]
+    counts = Counter(worker["hostname"] for worker in others)
+    bad += [
+        f"{name} is not in the inventory, and works, {count} worker{'s' * (count > 1)}"
+        for name, count in counts.items()
+    ]
     return [inert(line) for line in (*lines, "", *drained, *(bad or ["All is well"]))]
 
 
 def main() -> None:
     """Read, print, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--part", action="store_true")
+    args = parser.parse_args()
     hosts = {name: said(result) for name, result in json.load(sys.stdin).items()}
     queue = next((host["queue"] for host in hosts.values() if host["queue"]), None)
-    print("\n".join(page(hosts, queue)))
-    if len(sys.argv) > 1:
-        answer = {"well": not any(unwell(host) for host in hosts.values()), "queue": queue, "hosts": hosts}
-        Path(sys.argv[1]).write_text(json.dumps(answer, indent=2) + "\n")
+    others = [] if args.part else strangers(hosts)
+    print("\n".join(page(hosts, queue, others)))
+    if args.file:
+        well = not others and not any(unwell(host) for host in hosts.values())
+        shown = {name: {key: value for key, value in host.items() if key != "workers"} for name, host in hosts.items()}
+        answer = {"well": well, "queue": queue, "strangers": others, "hosts": shown}
+        args.file.write_text(json.dumps(answer, indent=2) + "\n")
 
 
 main()

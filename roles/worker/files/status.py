@@ -3,6 +3,7 @@
 Usage: status.py
 release, previous: what is in use, and what orbiter.fleet.rollback would go back to · drained: why, or empty
 instances: each that is enabled or loaded, with what is wrong with it (empty if it is well)
+workers: id and host of every worker that lives, wherever it runs
 queue: `orbiter queue info`, or null · trouble: why Redis could not be asked, or empty
 """
 
@@ -68,7 +69,8 @@ def main() -> None:
     rows, trouble = ask("worker", "list") if CURRENT.exists() else ([], "")
     queue = ask("queue", "info")[0] if CURRENT.exists() and not trouble else None
     here = socket.gethostname()
-    beats = {str(row["pid"]): row for row in rows or [] if row["hostname"] == here and row["alive"]}
+    living = [row for row in rows or [] if row["alive"]]
+    beats = {str(row["pid"]): row for row in living if row["hostname"] == here}
     release = CURRENT.resolve().name if CURRENT.exists() else ""
     version = re.sub(r"-[0-9a-f]{8}$", "", release)
     past = [line.split()[-1] for line in HISTORY.read_text().splitlines()] if HISTORY.exists() else []
@@ -77,6 +79,7 @@ def main() -> None:
         "previous": next((other for other in reversed(past) if other != release), ""),
         "drained": DRAINED.read_text().strip() if DRAINED.exists() else "",
         "instances": [instance(unit, beats, version) for unit in sorted(units)],
+        "workers": [{name: row[name] for name in ("worker_id", "hostname")} for row in living],
         "queue": queue,
         "trouble": trouble,
     }

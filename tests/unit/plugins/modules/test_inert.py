@@ -48,11 +48,16 @@ def test_line_of_the_fleets_page_is_printable(text):
         "tasks_processed": 1,
         "tasks_failed": 0,
     }
+    instance["worker_id"] = "w1"
     host = {"release": "1", "previous": "", "drained": "", "instances": [instance], "queue": None, "trouble": ""}
-    asked = json.dumps({"host": {"rc": 0, "stdout": json.dumps(host)}, "b": {"rc": 1, "stderr": f"x {text} y"}})
-    done = subprocess.run([sys.executable, str(PAGE)], input=asked, capture_output=True, text=True, check=True)
-    assert [line for line in done.stdout.removesuffix("\n").split("\n") if not line.isprintable()] == []
-    assert "orbiter-worker@1 is" in done.stdout
+    host["workers"] = [{"worker_id": "w2", "hostname": text}]
+    answers = {"host": {"rc": 0, "stdout": json.dumps(host)}}
+    for asked in (answers, answers | {"b": {"rc": 1, "stderr": f"x {text} y"}}):
+        done = subprocess.run(
+            [sys.executable, str(PAGE)], input=json.dumps(asked), capture_output=True, text=True, check=True
+        )
+        assert [line for line in done.stdout.removesuffix("\n").split("\n") if not line.isprintable()] == []
+        assert "orbiter-worker@1 is" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["task", "drain", "queue_info", "worker_info"])
