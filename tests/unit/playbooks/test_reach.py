@@ -54,6 +54,13 @@ def test_the_redis_host_is_never_left_out(ansible, hosts):
     assert "needs redis1" in " ".join(done.stdout.split())
 
 
+def test_a_word_that_is_neither_yes_nor_no_is_refused_by_name(ansible, hosts):
+    done = ansible(hosts("worker2", skip="maybe"), REACH)
+    assert done.returncode != 0
+    assert "orbiter_skip_unreachable" in done.stdout
+    assert "maybe" in done.stdout
+
+
 def test_all_that_are_there_are_no_trouble(ansible, hosts):
     done = ansible(hosts(), REACH)
     assert done.returncode == 0, done.stdout
