@@ -180,7 +180,7 @@ def test_host_that_does_not_come_back_well_goes_back_and_the_others_go_on(repeat
     more = tmp_path / "more.yml"
     more.write_text("workers: {hosts: {worker1: {worker_extra_env: {ORBITER_CONCURRENCY: none}}}}\n")
     with Load(fleet) as load:
-        options = {"worker_gate_timeout": 12, "worker_log_level": "warning"} | repeated["variables"]
+        options = {"worker_gate_timeout": 30, "worker_log_level": "warning"} | repeated["variables"]
         done = play("site.yml", f"--inventory={more}", "--skip-tags=redis", **options)
     assert done.returncode == 2
     assert "worker1 is back on release 99.0.1-" in " ".join(done.stdout.split())

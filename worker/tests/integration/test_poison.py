@@ -417,5 +417,7 @@ async def test_worker_that_cannot_work_for_a_lease_says_so(
         finally:
             server.ask(*reset, *rules("worker").split())
         await wait_until(lambda: ready(port)[0] == 200, PATIENT)
+        # What it was refused until now is what this is about.
+        server.ask("ACL", "LOG", "RESET")
         assert (await fleet.ends(await submitted(fleet), PATIENT)).status == "completed"
         assert await TaskStore(fleet.url, client=fleet.client).get_status(task_ids[0]) is not None
