@@ -22,10 +22,18 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         """Return what the documentation promises."""
         result = super().run(tmp, task_vars)
+        ignore = listed(self._task.args.get("ignore") or [])
+        if ignore is None:
+            result.update(
+                failed=True,
+                msg=f"orbiter_ignore_variables is {self._task.args['ignore']} and must be a list of names, such as "
+                "[redis_exporter_*], or a text with commas.",
+            )
+            return result
         hostvars = task_vars["hostvars"]
         # As they stand: nothing is templated, so that a name is found also where its value cannot be had.
         given = {host: list(hostvars.raw_get(host)) for host in task_vars["ansible_play_hosts_all"]}
-        misspelt, unknown = compare(given, known_names(), listed(self._task.args.get("ignore")))
+        misspelt, unknown = compare(given, known_names(), ignore)
         result.update(changed=False, misspelt=misspelt, unknown=unknown)
         if unknown:
             display.warning(
@@ -34,8 +42,8 @@ class ActionModule(ActionBase):
             )
         if misspelt:
             said = "; ".join(
-                f"{name} (of {of_hosts(hosts)}): did you mean {' or '.join(meant)}?"
-                for name, (meant, hosts) in misspelt.items()
+                f"{name} (of {of_hosts(one['hosts'])}): did you mean {' or '.join(one['meant'])}?"
+                for name, one in misspelt.items()
             )
             result.update(
                 failed=True,

@@ -22,13 +22,8 @@ options:
       - Names that are your own, C(*) stands for any letters. A list, or a text with commas.
       - The playbooks give O(ignore) what C(orbiter_ignore_variables) has.
     type: raw
-attributes:
-  check_mode:
-    description: Can run in check mode and says the same.
-    support: full
-  diff_mode:
-    description: Has nothing to show, as it changes nothing.
-    support: none
+extends_documentation_fragment:
+  - orbiter.fleet.info
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 """
@@ -42,13 +37,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 misspelt:
-  description: The misspelt names, each with a list of names that were meant, and a list of hosts.
-  returned: always
+  description: The misspelt names, each with the names that may be C(meant), and the C(hosts) that have it.
+  returned: where the names could be compared
   type: dict
-  sample: {worker_instance: [[worker_instances], [worker1]]}
+  sample: {worker_instance: {meant: [worker_instances], hosts: [worker1]}}
 unknown:
   description: Names that begin as this collection's do, and are like none of them.
-  returned: always
+  returned: where the names could be compared
   type: list
   elements: str
   sample: [redis_exporter_port]

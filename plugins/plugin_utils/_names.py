@@ -32,9 +32,12 @@ def known_names():
 
 
 def listed(names):
-    """Return the patterns of a list, or of a text with commas, as after -e."""
-    names = names or []
-    return [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    """Return the patterns of a list, or of a text with commas, as after -e; nothing where it is neither."""
+    if isinstance(names, str):
+        names = names.split(",")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return [name.strip() for name in names]
 
 
 def distance(one, other, most):
@@ -60,8 +63,8 @@ def compare(given, known, ignore):
         ignore: Patterns of names that are somebody else's.
 
     Returns:
-        Two values: the misspelt names, each with the known ones that are near and the hosts that have it; and, sorted,
-        the names that begin as ours do and are near none.
+        Two values: the misspelt names, each with the known ones that may be `meant` and the `hosts` that have it; and,
+        sorted, the names that begin as ours do and are near none.
     """
     hosts_of = {}
     for host in sorted(given):
@@ -74,7 +77,8 @@ def compare(given, known, ignore):
         near = {one: distance(name, one, NEAR) for one in known if len(name) > SHORT}
         best = min(near.values(), default=NEAR + 1)
         if best <= NEAR:
-            misspelt[name] = (sorted(one for one, far in near.items() if far == best), hosts)
+            meant = sorted(one for one, far in near.items() if far == best)
+            misspelt[name] = {"meant": meant, "hosts": hosts}
         elif name.startswith(PREFIXES):
             unknown.append(name)
     return misspelt, unknown

@@ -56,6 +56,14 @@ def test_names_that_are_ignored_are_neither_refused_nor_warned_of(ansible, ignor
     assert "redis_exporter_port" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("ignored", ["5", '{"redis_host": 1}', "[1, 2]"])
+def test_names_to_ignore_that_are_none_are_refused_with_the_rule(ansible, ignored):
+    done = ansible(["a"], LOOK, f'--extra-vars={{"orbiter_ignore_variables": {ignored}}}')
+    assert done.returncode == 2
+    assert "must be a list of names" in " ".join(done.stdout.split())
+    assert "orbiter_ignore_variables is" in done.stdout
+
+
 def test_a_value_that_cannot_be_had_hides_no_name(ansible):
     done = ansible(['a worker_instance="{{ vault_of_nobody }}"'], LOOK)
     assert done.returncode == 2

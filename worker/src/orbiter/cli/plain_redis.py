@@ -26,7 +26,8 @@ def _import() -> None:
 
 def complete() -> None:
     """Let code of tasks that runs in this process have those metrics, where the SDK is installed."""
-    importlib.reload(sys.modules["redis.observability.providers"])
+    if providers := sys.modules.get("redis.observability.providers"):
+        importlib.reload(providers)
 
 
 _import()
