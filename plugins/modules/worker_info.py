@@ -55,6 +55,8 @@ workers:
   sample:
     - worker_id: worker1-812-a1b2c3d4
       hostname: worker1
+      machine_id: 2f4e9c0d1b7a4f6e8d3c5b6a79881726
+      unit: orbiter-worker@1.service
       instance: "1"
       status: running
       state: running
@@ -75,6 +77,12 @@ workers:
       type: str
     hostname:
       description: Its host, as that calls itself.
+      type: str
+    machine_id:
+      description: A hash of its machine's id, the same whatever the host is called. Empty in many containers.
+      type: str
+    unit:
+      description: The systemd unit that it is the process of, empty elsewhere.
       type: str
     instance:
       description: The N of C(orbiter-worker@N), empty elsewhere.

@@ -137,7 +137,7 @@ async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_clien
         *("worker_id", "status", "alive", "hostname", "instance", "version", "queue", "executor", "state"),
         *("concurrency", "active", "tasks_processed", "tasks_failed", "current_task_id", "pid", "started_at"),
         *("last_heartbeat", "isolation", "processes", "rss_bytes", "loop_lag_ms", "blocked_by", "clock_skew_ms"),
-        *("abandoned_threads", "problem", "failed_imports", "unreadable"),
+        *("abandoned_threads", "problem", "failed_imports", "unreadable", "machine_id", "unit"),
     }
     assert (alive["isolation"], alive["problem"], alive["failed_imports"]) == ("process", "", [])
     assert 20_000_000 < alive["rss_bytes"] < 500_000_000

@@ -31,6 +31,8 @@ _JSON_FIELDS = (
     "status",
     "alive",
     "hostname",
+    "machine_id",
+    "unit",
     "instance",
     "version",
     "queue",

@@ -19,6 +19,8 @@ ISOLATED = {
     "problem": "its processes die",
     "failed_imports": '["jobs: no module", "more: hangs"]',
     "clock_skew_ms": "-1200.5",
+    "machine_id": "5e1f",
+    "unit": "orbiter-worker@1.service",
 }
 
 
@@ -37,6 +39,8 @@ def test_heartbeat_tells_how_a_workers_processes_are() -> None:
         "problem": "its processes die",
         "failed_imports": ("jobs: no module", "more: hangs"),
         "clock_skew_ms": -1200.5,
+        "machine_id": "5e1f",
+        "unit": "orbiter-worker@1.service",
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orbiter.distributed.worker import incarnation
-from orbiter.distributed.worker.incarnation import died_here, new_life
+from orbiter.distributed.worker.incarnation import died_here, machine_id, new_life
 
 
 def test_lives_are_never_equal() -> None:
@@ -58,3 +58,18 @@ def test_life_of_another_user_may_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "kill", refused)
     assert not died_here(new_life(), "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "known"), [("0" * 31 + "1\n", True), ("", False), ("uninitialized\n", False), (None, False)]
+)
+def test_machine_is_named_by_a_hash_of_its_id(
+    text: str | None, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "machine-id"
+    if text is not None:
+        place.write_text(text)
+    monkeypatch.setattr(incarnation, "_MACHINE", place)
+    name = machine_id.__wrapped__()
+    assert bool(name) is known
+    assert name != "0" * 31 + "1"

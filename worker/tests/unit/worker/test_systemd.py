@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
-from orbiter.distributed.worker.systemd import notify, watchdog_interval
+from orbiter.distributed.worker.systemd import notify, unit, watchdog_interval
 
 
 def test_notify_reaches_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +37,23 @@ def test_watchdog_interval_is_for_this_process_only(
     if pid is not None:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)
     assert watchdog_interval() == interval
+
+
+@pytest.mark.parametrize(
+    ("groups", "known"),
+    [
+        (
+            "0::/system.slice/system-orbiter\\x2dworker.slice/orbiter-worker@1.service/main\n",
+            "orbiter-worker@1.service",
+        ),
+        (
+            "5:memory:/other.service\n1:name=systemd:/system.slice/orbiter-worker@2.service\n",
+            "orbiter-worker@2.service",
+        ),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", ""),
+        ("0::/\n", ""),
+    ],
+)
+def test_unit_is_the_service_of_the_processs_cgroup(groups: str, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: groups)
+    assert unit.__wrapped__() == known

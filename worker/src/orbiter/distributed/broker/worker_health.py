@@ -61,6 +61,8 @@ class WorkerHealth:
         failed_imports: What could not be imported, as ``module: reason``.
         unreadable: Which fields of the heartbeat cannot be read; they have their defaults.
         clock_skew_ms: Milliseconds that its machine's clock is ahead of Redis'; ``None`` where it does not say.
+        machine_id: A hash of its machine's id, the same whatever the host is called; empty where there is none.
+        unit: The systemd unit that it is the process of.
     """
 
     worker_id: str
@@ -90,6 +92,8 @@ class WorkerHealth:
     failed_imports: tuple[str, ...] = ()
     unreadable: str = ""
     clock_skew_ms: float | None = None
+    machine_id: str = ""
+    unit: str = ""
 
 
 async def get_worker_fleet_status(
@@ -183,6 +187,8 @@ def worker_health(worker_id: str, fields: Mapping[str, str], *, now: float) -> W
         problem=fields.get("problem") or "",
         failed_imports=found.texts("failed_imports"),
         clock_skew_ms=number("clock_skew_ms", signed=True),
+        machine_id=fields.get("machine_id") or "",
+        unit=fields.get("unit") or "",
         unreadable="; ".join(found.wrong),
     )
 

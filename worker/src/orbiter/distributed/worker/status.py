@@ -11,7 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from orbiter.distributed.telemetry import metrics
-from orbiter.distributed.worker.systemd import notify
+from orbiter.distributed.worker.incarnation import machine_id
+from orbiter.distributed.worker.systemd import notify, unit
 
 if TYPE_CHECKING:
     from orbiter.distributed.connection.connected import ClockSkew
@@ -135,6 +136,8 @@ class Status:
             "current_task_id": running[-1] if running else "",
             "concurrency": str(settings.concurrency),
             "hostname": socket.gethostname(),
+            "machine_id": machine_id(),
+            "unit": unit(),
             "version": self._version,
             "queue": settings.queue,
             "executor": settings.executor,
