@@ -58,19 +58,29 @@ def worker(server: Server, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 
 @pytest.fixture
-def run(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+def module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Return a function that runs a module of the collection as Ansible does, and returns its answer."""
     from ansible.module_utils.testing import patch_module_args  # noqa: PLC0415 - not for tests without modules
 
-    def run_module(name: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
-        options = {"redis_url": server.url, "executable": COMMAND} | options
+    def run_module(name: str, *, check: bool = False, diff: bool = False, **options: Any) -> dict[str, Any]:
         module = import_module(f"ansible_collections.orbiter.fleet.plugins.modules.{name}")
         capsys.readouterr()
-        with patch_module_args(options | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
+        how = {"_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args(options | how), pytest.raises(SystemExit):
             module.main()
         answer = json.loads(capsys.readouterr().out)
-        assert server.password not in json.dumps(answer)
+        assert json.dumps(Server.password)[1:-1] not in json.dumps(answer)
         return answer
+
+    return run_module
+
+
+@pytest.fixture
+def run(server: Server, module: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs a module that calls the command, and returns its answer."""
+
+    def run_module(name: str, **options: Any) -> dict[str, Any]:
+        return module(name, **{"redis_url": server.url, "executable": COMMAND} | options)
 
     return run_module
 

@@ -1,0 +1,151 @@
+#!/usr/bin/python
+# Copyright (c) The Orbiter Fleet authors
+# GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a deployment wants to know of a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: host_info
+short_description: Tell what a deployment wants to know of a host, in one exchange
+version_added: 0.2.0
+description:
+  - Tells what a host is and has, so that a playbook decides from one answer before it changes anything.
+  - Each option asks for one part; machine-id, Python and clock are always told.
+  - It runs on any Python that Ansible runs on, so that a host whose Python is too old for the fleet can be told so.
+options:
+  asked:
+    description: The moment by the clock of who asks, in seconds since 1970. It comes back beside the host's own.
+    type: float
+  packages:
+    description: Packages of Debian whose versions are wanted.
+    type: list
+    elements: str
+    default: []
+  users:
+    description: Users whose home and shell are wanted.
+    type: list
+    elements: str
+    default: []
+  paths:
+    description: Folders where free space is wanted. Of one that is not there yet, the first one above it that is.
+    type: list
+    elements: path
+    default: []
+  ports:
+    description: TCP ports that somebody else may have.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      port:
+        description: The port, at any address.
+        type: int
+        required: true
+      unit:
+        description: A unit of systemd that may have it.
+        type: str
+author:
+  - The Orbiter Fleet authors (@orbiter-fleet)
+extends_documentation_fragment:
+  - orbiter.fleet.info
+"""
+
+EXAMPLES = r"""
+- name: Look at a host that is to have Redis
+  orbiter.fleet.host_info:
+    ports:
+      - {port: 6379, unit: redis-server.service}
+    paths: [/var/lib/redis]
+  register: seen
+
+- name: Insist that its port is free
+  ansible.builtin.assert:
+    that: seen.taken | length == 0
+
+- name: Ask for the clock
+  orbiter.fleet.host_info:
+    asked: "{{ now().timestamp() }}"
+  register: clock
+  failed_when: (clock.now - clock.asked) | abs > 5
+"""
+
+RETURN = r"""
+machine_id:
+  description: What C(/etc/machine-id) holds, empty where there is none. Two names with one of these are one host.
+  returned: always
+  type: str
+  sample: 5f8b0c1f0e6c4b1c8a6f6d8e4d0f7a11
+python:
+  description: The version of the Python that Ansible uses there.
+  returned: always
+  type: str
+  sample: 3.11.2
+now:
+  description: The host's clock.
+  returned: always
+  type: float
+  sample: 1771327815.2
+asked:
+  description: As O(asked) said.
+  returned: when O(asked) is given
+  type: float
+  sample: 1771327815.0
+packages:
+  description: The versions of those of O(packages) that are installed.
+  returned: always
+  type: dict
+  sample: {redis-server: "5:7.0.15-1~deb12u5"}
+users:
+  description: Home and shell of those of O(users) that there are.
+  returned: always
+  type: dict
+  sample: {orbiter: {home: /var/lib/orbiter, shell: /usr/sbin/nologin}}
+disks:
+  description: For each of O(paths), what exists of it and how many bytes are free there.
+  returned: always
+  type: dict
+  sample: {/var/lib/redis: {path: /var/lib, free: 34359738368}}
+taken:
+  description: Who has one of O(ports); name and process id are empty and 0 of one that the host does not see.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{port: 6379, name: python3, pid: 812}]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.orbiter.fleet.plugins.module_utils import _host
+
+
+def main():
+    """Run the module."""
+    port = {"port": {"type": "int", "required": True}, "unit": {"type": "str"}}
+    names = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "asked": {"type": "float"},
+            "packages": names,
+            "users": names,
+            "paths": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    seen = dict(
+        _host.facts(),
+        packages=_host.packages(wanted["packages"]),
+        users=_host.users(wanted["users"]),
+        disks={path: _host.disk(path) for path in wanted["paths"]},
+        taken=[one for one in (_host.taken(each["port"], each["unit"]) for each in wanted["ports"]) if one],
+    )
+    if wanted["asked"] is not None:
+        seen["asked"] = wanted["asked"]
+    module.exit_json(changed=False, **seen)
+
+
+if __name__ == "__main__":
+    main()

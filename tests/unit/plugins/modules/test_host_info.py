@@ -1,0 +1,80 @@
+"""host_info tells what a host is and has, in one answer."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.orbiter.fleet.plugins.module_utils import _host
+
+
+@pytest.fixture
+def look(module):
+    """Return a function that runs the module."""
+    return lambda **options: module("host_info", **options)
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+def listening(request):
+    """Return a socket of this process that listens."""
+    with socket.socket(request.param) as listener:
+        listener.bind(("::1" if request.param == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+def test_every_answer_tells_host_python_and_clock(look):
+    before = time.time()
+    seen = look(asked=12.5)
+    assert before <= seen["now"] <= time.time()
+    assert seen["asked"] == 12.5
+    assert seen["machine_id"] == Path("/etc/machine-id").read_text().strip()
+    assert [int(part) for part in seen["python"].split(".")] >= [3, 8, 0]
+    assert seen["changed"] is False
+    assert "asked" not in look()
+
+
+def test_who_has_a_port_is_named(look, listening):
+    port = listening.getsockname()[1]
+    name = Path("/proc/self/comm").read_text().strip()
+    assert look(ports=[{"port": port}])["taken"] == [{"port": port, "name": name, "pid": os.getpid()}]
+
+
+def test_a_free_port_and_one_that_its_own_unit_has_are_not_taken(look, listening, monkeypatch):
+    port = listening.getsockname()[1]
+    monkeypatch.setattr(_host, "show", lambda unit, *_: {"MainPID": str(os.getpid()) if unit == "ours" else "0"})
+    assert look(ports=[{"port": port, "unit": "ours"}])["taken"] == []
+    assert len(look(ports=[{"port": port, "unit": "another"}])["taken"]) == 1
+    listening.close()
+    assert look(ports=[{"port": port}])["taken"] == []
+
+
+def test_a_connection_that_does_not_listen_takes_no_port(look, listening):
+    with socket.create_connection(listening.getsockname()[:2]) as client:
+        assert look(ports=[{"port": client.getsockname()[1]}])["taken"] == []
+
+
+def test_free_space_is_that_of_what_exists_of_a_path(look, tmp_path):
+    wanted = tmp_path / "not" / "yet"
+    disk = look(paths=[str(wanted)])["disks"][str(wanted)]
+    assert disk["path"] == str(tmp_path)
+    assert disk["free"] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+
+
+def test_users_and_packages_that_are_not_there_are_left_out(look):
+    seen = look(users=["root", "nobody-of-this-name"], packages=["dpkg", "no-package-of-this-name"])
+    root = pwd.getpwnam("root")
+    assert seen["users"] == {"root": {"home": root.pw_dir, "shell": root.pw_shell}}
+    assert list(seen["packages"]) == ["dpkg"]
+    assert seen["packages"]["dpkg"][0].isdigit()
+
+
+def test_a_host_without_dpkg_and_systemd_is_told_of_all_the_same(look, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    seen = look(packages=["dpkg"], ports=[{"port": 1, "unit": "a.service"}])
+    assert (seen["packages"], seen["taken"]) == ({}, [])
