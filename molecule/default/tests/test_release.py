@@ -131,6 +131,63 @@ def test_project_wheel_and_requirements_go_into_one_release(build, tmp_path):
     assert found == {("tools", "1.0"), ("six", "1.17.0"), ("agents", "2.0"), ("orbiter_distributed", "7.0")}
 
 
+def make_project_that_is_written_to(folder):
+    """Make a project whose build writes into its folder, as setuptools does; return the folder."""
+    project = make_project(folder, "agents", version="2.0")
+    backend = (project / "backend.py").read_text()
+    (project / "backend.py").write_text(
+        "import os, pathlib\n"
+        "for path in ('.', 'backend.py', 'agents/build/inner.py'):\n"
+        "    assert os.stat(path).st_mode & 0o200, path\n"
+        "assert not pathlib.Path('build/stale.py').exists(), 'what an earlier build left is source'\n"
+        "pathlib.Path('build').mkdir(exist_ok=True)\n"
+        "pathlib.Path('agents.egg-info').mkdir(exist_ok=True)\n" + backend
+    )
+    (project / "agents/build").mkdir(parents=True)
+    (project / "agents/build/inner.py").write_text("")
+    return project
+
+
+def names_in(folder):
+    """Return all that is in a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_build_leaves_nothing_in_the_projects_folder(build, tmp_path):
+    project = make_project_that_is_written_to(tmp_path / "project")
+    before = names_in(project)
+    assert ("agents", "2.0") in wheels(build("--app", project))
+    assert names_in(project) == before
+
+
+def test_project_that_cannot_be_written_to_is_built(build, tmp_path):
+    project = make_project_that_is_written_to(tmp_path / "project")
+    for path in (*project.rglob("*"), project):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert ("agents", "2.0") in wheels(build("--app", project))
+
+
+def test_what_an_earlier_build_left_is_not_built_again(build, tmp_path):
+    project = make_project_that_is_written_to(tmp_path / "project")
+    (project / "build").mkdir()
+    (project / "build/stale.py").write_text("")
+    assert ("agents", "2.0") in wheels(build("--app", project))
+
+
+def test_change_of_any_file_that_is_built_makes_another_release(build, tmp_path):
+    project = make_project_that_is_written_to(tmp_path / "project")
+    before = built(build("--dry-run", "--app", project))["version"]
+    (project / "agents/build/inner.py").write_text("answer = 42\n")
+    assert built(build("--dry-run", "--app", project))["version"] != before
+
+
+def test_link_that_leads_back_up_is_not_followed(build, tmp_path):
+    project = make_project_that_is_written_to(tmp_path / "project")
+    (project / "agents/again").symlink_to("..")
+    (project / "agents/nowhere").symlink_to("missing")
+    assert ("agents", "2.0") in wheels(build("--app", project))
+
+
 def test_wheel_for_another_python_is_refused(build, tmp_path):
     wheel = make_wheel(tmp_path, tag="cp313-cp313-manylinux_2_28_x86_64")
     said = refused(build("--app", wheel))

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import getpass
 import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -37,11 +37,12 @@ import apps
 import pins
 import sbom
 import signing
+import sources
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pins import BuildError, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
@@ -54,7 +55,6 @@ HERE_TARGET = Target(f"{sys.version_info.major}.{sys.version_info.minor}", platf
 SCRIPTS = sorted(HERE.glob("*.py"))
 KEPT = 5
 IN_USE = 3600.0  # seconds: another play on this controller may be about to install what it was told is there
-NOT_SOURCE = re.compile(r"(\..*|__pycache__|build|dist|tests|benchmarks|.*\.egg-info|.*\.pyc)")
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ def main() -> None:
                 os.utime(cache / version)
     except BuildError as error:
         sys.exit(str(error))
+    except PermissionError as error:
+        sys.exit(f"{error.filename}: {error.strerror}, for {getpass.getuser()}, who builds the release")
     answer = {"version": version, "archives": {str(target): str(path) for target, path in archives.items()}}
     print(json.dumps(answer | {"changed": bool(missing)}))
 
@@ -174,24 +176,13 @@ def only_wheel(folder: Path) -> Path:
     return wheels[0]
 
 
-def source_files(folder: Path) -> Iterator[Path]:
-    """Yield the files that a build may depend on, in a stable order."""
-    for path in sorted(folder.iterdir()):
-        if folder != PREBUILT and NOT_SOURCE.fullmatch(path.name):
-            continue
-        if path.is_dir():
-            yield from source_files(path)
-        else:
-            yield path
-
-
 def digest(parts: Parts) -> str:
     """Return eight hex digits that stand for everything a release is made of."""
     sums = hashlib.sha256(json.dumps([parts.extras, *parts.named]).encode())
     for script in (*SCRIPTS, INSTALLER, BUILD_LOCK):
         sums.update(hashlib.sha256(script.read_bytes()).digest())
     for part in (parts.source, *parts.apps):
-        for path in source_files(part) if part.is_dir() else [part]:
+        for path in sources.files(part) if part.is_dir() else [part]:
             sums.update(f"{path.relative_to(part if part.is_dir() else part.parent)}\0".encode())
             sums.update(hashlib.sha256(path.read_bytes()).digest())
     return sums.hexdigest()[:8]
@@ -258,12 +249,13 @@ def build_lock(project: Path) -> Path:
 
 
 def build_wheel(project: Path, folder: Path, cache: Path) -> Path:
-    """Build a project's wheel, with nothing but what is pinned."""
+    """Build a project's wheel in a copy, with nothing but what is pinned."""
     tools = fetch([build_lock(project)], [], cache) / build_lock(project).stem
+    copy = sources.copy(project, folder / "source" / project.name)
     # In pip's settings may be other places to take packages from.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     pip(
-        *("wheel", "--no-deps", "--no-index", "--find-links", str(tools), "--wheel-dir", str(folder), str(project)),
+        *("wheel", "--no-deps", "--no-index", "--find-links", str(tools), "--wheel-dir", str(folder), str(copy)),
         environment=environment | {"PIP_CONFIG_FILE": os.devnull},
     )
     return only_wheel(folder)
