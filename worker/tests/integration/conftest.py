@@ -73,6 +73,7 @@ async def fleet(redis_url: str, redis_client: redis.asyncio.Redis) -> Fleet:
     """A fleet without workers on that Redis."""
     fleet = Fleet(redis_url, redis_client)
     await fleet.broker.connect()
+    await fleet.broker.ensure_group()
     return fleet
 
 

@@ -29,6 +29,7 @@ QUEUE = "orbiter:tasks"
 async def broker(redis_url: str) -> AsyncIterator[TaskBroker]:
     broker = TaskBroker(redis_url)
     await broker.connect()
+    await broker.ensure_group()
     yield broker
     await broker.disconnect()
 

@@ -53,6 +53,7 @@ async def broker(cluster: Cluster) -> AsyncIterator[ClusterBroker]:
     broker = broker_for(cluster.url, queue_name=QUEUE)
     assert isinstance(broker, ClusterBroker)
     await broker.connect()
+    await broker.ensure_group()
     yield broker
     await broker.disconnect()
 

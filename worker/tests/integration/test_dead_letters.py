@@ -23,6 +23,7 @@ DEAD = "{q}:dead"
 async def broker(redis_url: str, redis_client: Redis) -> TaskBroker:
     made = TaskBroker(redis_url, queue_name="q", client=redis_client)
     await made.connect()
+    await made.ensure_group()
     return made
 
 

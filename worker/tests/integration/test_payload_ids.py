@@ -75,6 +75,7 @@ async def test_task_with_its_id_elsewhere_is_claimed_and_started_by_its_reader(
 ) -> None:
     broker = TaskBroker(redis_url, client=redis_client)
     await broker.connect()
+    await broker.ensure_group()
     await broker.submit(TaskPayload(task_id="odd"))
     await redis_client.xtrim(QUEUE, maxlen=0, approximate=False)
     entry_id = await redis_client.xadd(QUEUE, {"payload": text})

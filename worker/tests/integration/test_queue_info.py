@@ -15,6 +15,7 @@ from orbiter.distributed.models import TaskPayload
 async def broker(redis_url: str, redis_client: Redis) -> TaskBroker:
     made = TaskBroker(redis_url, queue_name="q", client=redis_client)
     await made.connect()
+    await made.ensure_group()
     return made
 
 

@@ -54,6 +54,7 @@ def url(request: pytest.FixtureRequest) -> str:
 async def broker(url: str) -> AsyncIterator[TaskBroker]:
     broker = broker_for(url, queue_name=QUEUE)
     await broker.connect()
+    await broker.ensure_group()
     yield broker
     await broker.disconnect()
 
@@ -291,6 +292,7 @@ async def test_a_lost_task_that_is_on_no_list_either_is_found_in_a_cluster(six: 
     six.flush()
     broker = broker_for(six.url, queue_name=QUEUE)
     await broker.connect()
+    await broker.ensure_group()
     task_ids = await broker.submit_many([TaskPayload() for _ in range(30)])
     for name in (QUEUE, keys.INDEX, keys.BY_TIME):
         await broker.client.delete(name)

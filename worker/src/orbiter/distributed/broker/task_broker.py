@@ -7,7 +7,6 @@ consumer).
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
@@ -111,15 +110,13 @@ class TaskBroker(Connected):
         self._scripts: dict[str, AsyncScript] = {}
 
     async def connect(self) -> None:
-        """Connect and make sure that the queue and its group exist; who may not make these leaves them to workers.
+        """Connect. The queue's group is made by workers: clients have no right to, and need none to submit.
 
         Raises:
             InvalidNameError: No worker can read a queue of this name.
         """
         check_queue_name(self.queue_name, self.keys.namespace)
         await super().connect()
-        with suppress(NoPermissionError):
-            await self.ensure_group()
 
     async def disconnect(self) -> None:
         """Close the connection, if it is our own."""
