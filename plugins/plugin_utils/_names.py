@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ MADE = frozenset(("image_reference", "packages_done", "release_archives", "relea
 # A name has to be longer than this to be compared: few letters are soon alike.
 SHORT = 7
 NEAR = 2
+# What is found: names by kind, and what to say of them.
+Found = namedtuple("Found", "misspelt unknown error warning")
 
 
 @lru_cache(maxsize=1)
@@ -82,3 +85,43 @@ def compare(given, known, ignore):
         elif name.startswith(PREFIXES):
             unknown.append(name)
     return misspelt, unknown
+
+
+def look(hostvars, hosts, ignored):
+    """Look for misspelt names in what hosts of an inventory have.
+
+    Args:
+        hostvars: The variables of all hosts, as Ansible has them.
+        hosts: The names of the hosts.
+        ignored: Patterns of names that are somebody else's, as a list or a text with commas.
+    """
+    ignore = listed(ignored)
+    if ignore is None:
+        error = (
+            f"orbiter_ignore_variables is {ignored} and must be a list of names, such as [redis_exporter_*], or a text "
+            "with commas."
+        )
+        return Found({}, [], error, "")
+    # As they stand: nothing is templated, so that a name is found also where its value cannot be had.
+    misspelt, unknown = compare({host: list(hostvars.raw_get(host)) for host in hosts}, known_names(), ignore)
+    error = warning = ""
+    if unknown:
+        warning = (
+            f"The inventory has variables that orbiter.fleet does not know: {', '.join(unknown)}. Where they are "
+            "your own, name them in orbiter_ignore_variables (with * for any letters)."
+        )
+    if misspelt:
+        said = "; ".join(
+            f"{name} (of {of_hosts(one['hosts'])}): did you mean {' or '.join(one['meant'])}?"
+            for name, one in misspelt.items()
+        )
+        error = (
+            f"The inventory has variables that nothing reads: {said} Correct them, or, where they are your own, name "
+            f"them in orbiter_ignore_variables: {sorted(misspelt)}."
+        )
+    return Found(misspelt, unknown, error, warning)
+
+
+def of_hosts(hosts):
+    """Return the names of up to three hosts as text, and how many more there are."""
+    return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
