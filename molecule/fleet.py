@@ -65,7 +65,12 @@ class Fleet:
         )
 
     def final_events(self, task_id: str) -> list[str]:
-        """Return the final statuses that a task's event stream tells of: one, if it ended once."""
+        """Return the final statuses that a task's event stream tells of: one, if it ended once.
+
+        A task that completed and said nothing has no stream: its record tells the end.
+        """
+        if not self.redis.exists(f"orbiter:stream:{task_id}"):
+            return ["completed"] if self.statuses([task_id]) == ["completed"] else []
         events = [json.loads(fields["event"]) for _, fields in self.redis.xrange(f"orbiter:stream:{task_id}")]
         final = {"completed", "cancelled", "error"}
         return [event["status"] for event in events if event["type"] == "status" and event["status"] in final]

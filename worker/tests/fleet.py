@@ -10,9 +10,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
-from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, event_from_json, is_final
+from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, is_final
 from orbiter.distributed.worker.worker import Worker
 from tests import keys
 from tests.support import PATIENCE, wait_until
@@ -72,8 +73,8 @@ class Fleet:
         await wait_until(running)
 
     async def events(self, task_id: str) -> list[Any]:
-        rows = await self.client.xrange(keys.stream(task_id))
-        return [event_from_json(fields["event"]) for _, fields in rows]
+        subscriber = EventSubscriber(self.url, client=self.client)
+        return [event async for event in subscriber.replay(task_id)]
 
     async def is_empty(self) -> bool:
         pending = (await self.client.xpending(QUEUE, keys.group(QUEUE)))["pending"]

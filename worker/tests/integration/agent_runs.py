@@ -10,11 +10,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from orbiter.distributed.broker.events import EventSubscriber
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
-from orbiter.distributed.models import Event, TaskPayload, TaskResult, event_from_json, is_final
+from orbiter.distributed.models import Event, TaskPayload, TaskResult, is_final
 from orbiter.distributed.worker.worker import Worker
-from tests import keys
 from tests.support import wait_until
 
 
@@ -73,6 +73,7 @@ class Fleet:
         self.client = client
         self.broker = TaskBroker(url, client=client)
         self.store = TaskStore(url, client=client)
+        self.subscriber = EventSubscriber(url, client=client)
 
     async def submit(self, config: dict[str, Any], text: str = "hi", **fields: Any) -> str:
         return await self.broker.submit(TaskPayload(agent_config=config, input=text, **fields))
@@ -83,8 +84,7 @@ class Fleet:
             return task if task and task.status.terminal else None
 
         task = await wait_until(over, timeout)
-        rows = await self.client.xrange(keys.stream(task_id))
-        run = Run(task, [event_from_json(fields["event"]) for _, fields in rows])
+        run = Run(task, [event async for event in self.subscriber.replay(task_id)])
         run.check_stream()
         return run
 

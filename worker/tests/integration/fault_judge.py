@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from orbiter.distributed.broker.scripts import names, script
 from orbiter.distributed.broker.store import decode
-from orbiter.distributed.models import TaskResult, TaskStatus, TextEvent, event_from_json
+from orbiter.distributed.models import Event, StatusEvent, TaskResult, TaskStatus, TextEvent
 from tests import keys
 from tests.faults_proxy import Piece
 from tests.fleet import QUEUE, Fleet, leftovers, wrong_with_events
@@ -52,7 +52,7 @@ class Case:
     work: Work
     record: dict[str, str] = field(default_factory=dict)
     task: TaskResult | None = None
-    rows: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     runs: list[Noted] = field(default_factory=list)
 
     @property
@@ -80,11 +80,11 @@ class Judge:
             async with fleet.client.pipeline(transaction=False) as pipeline:
                 for task_id in ids:
                     pipeline.hgetall(keys.task(task_id))
-                    pipeline.xrange(keys.stream(task_id))
                 rows = await pipeline.execute()
-            for task_id, record, events in zip(ids, rows[::2], rows[1::2], strict=True):
+            for task_id, record in zip(ids, rows, strict=True):
                 case = self.cases[task_id]
-                case.record, case.rows, case.task = record, events, decode(record) if record else None
+                case.record, case.task = record, decode(record) if record else None
+                case.events = await fleet.events(task_id)
         for text in await leftovers(fleet):
             self._fail("the queue is empty", "queue", text)
         pending = await fleet.client.xpending_range(QUEUE, keys.group(QUEUE), "-", "+", 50)
@@ -145,7 +145,7 @@ class Judge:
         if task.status not in case.work.ends:
             yield "a task ends as it must", f"{task.status} ({task.error_type}: {task.error})"
         yield from self._counts(case, task)
-        for wrong in wrong_with_events(task, [event_from_json(fields["event"]) for _, fields in case.rows]):
+        for wrong in wrong_with_events(task, case.events):
             yield "events are whole", wrong
         if task.status == TaskStatus.COMPLETED:
             yield from self._completed(case, task)
@@ -176,8 +176,7 @@ class Judge:
         if said_by != (task.attempt, task.worker_id):
             yield "what is recorded has run", f"the result is of attempt and worker {said_by}"
         if case.work.task.agent_name in {"talk", "stream"}:
-            events = [event_from_json(fields["event"]) for _, fields in case.rows]
-            texts = [e.text for e in events if isinstance(e, TextEvent) and e.attempt == task.attempt]
+            texts = [e.text for e in case.events if isinstance(e, TextEvent) and e.attempt == task.attempt]
             words, wanted = "".join(texts).split(), str(result.get("output")).split()
             if words != wanted:
                 yield "events are whole", f"{len(words)} words on the stream, {len(wanted)} in the result"
@@ -295,11 +294,10 @@ class Judge:
 
     def _events(self, case: Case) -> Iterator[tuple[float, str]]:
         """Tell which events came when, by Redis' clock."""
-        for entry_id, fields in case.rows:
-            event = json.loads(fields["event"])
-            kind = event["type"] if event["type"] != "status" else f"status {event['status']}"
-            moment = self._monotonic(int(entry_id.partition("-")[0]) / 1000)
-            yield moment, f"{_EVENT}{event['attempt']}/{event['seq']} {kind}"
+        for event in case.events:
+            kind = event.type if not isinstance(event, StatusEvent) else f"status {event.status}"
+            moment = self._monotonic(int(event.entry_id.partition("-")[0]) / 1000)
+            yield moment, f"{_EVENT}{event.attempt}/{event.seq} {kind}"
 
     def _passed(self, case: Case) -> Iterator[tuple[float, str]]:
         """Tell what went through the proxies that names this task: calls, and answers with its payload."""

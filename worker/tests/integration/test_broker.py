@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from orbiter.distributed.broker.housekeeping import Housekeeping
-from orbiter.distributed.broker.records import CancelOutcome, Claim, Entry, Outcome, StartResult
+from orbiter.distributed.broker.records import Batch, CancelOutcome, Claim, Entry, Outcome, StartResult
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import connect
-from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus
+from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
 from orbiter.distributed.worker.sweeper import Sweeper
 from tests import keys
 from tests.support import wait_until
@@ -78,7 +78,25 @@ async def test_finishing_twice_is_harmless(broker: TaskBroker, redis_client: Red
     mine = await claim(broker)
     assert await broker.finish("w1", [completed(mine)]) == ["completed"]
     assert await broker.finish("w1", [completed(mine)]) == ["completed"]
-    assert await redis_client.xlen(keys.stream(task_id)) == 1
+    # The record tells the end of a task that has said nothing: a stream for that alone is the dearest of all it keeps.
+    assert not await redis_client.exists(keys.stream(task_id))
+
+
+async def test_a_final_event_stands_behind_the_others_once(broker: TaskBroker, redis_client: Redis) -> None:
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker)
+    await broker.append_events([Batch(task_id, 1, 1, [TextEvent(text="hi").to_json(seq=1, attempt=1)])])
+    final = StatusEvent(status="completed").to_json(seq=2, attempt=1)
+    for _ in range(2):
+        assert await broker.finish("w1", [Outcome(mine, "completed", "{}", "", 2, final)]) == ["completed"]
+    assert [fields["event"] for _, fields in await redis_client.xrange(keys.stream(task_id))][1:] == [final]
+
+
+async def test_nothing_follows_the_end_that_the_record_tells(broker: TaskBroker, redis_client: Redis) -> None:
+    task_id = await broker.submit(TaskPayload())
+    assert await broker.finish("w1", [completed(await claim(broker))]) == ["completed"]
+    await broker.append_events([Batch(task_id, 1, 1, [TextEvent(text="late").to_json(seq=1, attempt=1)])])
+    assert not await redis_client.exists(keys.stream(task_id))
 
 
 async def test_a_worker_that_lost_its_claim_records_nothing(broker: TaskBroker, store: TaskStore) -> None:
@@ -513,7 +531,7 @@ async def test_a_second_entry_of_a_task_does_not_end_it_a_second_time(
     assert await broker.finish("w1", [failed]) == ["lost"]
     task = await store.get_status(task_id)
     assert (task.status, task.error) == (TaskStatus.COMPLETED, None)
-    assert await redis_client.xlen(keys.stream(task_id)) == 1
+    assert not await redis_client.exists(keys.stream(task_id))
     assert await pending(redis_client) == 0
 
 

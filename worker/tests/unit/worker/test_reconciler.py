@@ -250,8 +250,16 @@ async def test_final_event_is_added_where_it_is_missing(last: dict[str, str] | N
 async def test_final_event_of_a_completed_task_tells_no_error() -> None:
     reconciling = Reconciling()
     reconciling.task(status="completed", completed_at=str(reconciling.store.time - 100), error="of an earlier run")
+    reconciling.store.finals["t1"] = {"event": TEXT, "at": "1-1"}
     await reconciling.rounds()
     assert reconciling.store.of("end_events") == [["t1", "completed", ""]]
+
+
+async def test_completed_task_that_said_nothing_needs_no_stream() -> None:
+    reconciling = Reconciling()
+    reconciling.task(status="completed", completed_at=str(reconciling.store.time - 100))
+    await reconciling.rounds()
+    assert reconciling.store.of("end_events") == []
 
 
 @pytest.mark.parametrize("ago", [10.0, 3600.0], ids=["just now", "long ago"])

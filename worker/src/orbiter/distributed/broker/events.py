@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from orbiter.distributed.broker.keys import Keys
-from orbiter.distributed.broker.records import Batch
+from orbiter.distributed.broker.records import EVENT_STATUS, Batch
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.patience import FAILURES, Patience, answer
@@ -34,7 +34,16 @@ from orbiter.distributed.limits import (
     MAX_TOTAL_BACKLOG,
     MERGED_TEXT,
 )
-from orbiter.distributed.models import ErrorEvent, Event, TextEvent, emitted_event, event_from_json, is_final
+from orbiter.distributed.models import (
+    ErrorEvent,
+    Event,
+    StatusEvent,
+    TaskResult,
+    TextEvent,
+    emitted_event,
+    event_from_json,
+    is_final,
+)
 from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -510,9 +519,49 @@ class EventSubscriber(Connected):
         await super().disconnect()
 
     async def replay(self, task_id: str, from_id: str = "0") -> AsyncIterator[Event]:
-        """Yield the events that are on the stream now, from an entry id on, that entry included."""
-        async for event in self._pages(task_id, from_id):
-            yield event
+        """Yield the events that there are now, from an entry id on, that entry included."""
+        # Asked first: what is added until it ends is on the stream.
+        task, last = await self._store().get_status(task_id), None
+        async for last in self._pages(task_id, from_id):
+            yield last
+        if final := await self._final_event(task, from_id, last):
+            yield final
+
+    def _store(self) -> TaskStore:
+        return TaskStore(self.redis_url, namespace=self._keys.namespace, client=self.client)
+
+    async def _final_event(self, task: TaskResult | None, start: str, last: Event | None) -> Event | None:
+        """Return the final event of a task that has ended, by its record, where its stream does not have that.
+
+        A task that has said nothing has no stream; and records are kept for longer than streams.
+
+        Args:
+            task: The record.
+            start: Where the reader began, as ``XRANGE`` takes it.
+            last: The last event that it has read since.
+        """
+        status = EVENT_STATUS.get(task.status) if task else None
+        if task is None or status is None or (last is not None and is_final(last)):
+            return None
+        ended = max((int((task.completed_at or 0) * 1000), 0), _place(last.entry_id, 1) if last else (0, 0))
+        if last is None and start not in {"0", "-"}:
+            rows: Any = await answer(self.client.xrevrange(self._keys.event_stream(task.task_id), count=1))
+            seen = ended <= _place(start.removeprefix("("), 0 if start.startswith("(") else -1)
+            if seen or (rows and rows[0][1].get("at", "").endswith("!")):
+                return None
+        messages = {
+            "completed": f"Agent '{task.agent_name or ''}' completed execution",
+            "cancelled": f"Task {task.task_id} cancelled",
+        }
+        event = StatusEvent(
+            status=status,
+            agent_name=task.agent_name or "",
+            message=messages.get(status, task.error or ""),
+            seq=last.seq + 1 if last and last.attempt == task.attempt else 1,
+            attempt=task.attempt,
+        )
+        event.entry_id = "{}-{}".format(*ended)
+        return event
 
     async def _pages(self, task_id: str, start: str) -> AsyncIterator[Event]:
         while rows := await answer(self._read(task_id, start), within=PAGE_WITHIN):
@@ -534,8 +583,8 @@ class EventSubscriber(Connected):
         """Yield a task's events until its final status event, however late the caller joins.
 
         The channel says that there is something to read, the stream says what: a message lost with a connection costs
-        a few seconds, not an event. Ends also where the task has ended and its stream has expired, or where the task
-        is unknown.
+        a few seconds, not an event. Where the stream does not have the final event, as of a task that has said nothing
+        else, the record tells it. Ends also where the task is unknown.
 
         Args:
             task_id: The task.
@@ -545,9 +594,10 @@ class EventSubscriber(Connected):
         Raises:
             RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
         """
-        start = from_id if after is None else f"({after}"
+        begin = start = from_id if after is None else f"({after}"
+        last: Event | None = None
         patience = Patience()
-        store = TaskStore(self.redis_url, namespace=self._keys.namespace, client=self.client)
+        store = self._store()
         if self._subscriptions is None:
             self._subscriptions = Subscriptions(self.client)
         while True:
@@ -557,15 +607,23 @@ class EventSubscriber(Connected):
                         # Asked before looking at the stream: were the task to end in between, its last event is found.
                         task = await answer(store.get_status(task_id))
                         async with aclosing(self._pages(task_id, start)) as pages:  # type: ignore[type-var]
-                            async for event in pages:
-                                start = f"({event.entry_id}"
+                            async for last in pages:
+                                start = f"({last.entry_id}"
                                 patience.answered()
-                                yield event
-                                if is_final(event):
+                                yield last
+                                if is_final(last):
                                     return
                         patience.answered()
+                        if final := await self._final_event(task, begin, last):
+                            yield final
                         if task is None or task.status.lasting:
                             return
                         await channel.heard(LOOK_AGAIN)
             except FAILURES as error:
                 await patience.wait(error)
+
+
+def _place(entry_id: str, further: int) -> tuple[int, int]:
+    """Return the two numbers of an entry id, the second one so much further."""
+    milliseconds, _, number = entry_id.partition("-")
+    return (int(milliseconds), int(number or 0) + further) if milliseconds.isdigit() else (0, further)

@@ -21,7 +21,11 @@ Verdict: TypeAlias = Literal["run", "drop", "dead", "read"]
 Alone: TypeAlias = Literal["", "child", "worker"]
 Renewal: TypeAlias = Literal["ok", "lost", "cancel"]
 # What a task's final event calls the status in which it has ended.
-EVENT_STATUS = {"completed": "completed", "failed": "error", "cancelled": "cancelled"}
+EVENT_STATUS: Mapping[str, Literal["completed", "error", "cancelled"]] = {
+    "completed": "completed",
+    "failed": "error",
+    "cancelled": "cancelled",
+}
 
 
 class CancelOutcome(StrEnum):

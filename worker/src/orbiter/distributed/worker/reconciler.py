@@ -383,7 +383,8 @@ class Reconciler:
             return
         last_events = await self._store.last_events([record.task_id for record in recent])
         for record, last in zip(recent, last_events, strict=True):
-            if last is None or not _final(last):
+            # One that has completed and said nothing needs no stream: its record tells the end.
+            if not _final(last) if last is not None else record.values["status"] != "completed":
                 [[error]] = await self._store.records([record.task_id], ["error"])
                 failed = record.values["status"] == "failed"
                 await self._store.end_events(record.task_id, record.values["status"], (failed and error) or "")
