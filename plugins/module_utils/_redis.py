@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import time
+from collections import Counter
 from pathlib import Path
 
 SOCKET = "/run/redis/redis-server.sock"
@@ -204,6 +205,15 @@ def _log_in(place, passwords):
         redis.close()
         raise
     return redis
+
+
+def callers(clients):
+    """Return who they are, of what ``clients`` tells, in words: address, user and name, and how often."""
+    found = Counter(
+        client["addr"].rpartition(":")[0] + f" as {client['user']}" + (f", {client['name']}" if client["name"] else "")
+        for client in clients
+    )
+    return [f"{caller} ({count} connection{'s' * (count > 1)})" for caller, count in sorted(found.items())]
 
 
 def written_settings(path):

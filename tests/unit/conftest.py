@@ -106,22 +106,25 @@ def ansible(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 class Server:
-    """A redis-server of our own on a free port, with its configuration in a file as on a host."""
+    """A redis-server of our own on a free port, with its configuration in a file as on a host.
+
+    With a user, which ``options`` must make, it has no password of its own.
+    """
 
     password = 'pass"word\\ #1'
 
-    def __init__(self, directory: Path, *options: str, password_in_config: bool = True) -> None:
+    def __init__(self, directory: Path, *options: str, user: str | None = None) -> None:
         program = shutil.which("redis-server")
         assert program is not None, "redis-server is not installed: apt-get install redis-server"
         self.port = free_port()
         self.config = directory / "redis.conf"
         quoted = self.password.replace("\\", "\\\\").replace('"', '\\"')
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", 'save ""', "repl-diskless-sync-delay 0"]
-        lines += [f'requirepass "{quoted}"'] if password_in_config else []
+        lines += [f'requirepass "{quoted}"'] if user is None else []
         self.config.write_text("\n".join([*lines, *options, ""]))
         self.log = (directory / "redis.log").open("wb")
         self.process = subprocess.Popen([program, str(self.config)], stdout=self.log, stderr=subprocess.STDOUT)
-        self.client: Any = redis.Redis(port=self.port, password=self.password, decode_responses=True)
+        self.client: Any = redis.Redis(port=self.port, username=user, password=self.password, decode_responses=True)
         self.url = f"redis://default:pass%22word%5C%20%231@127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Server:

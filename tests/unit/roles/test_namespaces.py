@@ -179,7 +179,7 @@ def fleets(ansible, tmp_path):
     tenants = [{"name": "acme", "clients": ["app"]}]
     path = tmp_path / "users.acl"
     written(ansible, path, redis_namespaces=tenants, redis_users=users, redis_password=Server.password)
-    with Server(tmp_path, f"aclfile {path}", password_in_config=False) as server:
+    with Server(tmp_path, f"aclfile {path}", user="default") as server:
         ours, theirs = (Fleet(server, *of, tmp_path) for of in (("orbiter", own), ("acme", acme)))
         yield ours, theirs
         ours.log.close()

@@ -1,0 +1,251 @@
+#!/usr/bin/python
+# Copyright: the Orbiter Fleet authors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Take the deploy lock, show it, or give it back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deploy_lock
+short_description: One deploy at a time, by a key in Redis with a time to live
+version_added: 0.2.0
+description:
+  - Takes the lock, gives it back, or shows who has it. Taking what is ours already renews it.
+  - Runs on a Redis host, and speaks to that Redis, or to the master that it follows, with the password that the role
+    P(orbiter.fleet.redis#role) keeps there for such programs.
+  - It never fails because somebody else has the lock, or because there is no Redis. It says so.
+author: Orbiter Fleet authors (@orbiter-fleet)
+options:
+  state:
+    description:
+      - With V(held) the run has the lock afterwards, if nobody else has it. With V(free) it has given it back; what is
+        not its own stays.
+      - With V(shown) nothing is done.
+    type: str
+    choices: [held, free, shown]
+    default: held
+  run:
+    description: Who deploys, as P(orbiter.fleet.deployer#lookup) describes it. Required unless O(state=shown).
+    type: dict
+  seconds:
+    description: How long the lock is held at most, from the last time it was taken.
+    type: float
+    default: 3600
+  take_from:
+    description: Tokens of runs from whom it may be taken. V(*) is anybody.
+    type: list
+    elements: str
+    default: []
+  namespace:
+    description: First word of the lock's key.
+    type: str
+    default: orbiter
+  config:
+    description: The settings that Redis was started with. The operator's password is beside it.
+    type: path
+    default: /etc/redis/redis.conf
+attributes:
+  check_mode:
+    description: Tells who has it, and takes nothing.
+    support: full
+  diff_mode:
+    description: Shows who had it and who has it.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Take the deploy lock
+  orbiter.fleet.deploy_lock:
+    run: "{{ lookup('orbiter.fleet.deployer') }}"
+  register: lock
+  failed_when: lock.state == 'busy'
+
+- name: Say who deploys
+  orbiter.fleet.deploy_lock:
+    state: shown
+  register: lock
+
+- name: Give it back
+  orbiter.fleet.deploy_lock:
+    state: free
+    run: "{{ lookup('orbiter.fleet.deployer') }}"
+"""
+
+RETURN = r"""
+state:
+  description:
+    - V(held) if the run has it, V(busy) if somebody else has, V(free) if nobody has, V(absent) if there is no Redis to
+      ask.
+  returned: always
+  type: str
+  sample: held
+reason:
+  description: Why it is absent.
+  returned: always
+  type: str
+  sample: there is no /etc/redis/redis.conf
+holder:
+  description: The record of who has it, and since when in milliseconds, or null.
+  returned: always
+  type: dict
+who:
+  description: The same as words.
+  returned: always
+  type: str
+  sample: >-
+    site by alice@laptop (process 17) since 2026-02-17 10:30:15 UTC, 5 s ago; the lock ends by itself in 3595 s
+"""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    NoAnswerError,
+    Redis,
+    RedisError,
+    admin_passwords,
+    tls_context,
+    written_settings,
+)
+
+# KEYS: the lock. ARGV: step, record, milliseconds, tokens from whom it may be taken.
+# Returns state, record or "", age and rest in milliseconds, who had it before or "".
+SCRIPT = """
+local held = redis.call('GET', KEYS[1])
+local before = held or ''
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known, holder = pcall(cjson.decode, held or '')
+known = known and type(holder) == 'table' and type(holder.since) == 'number'  -- else somebody else has written there
+local mine = ARGV[2] ~= '' and cjson.decode(ARGV[2]).token
+local ours, may = known and holder.token == mine, false
+for place = 4, #ARGV do
+  if ARGV[place] == '*' or known and holder.token == ARGV[place] then may = true end
+end
+local function said(state)
+  if not held then return {state, '', 0, 0, before} end
+  return {state, held, known and now - holder.since or 0, redis.call('PTTL', KEYS[1]), before}
+end
+if ARGV[1] == 'free' and held and ours then
+  redis.call('DEL', KEYS[1])
+  held, ours = false, false
+elseif ARGV[1] == 'held' and (not held or ours or may) then
+  local record = cjson.decode(ARGV[2])
+  record.since = ours and holder.since or now
+  held, known, holder, ours = cjson.encode(record), true, record, true
+  redis.call('SET', KEYS[1], held, 'PX', ARGV[3])
+end
+return said(ours and 'held' or held and 'busy' or 'free')
+"""
+
+
+def connect(config: str) -> Redis:
+    """Return a connection to this host's Redis, or to its master: only that one may be written to."""
+    if not Path(config).exists():
+        raise NoAnswerError(f"there is no {config}")
+    found = written_settings(config)
+    tls = found.get("port") == "0" and "unixsocket" not in found
+    port = int(found["tls-port"] if tls else found.get("port", "6379"))
+    logins = [{"password": password} for password in admin_passwords(Path(config).parent)]
+    # The role's has a user of its own for us. The package's has none, and whoever else made one may have requirepass.
+    logins += [{"password": found["requirepass"], "user": None}] if "requirepass" in found else []
+    redis, login = log_in(found.get("unixsocket") or ("127.0.0.1", port), [*logins, {}], found, tls=tls)
+    role = redis.ask("ROLE")
+    if role[0] != "slave":
+        return redis
+    redis.close()
+    return log_in((role[1], role[2]), [login], found, tls=found.get("tls-replication") == "yes")[0]
+
+
+def log_in(place, logins: list[dict], found: dict[str, str], *, tls: bool) -> tuple[Redis, dict]:
+    """Return a connection that was let in, and with what."""
+    names = ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")
+    context = tls_context(*map(found.get, names)) if tls else None
+    for number, login in enumerate(logins, 1):
+        redis = None
+        try:
+            redis = Redis(place, tls=context, **login)
+            redis.ask("PING")
+        except RedisError:
+            if redis:
+                redis.close()
+            if number == len(logins):
+                raise
+        else:
+            return redis, login
+    raise NoAnswerError("there is nothing to log in with")
+
+
+def read(held: str) -> dict:
+    """Return a record; one that somebody else wrote may be anything."""
+    try:
+        record = json.loads(held)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("since"), (int, float)) else {}
+
+
+def name(holder: dict) -> str:
+    """Say whose run it is."""
+    known = {key: holder.get(key, "?") for key in ("playbook", "user", "controller", "pid")}
+    return "{playbook} by {user}@{controller} (process {pid})".format(**known)
+
+
+def words_of(holder: dict, age: int, left: int) -> str:
+    """Say who has the lock, since when and for how long."""
+    since = datetime.fromtimestamp(holder.get("since", 0) / 1000, tz=timezone.utc)
+    return f"{name(holder)} since {since:%Y-%m-%d %H:%M:%S} UTC, {age} s ago; the lock ends by itself in {left} s"
+
+
+def main() -> None:
+    """Do one step and tell the outcome."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"choices": ["held", "free", "shown"], "default": "held"},
+            "run": {"type": "dict"},
+            "seconds": {"type": "float", "default": 3600},
+            "take_from": {"type": "list", "elements": "str", "default": []},
+            "namespace": {"default": "orbiter"},
+            "config": {"type": "path", "default": "/etc/redis/redis.conf"},
+        },
+        required_if=[("state", "held", ["run"]), ("state", "free", ["run"])],
+        supports_check_mode=True,
+    )
+    options = module.params
+    wanted, run = options["state"], options["run"]
+    if run is not None and not run.get("token"):
+        module.fail_json(msg="run has no token, by which the holder is known: take what orbiter.fleet.deployer gives")
+    words = [json.dumps(run) if run else "", str(int(options["seconds"] * 1000)), *options["take_from"]]
+    step = "shown" if module.check_mode else wanted
+    try:
+        with connect(options["config"]) as redis:
+            answer = redis.ask("EVAL", SCRIPT, 1, f"{options['namespace']}:deploy", step, *words)
+    except (NoAnswerError, RedisError) as error:
+        reason = f"Redis says: {error}" if isinstance(error, RedisError) else str(error)
+        module.exit_json(changed=False, state="absent", reason=reason, holder=None, who="")
+    state, held, age, left, before = answer
+    holder = read(held) if held else None
+    had, has = (name(read(text)) + "\n" if text else "" for text in (before, held))
+    if module.check_mode and wanted != "shown":
+        may = (
+            holder is None
+            or "*" in options["take_from"]
+            or holder.get("token") in [run["token"], *options["take_from"]]
+        )
+        has = (name(run) + "\n" if may else had) if wanted == "held" else "" if state == "held" else had
+    module.exit_json(
+        changed=had != has,
+        state=state,
+        reason="",
+        holder=holder,
+        who=words_of(holder, age // 1000, left // 1000) if holder is not None else "",
+        diff={"before": had, "after": has, "before_header": "deploy lock", "after_header": "deploy lock"},
+    )
+
+
+if __name__ == "__main__":
+    main()

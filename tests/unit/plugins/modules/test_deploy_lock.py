@@ -1,0 +1,151 @@
+"""The deploy lock is held by one run at a time, and by nobody for ever."""
+
+from __future__ import annotations
+
+import json
+import sys
+from hashlib import sha256
+
+import pytest
+from conftest import Server, wait_until
+
+ALICE = {"token": "a" * 32, "user": "alice", "controller": "laptop", "pid": 17, "playbook": "site", "machine": "m"}
+BOB = ALICE | {"token": "b" * 32, "user": "bob"}
+
+
+@pytest.fixture
+def lock(module):
+    """Return a function that runs the module as on a Redis host."""
+
+    def run(server, state, run=None, **options):
+        return module("deploy_lock", config=str(server.config), state=state, run=run, **options)
+
+    return run
+
+
+@pytest.fixture
+def take(lock):
+    def run(server, who, *tokens, **options):
+        return lock(server, "held", who, take_from=tokens, **options)
+
+    return run
+
+
+def test_one_run_holds_it_and_the_other_is_told_who(server, lock, take):
+    assert lock(server, "shown")["state"] == "free"
+    assert take(server, ALICE)["state"] == "held"
+    told = take(server, BOB)
+    assert told["state"] == "busy"
+    assert told["holder"]["token"] == ALICE["token"]
+    assert told["who"].startswith("site by alice@laptop (process 17) since 20")
+    assert lock(server, "shown")["who"].startswith("site by alice@laptop")
+
+
+def test_it_ends_by_itself(server, lock, take):
+    take(server, ALICE, seconds=0.2)
+    wait_until(lambda: take(server, BOB)["state"] == "held", within=20)
+
+
+def test_it_never_stays_without_an_end(server, lock, take):
+    take(server, ALICE, seconds=60)
+    assert 0 < server.client.pttl("orbiter:deploy") <= 60_000
+
+
+def test_taking_it_again_renews_it_and_keeps_since_when(server, lock, take):
+    first = take(server, ALICE, seconds=60)
+    again = take(server, ALICE, seconds=600)
+    assert again["state"] == "held"
+    assert again["holder"]["since"] == first["holder"]["since"]
+    assert server.client.pttl("orbiter:deploy") > 60_000
+
+
+def test_it_is_given_back_by_its_holder_only(server, lock, take):
+    take(server, ALICE)
+    assert lock(server, "free", BOB)["state"] == "busy"
+    assert lock(server, "free", ALICE)["state"] == "free"
+    assert not server.client.exists("orbiter:deploy")
+    assert lock(server, "free", ALICE)["state"] == "free"
+
+
+def test_it_is_taken_over_from_the_one_who_was_seen_to_have_it_only(server, lock, take):
+    carol = ALICE | {"token": "c" * 32}
+    take(server, ALICE)
+    assert take(server, BOB, ALICE["token"])["state"] == "held"
+    assert take(server, carol, ALICE["token"])["state"] == "busy"
+    assert take(server, carol, "*")["holder"]["token"] == carol["token"]
+
+
+def test_each_namespace_has_one_of_its_own(server, take):
+    assert take(server, ALICE)["state"] == "held"
+    assert take(server, BOB, namespace="{acme}")["state"] == "held"
+    assert json.loads(server.client.get("{acme}:deploy"))["user"] == "bob"
+    assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
+
+
+def test_the_role_takes_and_gives_back_that_of_the_inventory_s_namespace(server, ansible):
+    host = f"host ansible_connection=local ansible_python_interpreter={sys.executable} lock_host=host"
+    where = f"    - module_defaults: {{orbiter.fleet.deploy_lock: {{config: {server.config}}}}}\n      block:\n"
+    take_it = "        - include_role: {name: orbiter.fleet.lock}\n"
+    release = "        - include_role: {name: orbiter.fleet.lock, tasks_from: release}\n"
+    done = ansible([host], where + take_it, "--extra-vars=orbiter_namespace=acme")
+    assert done.returncode == 0, done.stdout
+    assert server.client.keys() == ["acme:deploy"]
+    # Another run, which finds the first one ended.
+    done = ansible([host], where + take_it + release, "--extra-vars=orbiter_namespace=acme")
+    assert done.returncode == 0, done.stdout
+    assert server.client.keys() == []
+
+
+def test_a_check_takes_nothing_and_tells_what_it_would(server, lock, take):
+    free = take(server, ALICE, check=True)
+    assert (free["state"], free["changed"]) == ("free", True)
+    assert "alice" in free["diff"]["after"]
+    assert not server.client.exists("orbiter:deploy")
+    take(server, ALICE)
+    busy = take(server, BOB, check=True)
+    assert (busy["state"], busy["changed"]) == ("busy", False)
+    assert take(server, BOB, ALICE["token"], check=True)["changed"]
+    assert lock(server, "free", ALICE, check=True)["changed"]
+    assert not lock(server, "free", BOB, check=True)["changed"]
+    assert lock(server, "shown", ALICE)["state"] == "held"
+
+
+def test_a_run_without_a_token_is_refused(server, take):
+    assert "token" in take(server, {"user": "alice"})["msg"]
+
+
+@pytest.mark.parametrize("nonsense", ["", "no json", "[]", "7", '"x"', "{}", '{"since": "never"}'])
+def test_what_somebody_else_wrote_there_can_be_broken(server, take, nonsense):
+    server.client.set("orbiter:deploy", nonsense)
+    assert take(server, ALICE)["state"] == "busy"
+    assert take(server, ALICE, "*")["state"] == "held"
+
+
+def test_replica_asks_its_master(server, take, tmp_path):
+    follow = (f"replicaof 127.0.0.1 {server.port}", 'masterauth "pass\\"word\\\\ #1"')
+    with Server(tmp_path, *follow) as replica:
+        wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", within=60)
+        assert take(replica, ALICE)["state"] == "held"
+        assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
+        assert take(server, BOB)["state"] == "busy"
+
+
+def test_server_with_a_file_of_users_is_asked_over_its_socket(server, take, tmp_path):
+    """With TLS no plain port is open, and the password is in a file of its own."""
+    users, socket = tmp_path / "users.acl", tmp_path / "redis.sock"
+    secret = sha256(server.password.encode()).hexdigest()
+    users.write_text(f"user default off resetpass -@all\nuser admin on #{secret} ~* &* +@all\n")
+    (tmp_path / "admin.password").write_text(f"{server.password}\n")
+    with Server(tmp_path, f"unixsocket {socket}", f"aclfile {users}", user="admin") as other:
+        assert take(other, ALICE)["state"] == "held"
+        assert take(other, BOB)["state"] == "busy"
+
+
+def test_host_without_redis_has_no_lock(lock, module, tmp_path):
+    config = tmp_path / "redis.conf"
+    absent = module("deploy_lock", state="shown", config=str(config))
+    assert (absent["state"], absent["reason"]) == ("absent", f"there is no {config}")
+    config.write_text("port 1\n")
+    absent = module("deploy_lock", state="shown", config=str(config))
+    assert absent["state"] == "absent"
+    assert "127.0.0.1 port 1" in absent["reason"]
