@@ -62,7 +62,9 @@ class ActionModule(ActionBase):
             report.add("", "", names.error)
             return
         groups = {name: list(args.get(name) or []) for name in ("redis", "workers", "temporal", "elsewhere")}
-        counts(groups, self.values(task_vars), report)
+        here = self.values(task_vars)
+        counts(groups, here, report)
+        report.rule("", _rules.canary, here)
         inventory = Inventory(self.values, self._loader, task_vars, args.get("shared") or [])
         redis, workers, temporal = (groups[name] for name in ("redis", "workers", "temporal"))
         first = inventory.of("redis", redis[0]) if redis else None

@@ -785,6 +785,16 @@ AGREED = (
 )
 
 
+def canary(values):
+    """Yield what is wrong with the number of hosts that change first."""
+    hosts = values.get("orbiter_canary", 0)
+    if not fits(hosts, "[0-9]+"):
+        yield (
+            "orbiter_canary",
+            f"orbiter_canary is {hosts}; it must be a whole number, 0 or more, of worker hosts that change first.",
+        )
+
+
 def firewall(values):
     """Yield what is wrong with what the firewall is told."""
     wanted = values.get("orbiter_firewall", False)
