@@ -42,6 +42,12 @@ options:
         description: Its permissions, in octal digits.
         type: str
         required: true
+      only:
+        description:
+          - The names that a folder may hold. Everything else in it is removed, and the folder is not made where there is none.
+        type: list
+        elements: str
+        version_added: 0.2.0
   secrets:
     description:
       - What files hold that nobody else may see, by their paths in O(files). It is in no output, log or diff.
@@ -80,6 +86,7 @@ paths:
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -100,9 +107,24 @@ def write(module: AnsibleModule, path: str, content: str) -> None:
     module.atomic_move(scratch, path)
 
 
+def purge(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
+    """Remove from a folder what it may not hold; tell whether there was any."""
+    path = entry["path"]
+    surplus = sorted(set(os.listdir(path)) - set(entry["only"])) if Path(path).is_dir() else []
+    for inner in [Path(path, name) for name in surplus]:
+        diffs.append({"before": f"{inner}\n", "after": "", "before_header": path, "after_header": path})
+        if not module.check_mode and inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        elif not module.check_mode:
+            inner.unlink()
+    return bool(surplus)
+
+
 def bring(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
     """Bring one file or folder to what is wanted; tell whether anything changed."""
     path = entry["path"]
+    if entry["only"] is not None:
+        return purge(module, entry, diffs)
     secret = path in module.params["secrets"]
     wanted = module.params["secrets"][path] if secret else entry["content"]
     missing = not Path(path).exists()
@@ -130,6 +152,7 @@ def main() -> None:
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str", "required": True},
+        "only": {"type": "list", "elements": "str"},
     }
     module = AnsibleModule(
         argument_spec={

@@ -311,7 +311,7 @@ def example(name):
     return f"""-e '{{"{name}": {{"NAME": "value"}}}}'."""
 
 
-for variable in (*ENVIRONMENTS, "worker_compose_service"):
+for variable in (*ENVIRONMENTS, "worker_credentials", "worker_compose_service"):
     mapping_rule("worker", variable, f"{variable} must be a mapping of names to values,")
 
 
@@ -367,7 +367,31 @@ def settings_lines(values):
         yield (
             "worker_extra_env",
             f"{', '.join(wrong)}: an environment variable (worker_extra_env, worker_task_env, or made from a worker_ "
-            "variable) needs a name of letters, digits and underscores, and a value on one line.",
+            "variable) needs a name of letters, digits and underscores, and a value on one line. Give tasks what has more "
+            "lines, such as a key in PEM, as a file: worker_credentials.",
+        )
+
+
+@rule("worker")
+def credentials(values):
+    """Files of tasks have names that systemd takes, and hold text."""
+    given = values["worker_credentials"] if isinstance(values["worker_credentials"], Mapping) else {}
+    wrong = [
+        name
+        for name, text in given.items()
+        if not fits(name, "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}") or not isinstance(text, str) or not text
+    ]
+    if wrong:
+        yield (
+            "worker_credentials",
+            f"worker_credentials has {json.dumps(wrong)}; each name must be 1 to 64 letters (a to z, A to Z), digits, or "
+            "any of _ . - with no . or - first, and what it holds must be text that is not empty.",
+        )
+    if sum(len(str(text)) for text in given.values()) > 250000:
+        yield (
+            "worker_credentials",
+            "worker_credentials holds more than 250 000 characters, which systemd does not take. Put what is no secret "
+            "into the release, as package data.",
         )
 
 

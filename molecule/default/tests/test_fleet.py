@@ -141,6 +141,18 @@ def test_executor_processes_have_the_environment_of_tasks_and_none_of_the_worker
             assert [name for name in given if name.startswith(hidden)] == []
 
 
+def test_executor_processes_read_the_files_of_tasks_and_others_do_not(workers, runner):
+    (name, text), *_ = runner.get_variables("worker1")["worker_credentials"].items()
+    for host in workers.values():
+        for pid in executor_processes(host):
+            folder = process_environment(host, pid)["TASK_CREDENTIALS_DIRECTORY"]
+            inside = f"nsenter --target {pid} --mount --setuid follow --setgid follow"
+            assert host.check_output(f"{inside} cat {folder}/{name}") == text.rstrip()
+        assert host.run(f"runuser --user nobody -- cat {folder}/{name}").rc != 0
+        (kept,) = host.check_output(f"ls /etc/orbiter/credentials/*/{name}").split()
+        assert host.run(f"runuser --user orbiter -- cat {kept}").rc != 0
+
+
 def test_workers_cannot_be_looked_into_by_their_user(workers):
     """What a task could do that got out of its unit, even."""
     for host in workers.values():

@@ -30,7 +30,8 @@ SHOW = """
           settings: "{{ lookup('template', 'worker.env.j2') }}"
           stack: "{{ lookup('template', 'compose/docker-compose.yml.j2') }}"
           replicas: "{{ lookup('template', 'compose/worker.env.j2') }}"
-          files: "{{ __worker_own_files }}"
+          files: "{{ __worker_file_list }}"
+          secrets: "{{ __worker_secret_files }}"
 """
 PREFLIGHT = "    - include_role: {name: orbiter.fleet.worker, tasks_from: preflight_inventory}\n"
 URL = "redis://worker:secret@queue:6379/0"
@@ -224,6 +225,69 @@ def test_settings_are_readable_to_root_alone(rendered):
             assert (template["mode"], template["group"], template["owner"]) == ("0600", "root", "root")
             return
     pytest.fail("no task writes the settings of a stack")
+
+
+PEM = "-----BEGIN KEY-----\ns3cret line\n-----END KEY-----\n"
+
+
+def test_files_of_tasks_are_roots_alone_and_their_folder_is_told(rendered):
+    shown = rendered(worker_credentials={"client.pem": PEM, "token": "t0ken"})
+    unit = keys(shown["unit"])
+    given = dict(line.split(":", 1) for line in unit["LoadCredential"])
+    assert {name: shown["secrets"][path] for name, path in given.items()} == {"client.pem": PEM, "token": "t0ken"}
+    assert "TASK_CREDENTIALS_DIRECTORY=%d" in unit["Environment"]
+    modes = {file["path"]: (file["mode"], file.get("owner", "root")) for file in shown["files"]}
+    assert modes["/etc/orbiter/credentials"] == ("0700", "root")
+    assert set(given.values()) < set(modes)
+    for shape in ("unit", "settings", "stack", "replicas", "files"):
+        assert "s3cret" not in json.dumps(shown[shape])
+
+
+def test_files_of_tasks_are_mounted_into_a_stack(rendered):
+    shown = rendered(worker_credentials={"client.pem": PEM})
+    (mount,) = yaml.safe_load(shown["stack"])["services"]["worker"]["volumes"]
+    source, target, access = mount.split(":")
+    assert f"{source}/client.pem" in shown["secrets"]
+    assert (environment(shown["replicas"])["TASK_CREDENTIALS_DIRECTORY"], access) == (target, "ro")
+
+
+def test_other_files_of_tasks_have_another_folder_so_that_what_comes_back_finds_its_own(rendered):
+    one, other, again = (
+        keys(rendered(worker_credentials={"client.pem": text})["unit"])["LoadCredential"] for text in (PEM, "x", PEM)
+    )
+    assert one == again != other
+
+
+def test_no_files_of_tasks_change_nothing(rendered):
+    shown = rendered()
+    assert "LoadCredential" not in keys(shown["unit"])
+    assert "credentials" not in json.dumps(shown["files"])
+    assert "TASK_CREDENTIALS_DIRECTORY" not in shown["unit"] + shown["replicas"]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"../x": PEM}, '["../x"]'),
+        ({".hidden": PEM}, '[".hidden"]'),
+        ({"a": 1, "b": None, "c": "", "d": ["x"]}, '["a", "b", "c", "d"]'),
+        ("text", "worker_credentials must be a mapping"),
+        ({"a": "{{ 'x' * 250001 }}"}, "worker_credentials holds more than 250 000 characters"),
+    ],
+)
+def test_files_of_tasks_that_cannot_be_are_refused_by_name(ansible, given, named):
+    code, shown = checked(ansible, worker_credentials=given)
+    assert code == 2
+    assert "worker_credentials" in shown
+    assert named in shown
+
+
+def test_variable_of_many_lines_is_refused_and_the_way_for_it_is_told(ansible):
+    code, shown = checked(ansible, worker_task_env={"CLIENT_KEY": PEM})
+    assert code == 2
+    assert "CLIENT_KEY" in shown
+    assert "worker_credentials" in shown
+    assert "s3cret" not in shown
 
 
 def test_unit_lets_the_worker_write_to_its_cgroup_and_nobody_trace(rendered):

@@ -1,0 +1,55 @@
+"""Files of a host in one step."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder that holds a file, a folder with a file in it, and a link to what is elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_text("stays")
+    (tmp_path / "folder/old").mkdir(parents=True)
+    (tmp_path / "folder/old/key").write_text("s3cret")
+    (tmp_path / "folder/new").write_text("here")
+    (tmp_path / "folder/link").symlink_to(tmp_path / "elsewhere")
+    return tmp_path / "folder"
+
+
+@pytest.fixture
+def keep(module: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a function that lets a folder hold these names only."""
+
+    def only(folder: Path, *names: str, check: bool = False) -> dict[str, Any]:
+        return module("host_files", check=check, files=[{"path": str(folder), "mode": "0700", "only": list(names)}])
+
+    return only
+
+
+def test_folder_holds_only_what_it_may(keep, folder):
+    said = keep(folder, "new")
+    assert said["paths"] == [str(folder)]
+    assert os.listdir(folder) == ["new"]
+    assert (folder.parent / "elsewhere/file").read_text() == "stays"
+    assert "s3cret" not in str(said)
+    assert not keep(folder, "new")["changed"]
+
+
+def test_check_tells_what_a_folder_may_not_hold_and_removes_nothing(keep, folder):
+    said = keep(folder, "new", check=True)
+    assert said["changed"]
+    assert "old" in str(said["diff"])
+    assert len(os.listdir(folder)) == 3
+
+
+def test_folder_that_is_not_there_holds_nothing_too_much(keep, tmp_path):
+    assert not keep(tmp_path / "none")["changed"]
+    assert not (tmp_path / "none").exists()
