@@ -44,7 +44,7 @@ options:
         required: true
       only:
         description:
-          - The names that a folder may hold. Everything else in it is removed, and the folder is not made where there is none.
+          - The names that a folder may hold. Everything else in it is removed. Where there is no folder, none is made.
         type: list
         elements: str
         version_added: 0.2.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +36,7 @@ def keep(module: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]
 def test_folder_holds_only_what_it_may(keep, folder):
     said = keep(folder, "new")
     assert said["paths"] == [str(folder)]
-    assert os.listdir(folder) == ["new"]
+    assert [path.name for path in folder.iterdir()] == ["new"]
     assert (folder.parent / "elsewhere/file").read_text() == "stays"
     assert "s3cret" not in str(said)
     assert not keep(folder, "new")["changed"]
@@ -47,7 +46,7 @@ def test_check_tells_what_a_folder_may_not_hold_and_removes_nothing(keep, folder
     said = keep(folder, "new", check=True)
     assert said["changed"]
     assert "old" in str(said["diff"])
-    assert len(os.listdir(folder)) == 3
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_folder_that_is_not_there_holds_nothing_too_much(keep, tmp_path):
