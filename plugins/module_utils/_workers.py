@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import time
+
 # A worker that nobody can tell anything any more has left, whatever it was told.
 GONE = ("gone", "dead", "unknown")
 
@@ -53,3 +55,24 @@ def drain(command, workers, timeout=None, wait=True):
     outcomes = command.ask(*words, "--", *ids)
     left = [outcome for outcome in outcomes if not outcome["done"] and outcome["state"] not in GONE]
     return outcomes, left
+
+
+def quiet_successors(command, hosts, gone, within):
+    """Let those claim nothing that a supervisor starts in the place of workers that have left; return their ids.
+
+    Args:
+        command: The fleet's command.
+        hosts: The hosts that they may be on.
+        gone: The workers that have left.
+        within: Seconds in which they may come.
+    """
+    before = {worker["worker_id"] for worker in gone}
+    quieted = set()
+    until = time.monotonic() + within
+    while len(quieted) < len(before) and time.monotonic() < until:
+        ids = {worker["worker_id"] for worker in choose(list_workers(command, hosts))} - before - quieted
+        if ids:
+            command.ask("worker", "quiet", "--json", "--", *sorted(ids))
+            quieted |= ids
+        time.sleep(0.5)
+    return sorted(quieted)

@@ -34,6 +34,13 @@ options:
     description: Whether to wait until they are gone.
     type: bool
     default: true
+  quiet_successors:
+    description:
+      - So many seconds to wait, once the workers of O(hosts) are gone, for those that something there starts in their
+        place. They are told to claim nothing. With V(0) nobody waits for any.
+    type: int
+    default: 0
+    version_added: 0.2.0
   timeout:
     description: Seconds to wait for each worker. Without it, for as long as it takes.
     type: int
@@ -60,6 +67,11 @@ EXAMPLES = r"""
     worker_ids: [worker1-812-a1b2c3d4]
     timeout: 60
 
+- name: Drain a host that cannot be reached, and let it claim nothing if its systemd starts workers again
+  orbiter.fleet.drain:
+    hosts: [old-worker]
+    quiet_successors: 20
+
 - name: Drain everybody who reads the queue reports
   orbiter.fleet.drain:
     all: true
@@ -73,6 +85,12 @@ drained:
   type: list
   elements: str
   sample: [worker1-812-a1b2c3d4]
+quieted:
+  description: Ids of the workers that came in their place and were told to claim nothing.
+  returned: with O(quiet_successors), and not in check mode
+  type: list
+  elements: str
+  sample: [worker1-914-99aabbcc]
 outcomes:
   description: What became of each worker that was there.
   returned: when some were, and not in check mode
@@ -88,7 +106,12 @@ outcomes:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._command import CONNECTION, CommandError, command_of, inert
-from ansible_collections.orbiter.fleet.plugins.module_utils._workers import choose, drain, list_workers
+from ansible_collections.orbiter.fleet.plugins.module_utils._workers import (
+    choose,
+    drain,
+    list_workers,
+    quiet_successors,
+)
 
 
 def main():
@@ -100,6 +123,7 @@ def main():
             hosts={"type": "list", "elements": "str"},
             all={"type": "bool", "default": False},
             wait={"type": "bool", "default": True},
+            quiet_successors={"type": "int", "default": 0},
             timeout={"type": "int"},
         ),
         mutually_exclusive=[("worker_ids", "hosts")],
@@ -118,6 +142,8 @@ def main():
         if module.check_mode or not workers:
             module.exit_json(**result)
         outcomes, left = drain(command, workers, params["timeout"], params["wait"])
+        if params["quiet_successors"] and params["hosts"] and not left:
+            result["quieted"] = quiet_successors(command, params["hosts"], workers, params["quiet_successors"])
     except CommandError as error:
         module.fail_json(msg=str(error))
     result["outcomes"] = outcomes

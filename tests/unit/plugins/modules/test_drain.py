@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import wait_until
 
 HERE = socket.gethostname()
 SLEEP = {"runtime": "callable", "target": "jobs:sleep"}
@@ -25,6 +27,22 @@ def test_all_workers_of_a_host_leave(run, worker):
     assert run("drain", hosts=["elsewhere"])["changed"] is False
     assert run("drain", hosts=[HERE])["drained"] == ids
     assert run("worker_info")["workers"] == []
+
+
+def test_those_that_come_in_their_place_are_told_to_claim_nothing(run, worker):
+    gone = worker()
+    with ThreadPoolExecutor() as pool:
+        # As systemd does, which restarts what has ended.
+        successor = pool.submit(lambda: wait_until(gone.has_left, within=30) or worker())
+        answer = run("drain", hosts=[HERE], quiet_successors=60)
+        assert answer["drained"] == [gone.worker_id]
+        assert answer["quieted"] == [successor.result().worker_id]
+    assert [one["state"] for one in run("worker_info")["workers"]] == ["quiet"]
+
+
+def test_nobody_that_comes_in_their_place_is_waited_for_longer_than_told(run, worker):
+    worker()
+    assert run("drain", hosts=[HERE], quiet_successors=1)["quieted"] == []
 
 
 def test_all_workers_of_a_queue_leave(run, worker):
