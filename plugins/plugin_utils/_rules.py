@@ -367,8 +367,8 @@ def settings_lines(values):
         yield (
             "worker_extra_env",
             f"{', '.join(wrong)}: an environment variable (worker_extra_env, worker_task_env, or made from a worker_ "
-            "variable) needs a name of letters, digits and underscores, and a value on one line. Give tasks what has more "
-            "lines, such as a key in PEM, as a file: worker_credentials.",
+            "variable) needs a name of letters, digits and underscores, and a value on one line. Give tasks what has "
+            "more lines, such as a key in PEM, as a file: worker_credentials.",
         )
 
 
@@ -384,8 +384,8 @@ def credentials(values):
     if wrong:
         yield (
             "worker_credentials",
-            f"worker_credentials has {json.dumps(wrong)}; each name must be 1 to 64 letters (a to z, A to Z), digits, or "
-            "any of _ . - with no . or - first, and what it holds must be text that is not empty.",
+            f"worker_credentials has {json.dumps(wrong)}; each name must be 1 to 64 letters (a to z, A to Z), digits, "
+            "or any of _ . - with no . or - first, and what it holds must be text that is not empty.",
         )
     if sum(len(str(text)) for text in given.values()) > 250000:
         yield (

@@ -24,7 +24,7 @@ except ImportError:  # before ansible-core 2.19 all that is read from a file may
 
 COLLECTION = Path(__file__).parents[2]
 # What is never shown: it is a secret, or may have one inside.
-SECRET = re.compile(r"password|users$|_env$|_url$|compose_service")
+SECRET = re.compile(r"password|users$|_env$|_url$|_credentials$|compose_service")
 
 
 class UnresolvedError(Exception):
