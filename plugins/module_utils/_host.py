@@ -77,20 +77,30 @@ def process_name(pid):
         return ""
 
 
-def taken(port, unit=None):
-    """Return who else than the unit listens at a port, as name and process id, or None.
+def taken(port, unit=None, address=None):
+    """Return who else than the unit listens at a port, at an address if one is given, as name and process id, or None.
 
     The id is 0 and the name empty of one that this host does not see, such as in another container.
     """
-    sockets = {f"socket:[{inode}]" for _address, at, inode in listeners() if at == port}
+    places = (address, "0.0.0.0", "::") if address else ()
+    found = [(where, inode) for where, at, inode in listeners() if at == port]
+    sockets = {f"socket:[{inode}]" for where, inode in found if not places or where in places}
     if not sockets:
         return None
     for process in PROC.glob("[0-9]*"):
         if open_files(process.name) & sockets:
-            if unit and process.name == main_pid(unit):
+            if unit and has_port(unit, port, process.name):
                 return None
             return {"port": port, "name": process_name(process.name), "pid": int(process.name)}
     return {"port": port, "name": "", "pid": 0}
+
+
+def has_port(unit, port, pid):
+    """Tell whether a unit has a port: its main process, or systemd for a socket unit."""
+    if not unit.endswith(".socket"):
+        return pid == main_pid(unit)
+    shown = show(unit, "ActiveState", "Listen")
+    return shown.get("ActiveState") == "active" and f":{port} " in shown.get("Listen", "")
 
 
 # -- what systemd, dpkg and the like know ------------------------------------------------------------------------------

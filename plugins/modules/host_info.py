@@ -41,11 +41,14 @@ options:
     default: []
     suboptions:
       port:
-        description: The port, at any address.
+        description: The port.
         type: int
         required: true
+      address:
+        description: Where somebody else would be in the way. Without it, at any address.
+        type: str
       unit:
-        description: A unit of systemd that may have it.
+        description: A service or a socket of systemd that may have it.
         type: str
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
@@ -122,7 +125,7 @@ from ansible_collections.orbiter.fleet.plugins.module_utils import _host
 
 def main():
     """Run the module."""
-    port = {"port": {"type": "int", "required": True}, "unit": {"type": "str"}}
+    port = {"port": {"type": "int", "required": True}, "address": {"type": "str"}, "unit": {"type": "str"}}
     names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
@@ -140,7 +143,7 @@ def main():
         packages=_host.packages(wanted["packages"]),
         users=_host.users(wanted["users"]),
         disks={path: _host.disk(path) for path in wanted["paths"]},
-        taken=[one for one in (_host.taken(each["port"], each["unit"]) for each in wanted["ports"]) if one],
+        taken=[one for one in (_host.taken(**each) for each in wanted["ports"]) if one],
     )
     if wanted["asked"] is not None:
         seen["asked"] = wanted["asked"]

@@ -54,6 +54,25 @@ def test_a_free_port_and_one_that_its_own_unit_has_are_not_taken(look, listening
     assert look(ports=[{"port": port}])["taken"] == []
 
 
+def test_a_port_of_another_address_is_in_nobodys_way(look, listening):
+    where, port = listening.getsockname()[:2]
+    assert look(ports=[{"port": port, "address": "192.0.2.1"}])["taken"] == []
+    assert len(look(ports=[{"port": port, "address": where}])["taken"]) == 1
+    with socket.socket() as everywhere:
+        everywhere.bind(("0.0.0.0", 0))
+        everywhere.listen()
+        port = everywhere.getsockname()[1]
+        assert len(look(ports=[{"port": port, "address": "192.0.2.1"}])["taken"]) == 1
+
+
+def test_a_socket_of_systemd_has_its_port_while_it_is_active(look, listening, monkeypatch):
+    port = listening.getsockname()[1]
+    for state, where, count in (("active", port, 0), ("failed", port, 1), ("active", 1, 1)):
+        shown = {"ActiveState": state, "Listen": f"127.0.0.1:{where} (Stream)"}
+        monkeypatch.setattr(_host, "show", lambda *_, shown=shown: shown)
+        assert len(look(ports=[{"port": port, "unit": "ours.socket"}])["taken"]) == count
+
+
 def test_a_connection_that_does_not_listen_takes_no_port(look, listening):
     with socket.create_connection(listening.getsockname()[:2]) as client:
         assert look(ports=[{"port": client.getsockname()[1]}])["taken"] == []
