@@ -31,7 +31,7 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import apps
 import pins
@@ -100,31 +100,60 @@ class Parts:
 def main() -> None:
     """Build what is missing and print where it is."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--target", type=Target.parse, action="append", required=True)
+    parser.add_argument("--target", dest="targets", type=Target.parse, action="append", required=True)
     parser.add_argument("--source", type=Path)
-    parser.add_argument("--extra", action="append", default=[])
-    parser.add_argument("--app", action="append", default=[])
+    parser.add_argument("--extra", dest="extras", action="append", default=[])
+    parser.add_argument("--app", dest="given", action="append", default=[])
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--sign", type=Path)
+    parser.add_argument("--sign", dest="key", type=Path)
     parser.add_argument("--dry-run", action="store_true")
-    args = parser.parse_args()
     try:
-        named = [app for app in args.app if apps.is_pinned(app)]
-        paths = [apps.path_of(app) for app in args.app if app not in named]
-        parts = Parts(find_source(args.source), sorted(set(args.extra)), paths, named)
+        print(json.dumps(release(**vars(parser.parse_args()))))
+    except BuildError as error:
+        sys.exit(str(error))
+
+
+def release(
+    targets: list[Target],
+    *,
+    source: Path | None = None,
+    extras: list[str],
+    given: list[str],
+    cache: Path | None = None,
+    key: Path | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Build what is missing; return where everything is, and whether anything was missing.
+
+    Args:
+        targets: The kinds of hosts.
+        source: Folder of the worker's project; None for the one that is there.
+        extras: The worker's extras that go in.
+        given: What release_app names.
+        cache: Folder of what was built; None for the usual one.
+        key: Key of OpenSSH to sign with.
+        dry_run: Whether nothing is built.
+
+    Raises:
+        BuildError: It cannot be built; the message says why.
+    """
+    try:
+        named = [app for app in given if apps.is_pinned(app)]
+        paths = [apps.path_of(app) for app in given if app not in named]
+        parts = Parts(find_source(source), sorted(set(extras)), paths, named)
         for app in parts.apps:
             apps.check(app)
         in_checkout = (CHECKOUT / "worker" / "pyproject.toml").is_file()
-        cache = args.cache or (
+        cache = cache or (
             CHECKOUT / ".cache" / "release" if in_checkout else Path.home() / ".cache" / "orbiter-fleet" / "release"
         )
         version = f"{worker_version(parts.source)}-{digest(parts)}"
-        archives = {target: cache / version / f"{target}.tar" for target in args.target}
+        archives = {target: cache / version / f"{target}.tar" for target in targets}
         # What is signed is what was just built: nobody signs what has been lying about.
         missing = [
             target
             for target, archive in archives.items()
-            if not archive.exists() or (args.sign and not signing.is_signed_by(archive, args.sign))
+            if not archive.exists() or (key and not signing.is_signed_by(archive, key))
         ]
         for target in missing:
             # Complain before any work is done, and in a check too.
@@ -133,18 +162,18 @@ def main() -> None:
         for project in parts.projects if missing else []:
             lock = build_lock(project)
             apps.check_build(project, lock, {pin.name: pin.version for pin in pins.read(lock, HERE_TARGET)})
-        if missing and not args.dry_run:
-            build(parts, missing, cache, version, args.sign)
+        if missing and not dry_run:
+            build(parts, missing, cache, version, key)
             prune(cache)
         elif not missing:
             with contextlib.suppress(PermissionError):  # somebody else's cache may be used all the same
                 os.utime(cache / version)
-    except BuildError as error:
-        sys.exit(str(error))
     except PermissionError as error:
-        sys.exit(f"{error.filename}: {error.strerror}, for {getpass.getuser()}, who builds the release")
-    answer = {"version": version, "archives": {str(target): str(path) for target, path in archives.items()}}
-    print(json.dumps(answer | {"changed": bool(missing)}))
+        raise BuildError(
+            f"{error.filename}: {error.strerror}, for {getpass.getuser()}, who builds the release"
+        ) from None
+    paths_of = {str(target): str(path) for target, path in archives.items()}
+    return {"version": version, "archives": paths_of, "changed": bool(missing)}
 
 
 def find_source(given: Path | None) -> Path:
