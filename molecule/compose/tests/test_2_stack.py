@@ -149,6 +149,17 @@ def test_scale_by_inventory_under_load_loses_nothing(scale, fleet, workers, repl
     nothing_lost(load)
 
 
+def test_check_of_a_scale_shows_the_replicas_that_would_be_there(play, workers, replicas):
+    def ids():
+        return {name: [row["Id"] for row in replicas(host)] for name, host in workers.items()}
+
+    before = ids()
+    done = play("playbooks/scale.yml", "--check", "--diff", instances=len(before["worker1"]) + 1)
+    assert done.returncode == 0
+    assert len([line for line in done.stdout.splitlines() if line.startswith("+worker ")]) == 2
+    assert ids() == before
+
+
 def test_stop_and_scale_by_hand_under_load_loses_nothing(fleet, workers, replicas, nothing_lost):
     one, other = workers["worker1"], workers["worker2"]
     with Load(fleet) as load:

@@ -135,7 +135,7 @@ def test_drained_host_stays_out_until_it_comes_back(play, fleet, workers, replic
         shown = play("playbooks/status.yml").stdout
         assert "more memory" in shown
         assert re.findall("- (.* needs attention.*)", shown) == [
-            f"worker2 needs attention, {stopped} is exited after 0 restarts"
+            f"worker2 needs attention, {stopped} (exited after 0 restarts, exit code 0) does not run"
         ]
         workers["worker2"].check_output(f"docker start {stopped}")
         assert play("playbooks/undrain.yml", "--limit=worker1").returncode == 0
