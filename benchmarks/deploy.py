@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PLUGINS = CHECKOUT / "molecule" / "plugins" / "callback"
+PLUGINS = f"{CHECKOUT}/molecule/plugins/callback:{CHECKOUT}/plugins/callback"
 
 
 def inventory(folder: Path, workers: int) -> Path:
@@ -57,7 +57,7 @@ def play(hosts: Path, playbook: str, *options: str, count: Path | None = None) -
     collections = str(CHECKOUT / ".cache/collections")
     environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_COLLECTIONS_PATH": collections}
     if count:
-        environment |= {"ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS), "ANSIBLE_CALLBACKS_ENABLED": "remote_tasks"}
+        environment |= {"ANSIBLE_CALLBACK_PLUGINS": PLUGINS, "ANSIBLE_CALLBACKS_ENABLED": "remote_tasks"}
         environment["ORBITER_REMOTE_TASKS"] = str(count)
     began = time.monotonic()
     done = subprocess.run(

@@ -1,0 +1,62 @@
+# Copyright (c) The Orbiter Fleet authors
+# GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Shows what a run changes, says and refuses, and not what is as it should be."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: brief
+type: stdout
+short_description: Show what changes, what is said and what fails
+version_added: 0.2.0
+description:
+  - Like P(ansible.builtin.default#callback), but results without a change are left out, so that a run that changes
+    nothing fits on a screen. With C(-v) they are shown.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+requirements:
+  - Set as C(stdout_callback) in C(ansible.cfg), with C(display_skipped_hosts=false).
+author:
+  - The Orbiter Fleet authors (@orbiter-fleet)
+"""
+
+from ansible.plugins.callback.default import CallbackModule as Default
+
+
+def data_of(result):
+    """Return what a task has answered: ansible-core 2.19 has another name for it."""
+    return result.result if hasattr(result, "result") else result._result  # noqa: SLF001 - its only name
+
+
+class CallbackModule(Default):
+    """The callback."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "orbiter.fleet.brief"
+
+    def _speaks(self, result):
+        """Tell whether a result changes or says something."""
+        data = data_of(result)
+        return data.get("changed") or data.get("_ansible_verbose_always") or self._display.verbosity
+
+    def v2_runner_on_ok(self, result):
+        """Show a result that changes or says something, and warnings of any."""
+        if self._speaks(result):
+            super().v2_runner_on_ok(result)
+        elif hasattr(self, "_handle_warnings_and_exception"):
+            self._handle_warnings_and_exception(result)
+        else:
+            self._handle_warnings(data_of(result))
+
+    def v2_runner_item_on_ok(self, result):
+        """Show an item that changes or says something."""
+        if self._speaks(result):
+            super().v2_runner_item_on_ok(result)
+
+    def v2_playbook_on_include(self, included_file):
+        """Show which tasks are included only to whoever asks for more."""
+        if self._display.verbosity:
+            super().v2_playbook_on_include(included_file)
