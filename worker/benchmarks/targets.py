@@ -6,7 +6,10 @@ import asyncio
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 PAGE = resource.getpagesize()
 
@@ -34,3 +37,11 @@ async def loop_kind(_: Any) -> str:
 def resident(pid: int | str = "self") -> int:
     """Return a process's resident memory, bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+async def tokens(context: Any) -> AsyncIterator[str]:
+    """Stream the moments at which they leave, so many a second; on the machine's monotonic clock."""
+    began, rate = time.monotonic(), context.metadata["rate"]
+    for number in range(context.metadata["count"]):
+        await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+        yield f"{time.monotonic()!r} "

@@ -92,6 +92,21 @@ async def test_a_final_event_stands_behind_the_others_once(broker: TaskBroker, r
     assert [fields["event"] for _, fields in await redis_client.xrange(keys.stream(task_id))][1:] == [final]
 
 
+async def test_a_stream_keeps_so_many_events_the_newest(redis_url: str, redis_client: Redis) -> None:
+    broker = TaskBroker(redis_url, stream_events=100)
+    await broker.connect()
+    await broker.ensure_group()
+    task_id = await broker.submit(TaskPayload())
+    await claim(broker)
+    events = [TextEvent(text=str(number)).to_json(seq=number, attempt=1) for number in range(1, 1_001)]
+    await broker.append_events([Batch(task_id, 1, 1, events)])
+    kept = [fields["event"] for _, fields in await redis_client.xrange(keys.stream(task_id))]
+    await broker.disconnect()
+    # Redis drops whole nodes, of a hundred entries with its own settings.
+    assert 100 <= len(kept) < 300
+    assert kept == events[-len(kept) :]
+
+
 async def test_nothing_follows_the_end_that_the_record_tells(broker: TaskBroker, redis_client: Redis) -> None:
     task_id = await broker.submit(TaskPayload())
     assert await broker.finish("w1", [completed(await claim(broker))]) == ["completed"]

@@ -41,6 +41,8 @@ MAX_TASK_RETRIES = 20
 # Of one run, as they are on its stream. By the guide's 200 bytes an event, so many are 20 MB of Redis: fifty such tasks
 # fill the gigabyte that it recommends. An agent whose answer streams for half an hour without a pause has as many.
 MAX_EVENTS = 100_000
+# That a task's stream keeps, the newest: some more, as Redis drops whole nodes.
+STREAM_EVENTS = 10_000
 # Larger events count as several.
 BYTES_OF_AN_EVENT = 10_000
 

@@ -22,6 +22,7 @@ from orbiter.distributed.limits import (
     MAX_STEPS,
     MAX_TASK_RETRIES,
     MAX_TASK_TIMEOUT,
+    STREAM_EVENTS,
     TASK_TTL,
 )
 from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
@@ -95,6 +96,9 @@ class WorkerSettings(BaseModel):
     )
     max_events: int = Field(
         default=MAX_EVENTS, ge=100, description="Events of one run; one of more than 10 kB counts as several"
+    )
+    stream_events: int = Field(
+        default=STREAM_EVENTS, ge=100, description="Events that a task's stream keeps, the newest"
     )
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
     executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")

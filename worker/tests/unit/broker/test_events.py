@@ -191,17 +191,53 @@ async def test_flush_sends_so_many_events_a_call() -> None:
     assert [len(batch.events) for batch in sent.batches] == [FLUSH_EVENTS, 1]
 
 
-async def test_publisher_sends_what_gathers_within_a_moment() -> None:
+async def test_lone_event_leaves_at_once_and_what_follows_gathers_behind_it() -> None:
     sent = Sent()
     log, began = sent.publisher.log("t", 1), asyncio.get_running_loop().time()
     running = asyncio.create_task(sent.publisher.run())
     log.emit("a")
     await asyncio.sleep(MERGE_WINDOW / 2)
     log.emit("b")
+    await asyncio.sleep(MERGE_WINDOW / 4)
+    log.emit("c")
     await asyncio.sleep(MERGE_WINDOW)
-    assert [event.text for event in sent.events] == ["ab"]
-    assert sent.sent_at == [pytest.approx(began + MERGE_WINDOW)]
+    assert [event.text for event in sent.events] == ["a", "bc"]
+    assert sent.sent_at == [pytest.approx(began + at) for at in (0, MERGE_WINDOW)]
+    await asyncio.sleep(1)
+    log.emit("d")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sent.sent_at[-1] == asyncio.get_running_loop().time()
     running.cancel()
+
+
+async def test_text_of_many_runs_that_stream_at_once_merges_in_each() -> None:
+    sent = Sent()
+    logs = [sent.publisher.log(f"t{number}", 1) for number in range(16)]
+    running = asyncio.create_task(sent.publisher.run())
+    for word in range(200):
+        for log in logs:
+            log.emit(f"{word} ")
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(MERGE_WINDOW)
+    running.cancel()
+    for log in logs:
+        texts = [
+            json.loads(text)["text"] for batch in sent.batches if batch.task_id == log.task_id for text in batch.events
+        ]
+        assert "".join(texts) == "".join(f"{word} " for word in range(200))
+        # One a window, not one a delta.
+        assert len(texts) <= 0.2 / MERGE_WINDOW + 2
+
+
+async def test_run_that_says_much_keeps_no_other_waiting() -> None:
+    sent = Sent()
+    much, little = sent.publisher.log("much", 1), sent.publisher.log("little", 1)
+    for _ in range(3 * FLUSH_EVENTS):
+        much.emit(error())
+    little.emit("x")
+    await sent.publisher.flush()
+    assert [[batch.task_id for batch in call] for call in sent.calls][:2] == [["much"], ["little", "much"]]
 
 
 async def test_publisher_sends_again_after_an_error() -> None:
@@ -212,7 +248,7 @@ async def test_publisher_sends_again_after_an_error() -> None:
     log.emit("a")
     await asyncio.sleep(2)
     assert [event.text for event in sent.events] == ["a"]
-    steps = [MERGE_WINDOW + at * (RESEND_AFTER + MERGE_WINDOW) for at in range(3)]
+    steps = [at * RESEND_AFTER for at in range(3)]
     assert sent.sent_at == [pytest.approx(began + step) for step in steps]
     running.cancel()
 

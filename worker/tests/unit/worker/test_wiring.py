@@ -18,7 +18,7 @@ from orbiter.distributed.worker.wiring import PATIENCE, build_parts
     ids=["standalone", "cluster"],
 )
 async def test_parts_are_made_for_the_kind_of_redis(url: str, kind: type) -> None:
-    settings = WorkerSettings.of(queue="q", max_crashes=7, max_payload_bytes=5000, event_ttl=90)
+    settings = WorkerSettings.of(queue="q", max_crashes=7, max_payload_bytes=5000, event_ttl=90, stream_events=500)
     parts = build_parts(url, settings)
     assert type(parts.broker) is kind
     assert (parts.broker.queue_name, parts.broker.max_crashes) == ("q", 7)

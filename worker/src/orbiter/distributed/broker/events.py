@@ -1,14 +1,16 @@
 """Events of tasks: a stream to replay, a channel to hear at once.
 
-A worker's :class:`EventPublisher` writes behind: runs append to a buffer, one flush sends what has gathered. Deltas of
-one agent's text that gather within a flush become one event. Nobody waits for Redis to emit, so what waits for Redis is
-limited: what is emitted beyond that is left out, and an event says so.
+A worker's :class:`EventPublisher` writes behind: runs append, one flush sends what has gathered. The first event of a
+log leaves at once and opens a window; what follows within it leaves at its end, and deltas of one agent's text become
+one event. Nobody waits for Redis to emit, so what waits for Redis is limited: what is emitted beyond that is left out,
+and an event says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from contextlib import aclosing
@@ -20,7 +22,7 @@ from redis.exceptions import RedisError
 
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import EVENT_STATUS, Batch
-from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.broker.store import TaskStore, read_record
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.patience import FAILURES, Patience, answer
 from orbiter.distributed.connection.subscriptions import Subscriptions
@@ -48,16 +50,14 @@ from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from typing import TypeAlias
 
     from redis.asyncio import Redis
-
-    # An event, or its JSON up to its number; and how much of its log's backlog it is.
-    _Row: TypeAlias = "tuple[EventLog, Event | str, int]"
 
 logger = logging.getLogger(__name__)
 
 MERGE_WINDOW = 0.02
+# Between two calls: events of many logs leave together, and a lone one leaves at once.
+SPACING = 0.002
 FLUSH_EVENTS = 1000
 # Of text: as JSON it may be twelve times as long, and the connection copies it.
 FLUSH_BYTES = 1_000_000
@@ -69,8 +69,26 @@ RESEND_AFTER = 0.5
 # A generator that never waits lets the loop turn this often, seconds.
 TURN_EVERY = 0.005
 LOOK_AGAIN = 5.0
-# Events may be large.
+# Events that a reader asks for at once. They may be large.
+PAGE = 500
 PAGE_WITHIN = 30.0
+
+
+class _Row:
+    """An event that waits, or its JSON up to its number; how much of its log's backlog it is; text that follows it."""
+
+    __slots__ = ("event", "more", "size")
+
+    def __init__(self, event: Event | str, size: int) -> None:
+        self.event = event
+        self.size = size
+        self.more: list[str] | None = None
+
+    def merged(self) -> Event | str:
+        """Return the event with what follows it."""
+        if self.more is None or not isinstance(self.event, TextEvent):
+            return self.event
+        return self.event.model_copy(update={"text": "".join((self.event.text, *self.more))})
 
 
 class EventLog:
@@ -98,8 +116,10 @@ class EventLog:
         self._tail = ""
         self.closed = False
         self.on_sent: Callable[[int], None] | None = None
-        # Kept by the publisher: what waits, each row with ROW_BYTES, and how many rows; the same of what threads have
-        # emitted and the loop has not seen yet; what was left out and no event has said yet.
+        # Kept by the publisher: the time from which on its next event may leave; what waits, each row with ROW_BYTES,
+        # and how many rows; the same of what threads have emitted and the loop has not seen yet; what was left out and
+        # no event has said yet.
+        self.due = 0.0
         self.weight = self.rows = 0
         self.posted = self.posted_rows = 0
         self.left_out = self.left_out_size = 0
@@ -216,7 +236,8 @@ class EventPublisher:
         self._most_events = max_events
         self._piece = min(MERGED_TEXT, max_event_bytes // BYTES_A_CHARACTER)
         self._most, self._most_in_all = max_backlog, max_total_backlog
-        self._buffer: list[_Row] = []
+        # By log, those first that have waited for longest.
+        self._waiting: dict[EventLog, list[_Row]] = {}
         self._unsent: list[Batch] = []
         # Of what is in _unsent, by log: size and number of rows.
         self._leaving: dict[EventLog, tuple[int, int]] = {}
@@ -255,13 +276,12 @@ class EventPublisher:
 
     def _append_text(self, log: EventLog, event: TextEvent, *, accepted: bool = False) -> None:
         size = len(event.text)
-        if self._buffer:
-            last_log, last, length = self._buffer[-1]
+        if log in self._waiting:
+            last = self._waiting[log][-1]
             if (
-                last_log is log
-                and isinstance(last, TextEvent)
-                and last.agent_name == event.agent_name
-                and length + size <= self._piece
+                isinstance(last.event, TextEvent)
+                and last.event.agent_name == event.agent_name
+                and last.size + size <= self._piece
                 and (
                     accepted
                     or (
@@ -271,7 +291,10 @@ class EventPublisher:
                     )
                 )
             ):
-                self._buffer[-1] = (log, last.model_copy(update={"text": last.text + event.text}), length + size)
+                if last.more is None:
+                    last.more = []
+                last.more.append(event.text)
+                last.size += size
                 log.weight += size
                 self._weight += size
                 return
@@ -298,12 +321,26 @@ class EventPublisher:
             log.on_sent(emitted - size)
 
     def _put(self, log: EventLog, row: Event | str, size: int) -> None:
-        self._buffer.append((log, row, size))
+        rows = self._waiting.get(log)
+        if rows is None:
+            self._waiting[log] = [_Row(row, size)]
+            self._remind(log)
+        else:
+            rows.append(_Row(row, size))
         size += ROW_BYTES
         log.rows += 1
         log.weight += size
         self._weight += size
-        self._something.set()
+
+    def _remind(self, log: EventLog) -> None:
+        """Have what waits of a log sent as soon as its window is over."""
+        now = 0.0 if self._loop is None else self._loop.time()
+        if self._loop is None or log.due <= now:
+            # The window is one of the time at which it was emitted: a call that was late once delays no other.
+            log.due = now
+            self._something.set()
+        else:
+            self._loop.call_at(log.due, self._something.set)
 
     # -- what is emitted in threads --------------------------------------------------------------------------------
 
@@ -415,58 +452,65 @@ class EventPublisher:
     def discard(self, log: EventLog) -> None:
         """Drop what one log has not sent yet."""
         size, rows = self._leaving.pop(log, (0, 0))
-        for of, _, length in self._buffer:
-            if of is log:
-                size, rows = size + length, rows + 1
-        self._buffer = [row for row in self._buffer if row[0] is not log]
+        for row in self._waiting.pop(log, ()):
+            size, rows = size + row.size, rows + 1
         self._unsent = [batch for batch in self._unsent if (batch.task_id, batch.attempt) != (log.task_id, log.attempt)]
         self._release(log, size, rows)
         self._append_left_out(log)
         self._resume_all()
 
     async def flush(self) -> None:
-        """Send everything that has gathered.
+        """Send everything that waits.
 
         Raises:
             RedisError: Redis did not take it; the events are kept, with the numbers they have, for the next flush.
         """
-        if not self._buffer and not self._unsent and not self._sending.locked():
-            return
-        async with self._sending:
-            self._something.clear()
-            while self._buffer or self._unsent:
-                # What was numbered stays as it is: it may have arrived, although the answer did not.
-                self._unsent = self._unsent or self._numbered()
-                await self._append_events(self._unsent)
-                self._unsent = []
-                leaving, self._leaving = self._leaving, {}
-                for log, (size, rows) in leaving.items():
-                    self._release(log, size, rows)
-                self._resume_all()
+        if self._waiting or self._unsent or self._sending.locked():
+            async with self._sending:
+                await self._send(math.inf)
 
-    def _numbered(self) -> list[Batch]:
-        rows, in_all = self._buffer[:FLUSH_EVENTS], 0
-        for at, (_, _, size) in enumerate(rows):
-            in_all += size
-            if in_all > FLUSH_BYTES and at:
-                del rows[at:]
+    async def _send(self, until: float) -> None:
+        """Send what waits of the logs whose windows are over by then."""
+        while True:
+            # What was numbered stays as it is: it may have arrived, although the answer did not.
+            self._unsent = self._unsent or self._numbered(until)
+            if not self._unsent:
+                return
+            await self._append_events(self._unsent)
+            self._unsent = []
+            leaving, self._leaving = self._leaving, {}
+            for log, (size, rows) in leaving.items():
+                self._release(log, size, rows)
+            self._resume_all()
+
+    def _numbered(self, until: float) -> list[Batch]:
+        """Take what one call sends off what waits, and number it."""
+        batches: list[Batch] = []
+        left, in_all = FLUSH_EVENTS, 0
+        for log in [log for log in self._waiting if log.due <= until]:
+            rows, taken, size = self._waiting[log], 0, 0
+            for row in rows[:left]:
+                in_all += row.size
+                if in_all > FLUSH_BYTES and (taken or batches):
+                    break
+                taken, size = taken + 1, size + row.size
+            if not taken:
                 break
-        del self._buffer[: len(rows)]
-        texts: dict[EventLog, list[str]] = {}
-        sizes: dict[EventLog, int] = {}
-        for log, row, size in rows:
-            text = log.numbered(row)
-            log.emitted += 1 + len(text) // BYTES_OF_AN_EVENT
-            if log in texts:
-                texts[log].append(text)
-                sizes[log] += size
+            texts = [log.numbered(row.merged()) for row in rows[:taken]]
+            log.emitted += sum(1 + len(text) // BYTES_OF_AN_EVENT for text in texts)
+            batches.append(Batch(log.task_id, log.attempt, log.seq - taken + 1, texts))
+            self._leaving[log] = (size, taken)
+            left -= taken
+            del self._waiting[log]
+            if taken < len(rows):
+                # Behind the others: one that emits much does not keep them waiting.
+                self._waiting[log] = rows[taken:]
             else:
-                texts[log], sizes[log] = [text], size
-        for log in texts:
+                log.due += MERGE_WINDOW
+        for log in self._leaving:
             if log.emitted > log.most:
                 self._end(log)
-        self._leaving = {log: (size, len(texts[log])) for log, size in sizes.items()}
-        return [Batch(log.task_id, log.attempt, log.seq - len(events) + 1, events) for log, events in texts.items()]
+        return batches
 
     @staticmethod
     def _end(log: EventLog) -> None:
@@ -476,16 +520,21 @@ class EventPublisher:
             log.on_most()
 
     async def run(self) -> None:
-        """Flush whenever something has gathered, until cancelled."""
+        """Send what waits as the windows of its logs end, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._something.wait()
-            await asyncio.sleep(MERGE_WINDOW)
+            self._something.clear()
             try:
-                await self.flush()
+                async with self._sending:
+                    # A timer may fire a moment early.
+                    await self._send(loop.time() + SPACING)
             except (RedisError, OSError) as error:
                 logger.warning("events wait for Redis: %s", error)
                 await asyncio.sleep(RESEND_AFTER)
                 self._something.set()
+            else:
+                await asyncio.sleep(SPACING)
 
 
 class EventSubscriber(Connected):
@@ -521,14 +570,12 @@ class EventSubscriber(Connected):
     async def replay(self, task_id: str, from_id: str = "0") -> AsyncIterator[Event]:
         """Yield the events that there are now, from an entry id on, that entry included."""
         # Asked first: what is added until it ends is on the stream.
-        task, last = await self._store().get_status(task_id), None
+        store = TaskStore(self.redis_url, namespace=self._keys.namespace, client=self.client)
+        task, last = await store.get_status(task_id), None
         async for last in self._pages(task_id, from_id):
             yield last
         if final := await self._final_event(task, from_id, last):
             yield final
-
-    def _store(self) -> TaskStore:
-        return TaskStore(self.redis_url, namespace=self._keys.namespace, client=self.client)
 
     async def _final_event(self, task: TaskResult | None, start: str, last: Event | None) -> Event | None:
         """Return the final event of a task that has ended, by its record, where its stream does not have that.
@@ -563,8 +610,13 @@ class EventSubscriber(Connected):
         event.entry_id = "{}-{}".format(*ended)
         return event
 
-    async def _pages(self, task_id: str, start: str) -> AsyncIterator[Event]:
-        while rows := await answer(self._read(task_id, start), within=PAGE_WITHIN):
+    async def _pages(self, task_id: str, start: str, rows: Any = None) -> AsyncIterator[Event]:
+        """Yield the events from there on; ``rows`` are the first of them, where they were read already."""
+        while True:
+            if rows is None:
+                rows = await answer(
+                    self.client.xrange(self._keys.event_stream(task_id), start, count=PAGE), within=PAGE_WITHIN
+                )
             for entry_id, fields in rows:
                 start = f"({entry_id}"
                 try:
@@ -575,9 +627,19 @@ class EventSubscriber(Connected):
                     continue
                 event.entry_id = entry_id
                 yield event
+            if len(rows) < PAGE:
+                return
+            rows = None
 
-    async def _read(self, task_id: str, start: str) -> Any:
-        return await self.client.xrange(self._keys.event_stream(task_id), min=start, count=500)
+    async def _look(self, task_id: str, start: str) -> tuple[TaskResult | None, Any]:
+        """Return a task and the first of its events from there on, in one round trip: a reader of text waits for it."""
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self._keys.task(task_id))
+            pipeline.xrange(self._keys.event_stream(task_id), start, count=PAGE)
+            record, rows = await pipeline.execute(raise_on_error=False)
+        if isinstance(rows, Exception):
+            raise rows
+        return read_record(task_id, record), rows
 
     async def subscribe(self, task_id: str, *, from_id: str = "0", after: str | None = None) -> AsyncIterator[Event]:
         """Yield a task's events until its final status event, however late the caller joins.
@@ -597,26 +659,28 @@ class EventSubscriber(Connected):
         begin = start = from_id if after is None else f"({after}"
         last: Event | None = None
         patience = Patience()
-        store = self._store()
         if self._subscriptions is None:
             self._subscriptions = Subscriptions(self.client)
         while True:
             try:
                 async with self._subscriptions.listen(self._keys.events(task_id)) as channel:
                     while True:
-                        # Asked before looking at the stream: were the task to end in between, its last event is found.
-                        task = await answer(store.get_status(task_id))
-                        async with aclosing(self._pages(task_id, start)) as pages:  # type: ignore[type-var]
-                            async for last in pages:
-                                start = f"({last.entry_id}"
-                                patience.answered()
-                                yield last
-                                if is_final(last):
-                                    return
+                        task, rows = await answer(self._look(task_id, start), within=PAGE_WITHIN)
+                        over = task is None or task.status.lasting
+                        # In a cluster record and stream have servers of their own: where the task ended in between,
+                        # its last events are found the second time.
+                        for first in (rows, None) if over else (rows,):
+                            async with aclosing(self._pages(task_id, start, first)) as pages:  # type: ignore[type-var]
+                                async for last in pages:
+                                    start = f"({last.entry_id}"
+                                    patience.answered()
+                                    yield last
+                                    if is_final(last):
+                                        return
                         patience.answered()
-                        if final := await self._final_event(task, begin, last):
-                            yield final
-                        if task is None or task.status.lasting:
+                        if over:
+                            if final := await self._final_event(task, begin, last):
+                                yield final
                             return
                         await channel.heard(LOOK_AGAIN)
             except FAILURES as error:

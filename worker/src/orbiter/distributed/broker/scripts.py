@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.limits import BROKEN_TTL, EVENT_TTL, FLEET_TTL, TASK_TTL
+from orbiter.distributed.limits import BROKEN_TTL, EVENT_TTL, FLEET_TTL, STREAM_EVENTS, TASK_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +36,8 @@ CLIENTS = (
     *("core/cancel", "core/end_events", "core/note_entry", "core/submit"),
 )
 # Seconds: of records of ended tasks, of records of tasks that may still run, of events, of the fleet's listing, and of
-# keys that were moved aside.
-SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL", "BROKEN_TTL")
+# keys that were moved aside; and how many events a stream keeps.
+SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL", "BROKEN_TTL", "EVENT_CAP")
 _INCLUDE = re.compile(r"^--!include (.+)$", re.MULTILINE)
 
 
@@ -101,18 +101,26 @@ def includes(text: str) -> list[str]:
 
 
 @cache
-def _source(name: str, task_ttl: int, event_ttl: int) -> str:
+def _source(name: str, task_ttl: int = TASK_TTL, event_ttl: int = EVENT_TTL, stream_events: int = STREAM_EVENTS) -> str:
     settings = {
         "ENDED_TTL": task_ttl,
         "TASK_TTL": TASK_TTL,
         "EVENT_TTL": event_ttl,
         "FLEET_TTL": FLEET_TTL,
         "BROKEN_TTL": BROKEN_TTL,
+        "EVENT_CAP": stream_events,
     }
     return assemble(name, settings)
 
 
-def script(client: Redis, name: str, *, task_ttl: int = TASK_TTL, event_ttl: int = EVENT_TTL) -> AsyncScript:
+def script(
+    client: Redis,
+    name: str,
+    *,
+    task_ttl: int = TASK_TTL,
+    event_ttl: int = EVENT_TTL,
+    stream_events: int = STREAM_EVENTS,
+) -> AsyncScript:
     """Return a script, callable on this client.
 
     Args:
@@ -120,14 +128,15 @@ def script(client: Redis, name: str, *, task_ttl: int = TASK_TTL, event_ttl: int
         name: Which one, ``FOLDER/NAME``.
         task_ttl: Seconds for which the record of a task is kept that it ends.
         event_ttl: Seconds for which events are kept that it adds.
+        stream_events: How many events a stream keeps.
     """
-    return client.register_script(_source(name, task_ttl, event_ttl))
+    return client.register_script(_source(name, task_ttl, event_ttl, stream_events))
 
 
 @cache
 def client_scripts() -> Mapping[str, str]:
     """Return the scripts that clients run, by the hash by which they do."""
-    sources = [_source(name, TASK_TTL, EVENT_TTL) for name in CLIENTS]
+    sources = [_source(name) for name in CLIENTS]
     return {hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(): source for source in sources}
 
 
@@ -136,7 +145,7 @@ def write_all(folder: Path) -> None:
     for name in names():
         path = folder / f"{name}.lua"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_source(name, TASK_TTL, EVENT_TTL), encoding="utf-8")
+        path.write_text(_source(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class TaskStore(Connected):
             for task_id in ids:
                 pipeline.hgetall(self._keys.task(task_id))
             rows = await pipeline.execute(raise_on_error=False)
-        return [_record(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
+        return [read_record(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
 
     async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskResult]:
         """Return up to ``limit`` tasks, the newest first, of one status or of all."""
@@ -112,7 +112,7 @@ class TaskStore(Connected):
         return found[:limit]
 
 
-def _record(task_id: str, row: Any) -> TaskResult | None:
+def read_record(task_id: str, row: Any) -> TaskResult | None:
     """Return the record that Redis answered, if any; what is no hash stands for itself, and hides no other."""
     if isinstance(row, ResponseError) and str(row).startswith("WRONGTYPE"):
         return TaskResult(task_id=task_id, status=TaskStatus.UNREADABLE, unreadable="the record is no hash in Redis")

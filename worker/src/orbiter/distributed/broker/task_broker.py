@@ -19,7 +19,7 @@ from orbiter.distributed.broker.scripts import script
 from orbiter.distributed.connection import fast_path
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.deadlines import Deadlines, Limit
-from orbiter.distributed.limits import EVENT_TTL, TASK_TTL, payload_limit
+from orbiter.distributed.limits import EVENT_TTL, STREAM_EVENTS, TASK_TTL, payload_limit
 from orbiter.distributed.models import DEFAULT_QUEUE, PayloadTooLargeError, TaskPayload
 from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name, check_task_id
 from orbiter.distributed.telemetry import metrics
@@ -76,6 +76,7 @@ class TaskBroker(Connected):
         max_payload_bytes: Largest task accepted; ``ORBITER_MAX_PAYLOAD_BYTES`` or 1 MB unless given.
         task_ttl: Seconds for which the record of a task that has ended is kept.
         event_ttl: Seconds for which a task's events are kept.
+        stream_events: How many events a task's stream keeps, the newest.
         patience: Seconds that a step may take, or ``None``: a connection that died without a word must not hold a
             worker up.
         client: A client to share; without one, :meth:`connect` makes one of its own.
@@ -92,6 +93,7 @@ class TaskBroker(Connected):
         max_payload_bytes: int | None = None,
         task_ttl: int = TASK_TTL,
         event_ttl: int = EVENT_TTL,
+        stream_events: int = STREAM_EVENTS,
         patience: float | None = None,
         client: Redis | None = None,
     ) -> None:
@@ -102,7 +104,7 @@ class TaskBroker(Connected):
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.event_ttl = event_ttl
-        self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl}
+        self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl, "stream_events": stream_events}
         self.group = self.keys.group
         self._lists = {self.keys.index: "set", self.keys.by_time: "zset"}
         self._patience = patience

@@ -100,6 +100,7 @@ def build_parts(redis_url: str, settings: WorkerSettings) -> Parts:
         max_payload_bytes=settings.max_payload_bytes,
         task_ttl=settings.task_ttl,
         event_ttl=settings.event_ttl,
+        stream_events=settings.stream_events,
         patience=PATIENCE,
         client=commanding,
     )
