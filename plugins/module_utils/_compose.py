@@ -309,11 +309,11 @@ class Stack:
             answer["used"] = any(row.image == image and row.running for row in self.replicas())
         return answer
 
-    def status(self) -> dict:
-        """Return how the replicas are, as Docker and Redis know it."""
+    def status(self, trouble: str = "") -> dict:
+        """Return how the replicas are, as Docker and Redis know it, or what is the trouble with Docker."""
         answer: dict = {"release": "", "previous": "", "instances": [], "workers": [], "queue": None}
-        answer |= {"drained": self.drained, "trouble": ""}
-        if not self.file.exists():
+        answer |= {"drained": self.drained, "trouble": trouble if self.file.exists() else ""}
+        if trouble or not self.file.exists():
             return answer
         image = self.wanted().image
         answer["release"] = release_of(image)

@@ -75,7 +75,7 @@ compose:
   type: str
   sample: 2.26.1
 trouble:
-  description: Why Docker cannot be used, empty if it can.
+  description: Why Docker cannot be used, or with O(status) Redis cannot be asked; empty if it can.
   returned: always
   type: str
   sample: the command docker is not installed
@@ -101,18 +101,32 @@ picked:
   returned: with O(pick)
   type: str
   sample: registry.example.com/orbiter-worker:0.1.0-1f2e3d4c
-status:
-  description:
-    - C(release) and C(previous), C(drained), C(trouble) if Redis could not be asked, each live worker of the fleet in
-      C(workers), the C(queue) as M(orbiter.fleet.queue_info) has it, and C(instances).
+release:
+  description: The release in use, empty where nothing is deployed.
+  returned: with O(status=true)
+  type: str
+  sample: 0.1.0-1f2e3d4c
+previous:
+  description: The one that was well before.
+  returned: with O(status=true)
+  type: str
+  sample: 0.1.0-0a1b2c3d
+instances:
+  description: The replicas, each with what is C(wrong) with it, which is empty for one that is well.
+  returned: with O(status=true)
+  type: list
+  elements: dict
+  sample: [{unit: orbiter-worker-1, wrong: "", worker_id: w1-9-a1b2, version: 0.1.0, active: 1, concurrency: 4}]
+workers:
+  description: Id and host of every live worker of the fleet.
+  returned: with O(status=true)
+  type: list
+  elements: dict
+  sample: [{worker_id: w1-9-a1b2, hostname: w1}]
+queue:
+  description: The queue, as M(orbiter.fleet.queue_info) has it.
   returned: with O(status=true)
   type: dict
-  contains:
-    instances:
-      description: The replicas, each with what is C(wrong) with it, which is empty for one that is well.
-      type: list
-      elements: dict
-      sample: [{unit: orbiter-worker-1, wrong: "", worker_id: w1-9-a1b2, version: 0.1.0, active: 1, concurrency: 4}]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -140,7 +154,7 @@ def main() -> None:
             current = params["pick"] == "current"
             answer["picked"] = stack.wanted().image if current else stack.previous(params["release"])
         if params["status"]:
-            answer["status"] = stack.status()
+            answer.update(stack.status(answer["trouble"]))
     except DockerError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **answer)

@@ -20,8 +20,8 @@ ROW = "{:<20} {:<16} {:>6} {:>5} {:>7} {:>7}"
 
 def said(result: dict[str, Any]) -> dict[str, Any]:
     """Return a host's answer; one that has none says why in `trouble`."""
-    if "status" in result:
-        return result["status"]
+    if "trouble" in result:
+        return {name: result[name] for name in (*SILENT, "trouble")}
     if result.get("rc") == 0:
         return json.loads(result["stdout"])
     reason = result.get("stderr") or result.get("stdout") or result.get("msg") or "no answer"

@@ -39,8 +39,15 @@ def test_missing_docker_is_told_and_no_error(module, tmp_path):
 
 
 def test_status_of_a_host_where_nothing_is_deployed_is_empty(module, tmp_path):
-    found = module("compose_stack_info", status=True, directory=str(tmp_path))["status"]
-    assert (found["release"], found["instances"], found["queue"]) == ("", [], None)
+    found = module("compose_stack_info", status=True, directory=str(tmp_path))
+    assert (found["release"], found["instances"], found["queue"], found["trouble"]) == ("", [], None, "")
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_status_of_a_stack_whose_docker_is_away_is_the_trouble(module, tmp_path):
+    (tmp_path / "docker-compose.yml").touch()
+    found = module("compose_stack_info", status=True, directory=str(tmp_path))
+    assert (found["instances"], found["trouble"]) == ([], "the command docker is not installed")
 
 
 @pytest.mark.parametrize(("pick", "said"), [("current", "Nothing is deployed"), ("previous", "Nothing is deployed")])
