@@ -20,6 +20,8 @@ from pathlib import Path
 
 LISTENING = "0A"
 PROC = Path("/proc")
+HOMES = ("/home/", "/root/", "/run/user/")
+NOBODY = (65534, 65534)
 
 
 def facts():
@@ -29,6 +31,42 @@ def facts():
     except OSError:
         machine_id = ""
     return {"machine_id": machine_id, "python": platform.python_version(), "now": time.time()}
+
+
+def interpreter(user):
+    """Return the Python that environments here are made from, and why a user's service cannot run it, if it cannot.
+
+    Args:
+        user: Who is to run it; where there is no such user yet, anybody.
+    """
+    path = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    # ProtectHome= hides these from a service, whoever may read them.
+    if path.startswith(HOMES):
+        return {"path": path, "trouble": "it is in somebody's home, which a service does not see"}
+    try:
+        entry = pwd.getpwnam(user)
+        who = (entry.pw_uid, entry.pw_gid)
+    except KeyError:
+        who = NOBODY
+
+    def become():
+        os.setgroups([])
+        os.setgid(who[1])
+        os.setuid(who[0])
+
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", "pass"],
+            cwd="/",
+            preexec_fn=become if os.geteuid() == 0 else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"path": path, "trouble": getattr(error, "strerror", None) or str(error)}
+    said = done.stdout.decode(errors="replace").strip().splitlines()
+    return {"path": path, "trouble": (said or [f"it ends with {done.returncode}"])[-1] if done.returncode else ""}
 
 
 # -- ports -------------------------------------------------------------------------------------------------------------

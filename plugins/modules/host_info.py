@@ -19,6 +19,9 @@ options:
   asked:
     description: The moment by the clock of who asks, in seconds since 1970. It comes back beside the host's own.
     type: float
+  runs_as:
+    description: A user, whose service has to be able to run the Python that Ansible uses; anybody, if it is not there.
+    type: str
   packages:
     description: Packages of Debian whose versions are wanted.
     type: list
@@ -96,6 +99,11 @@ asked:
   returned: when O(asked) is given
   type: float
   sample: 1771327815.0
+interpreter:
+  description: The Python that virtual environments are made from, and why a service of O(runs_as) cannot run it.
+  returned: when O(runs_as) is given
+  type: dict
+  sample: {path: /usr/bin/python3.11, trouble: ""}
 packages:
   description: The versions of those of O(packages) that are installed.
   returned: always
@@ -130,6 +138,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "asked": {"type": "float"},
+            "runs_as": {"type": "str"},
             "packages": names,
             "users": names,
             "paths": {"type": "list", "elements": "path", "default": []},
@@ -145,6 +154,8 @@ def main():
         disks={path: _host.disk(path) for path in wanted["paths"]},
         taken=[one for one in (_host.taken(**each) for each in wanted["ports"]) if one],
     )
+    if wanted["runs_as"]:
+        seen["interpreter"] = _host.interpreter(wanted["runs_as"])
     if wanted["asked"] is not None:
         seen["asked"] = wanted["asked"]
     module.exit_json(changed=False, **seen)

@@ -61,6 +61,39 @@ def test_a_word_that_is_neither_yes_nor_no_is_refused_by_name(ansible, hosts):
     assert "maybe" in done.stdout
 
 
+@pytest.fixture
+def twins(hosts):
+    """Return a function that makes an inventory of three names that reach this one machine, and not by `local`."""
+    return lambda *more: [line.replace("=local", "=ansible.builtin.local") for line in hosts()] + list(more)
+
+
+def test_two_names_that_reach_one_machine_are_refused_by_both(ansible, twins):
+    done = ansible(twins(), REACH)
+    assert done.returncode != 0
+    shown = " ".join(done.stdout.split())
+    assert "redis1 and worker1 and worker2 are one machine" in shown
+    assert "orbiter_same_machine" in shown
+
+
+def test_one_machine_by_two_names_is_allowed_where_the_inventory_says_so(ansible, twins):
+    assert ansible(twins("orbiter_same_machine=yes"), REACH).returncode == 0
+
+
+def test_redis_host_with_a_python_that_is_too_old_is_told_before_anything_changes(ansible, hosts, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/sitecustomize.py").write_text("import platform\nplatform.python_version = lambda: '3.10.12'\n")
+    old = tmp_path / "old/python"
+    old.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/old exec {sys.executable} "$@"\n')
+    old.chmod(0o755)
+    lines = hosts()
+    lines[0] += f" ansible_python_interpreter={old}"
+    done = ansible(lines, REACH)
+    assert done.returncode != 0
+    shown = " ".join(done.stdout.split())
+    assert "redis1 has Python 3.10.12" in shown
+    assert "ansible_python_interpreter" in shown
+
+
 def test_all_that_are_there_are_no_trouble(ansible, hosts):
     done = ansible(hosts(), REACH)
     assert done.returncode == 0, done.stdout

@@ -6,6 +6,8 @@ import os
 import pwd
 import shutil
 import socket
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -97,3 +99,28 @@ def test_a_host_without_dpkg_and_systemd_is_told_of_all_the_same(look, monkeypat
     monkeypatch.setenv("PATH", "/nowhere")
     seen = look(packages=["dpkg"], ports=[{"port": 1, "unit": "a.service"}])
     assert (seen["packages"], seen["taken"]) == ({}, [])
+
+
+def test_python_that_anybody_can_run_is_no_trouble(look, monkeypatch):
+    monkeypatch.setattr(sys, "_base_executable", "/bin/true")  # which takes any words
+    assert look(runs_as="nobody")["interpreter"] == {"path": os.path.realpath("/bin/true"), "trouble": ""}
+    assert "interpreter" not in look()
+
+
+@pytest.mark.parametrize("home", ["/root/python", "/home/me/.pyenv/versions/3.11.7/bin/python3.11"])
+def test_python_in_a_home_is_hidden_from_services(look, monkeypatch, home):
+    monkeypatch.setattr(sys, "_base_executable", home)
+    seen = look(runs_as="nobody")["interpreter"]
+    assert seen["path"] == home
+    assert "home" in seen["trouble"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("user", ["nobody", "not-there-yet"])
+def test_python_that_the_user_may_not_run_is_told_with_the_reason(look, monkeypatch, user):
+    with tempfile.TemporaryDirectory() as folder:  # root's alone
+        path = Path(folder, "python")
+        shutil.copy("/bin/true", path)
+        monkeypatch.setattr(sys, "_base_executable", str(path))
+        assert look(runs_as="root")["interpreter"]["trouble"] == ""
+        assert look(runs_as=user)["interpreter"]["trouble"] == "Permission denied"
