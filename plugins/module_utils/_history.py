@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+CURRENT = Path("/opt/orbiter/current")
+RELEASES = Path("/opt/orbiter/releases")
 GOOD = Path("/etc/orbiter/good")
 DRAINED = Path("/etc/orbiter/drained")
 # Of what systemd runs; compose stacks have theirs in /etc/orbiter.
@@ -77,3 +79,8 @@ def note(release, history=HISTORY):
 def drained(place=DRAINED):
     """Return since when and why the host is out of the fleet, or nothing."""
     return place.read_text(encoding="utf-8").strip() if place.exists() else ""
+
+
+def installed(place=RELEASES):
+    """Return the releases that are installed whole."""
+    return sorted(path.parent.name for path in place.glob("[!.]*/.complete"))

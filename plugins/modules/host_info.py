@@ -37,6 +37,9 @@ options:
     type: list
     elements: path
     default: []
+  releases:
+    description: Folder of the releases that are installed there whole, as M(orbiter.fleet.release_install) does it.
+    type: path
   ports:
     description: TCP ports that somebody else may have.
     type: list
@@ -119,6 +122,12 @@ disks:
   returned: always
   type: dict
   sample: {/var/lib/redis: {path: /var/lib, free: 34359738368}}
+releases:
+  description: The releases in O(releases).
+  returned: when O(releases) is given
+  type: list
+  elements: str
+  sample: [0.2.0-1f2e3d4c]
 taken:
   description: Who has one of O(ports); name and process id are empty and 0 of one that the host does not see.
   returned: always
@@ -127,8 +136,10 @@ taken:
   sample: [{port: 6379, name: python3, pid: 812}]
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils import _host
+from ansible_collections.orbiter.fleet.plugins.module_utils import _history, _host
 
 
 def main():
@@ -142,6 +153,7 @@ def main():
             "packages": names,
             "users": names,
             "paths": {"type": "list", "elements": "path", "default": []},
+            "releases": {"type": "path"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
         },
         supports_check_mode=True,
@@ -156,6 +168,8 @@ def main():
     )
     if wanted["runs_as"]:
         seen["interpreter"] = _host.interpreter(wanted["runs_as"])
+    if wanted["releases"]:
+        seen["releases"] = _history.installed(Path(wanted["releases"]))
     if wanted["asked"] is not None:
         seen["asked"] = wanted["asked"]
     module.exit_json(changed=False, **seen)

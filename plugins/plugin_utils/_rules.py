@@ -316,6 +316,20 @@ for variable in (*ENVIRONMENTS, "worker_credentials", "worker_compose_service"):
 
 
 @rule("worker")
+def gate_task(values):
+    """The gate's task has an agent, and nothing that the gate would leave out."""
+    task = values["worker_gate_task"]
+    whole = isinstance(task, Mapping) and not set(task) - {"agent", "input", "metadata"}
+    if not whole or (task and not isinstance(task.get("agent"), Mapping)):
+        yield (
+            "worker_gate_task",
+            f"worker_gate_task is {shown(task)}; it must be a mapping with agent, a mapping, and may have input and "
+            'metadata, as in {agent: {runtime: callable, name: smoke, target: "package.module:function"}}. Empty means '
+            "none.",
+        )
+
+
+@rule("worker")
 def task_environment(values):
     """Tasks do not get what is the worker's alone."""
     given = values["worker_task_env"]

@@ -37,7 +37,9 @@ def test_check_of_an_upgrade_shows_the_restarts_and_changes_nothing(play, source
     before = releases(workers), {name: processes(host) for name, host in workers.items()}
     done = play("playbooks/rolling_update.yml", "--check", "--diff", release_source=source("99.0.1"))
     assert done.returncode == 0
-    assert done.stdout.count("RUNNING HANDLER [orbiter.fleet.worker : Restart workers]") == len(workers)
+    for unit in ("orbiter-worker@1.service", "orbiter-worker@2.service"):
+        assert done.stdout.count(f"+{unit} restarted") == len(workers)
+    assert len(re.findall(r"\+release 99\.0\.1-", done.stdout)) == len(workers)
     assert (releases(workers), {name: processes(host) for name, host in workers.items()}) == before
 
 
@@ -65,8 +67,23 @@ def test_play_with_a_broken_release_fails_and_says_why(failed):
     assert "worker1 is back on release 99.0.1-" in shown
     assert "Release 99.0.2-" in shown
     # Between two of its starts, or in the middle of one.
-    assert re.search(r"orbiter-worker@1\.service \(systemd: activating/(auto-restart|start)\) has no heartbeat", shown)
-    assert "the broken release says hello" in shown
+    assert re.search(
+        r"orbiter-worker@1\.service \(systemd: activating/(auto-restart|start), restarted \d+ times\)"
+        r" (does not run|has no heartbeat)",
+        shown,
+    )
+
+
+def test_play_with_a_broken_release_shows_the_journal_once_after_the_reason(failed):
+    shown = failed["done"].stdout
+    assert shown.count("The end of the journal:") == 1
+    journal = shown[shown.index("The end of the journal:") :]
+    lines = [line.strip() for line in journal.splitlines() if "the broken release says hello" in line]
+    assert lines
+    assert len(lines) == len(set(lines))
+    assert shown.count("the broken release says hello") == len(lines)
+    assert shown.index("is not well after") < shown.index("The end of the journal:")
+    assert "\\r\\n" not in shown
 
 
 def test_others_may_deploy_after_it(failed, fleet):
@@ -127,3 +144,45 @@ timer.start()
     assert len(fleet.instances()) == 4
     # Those that ended are not seen by what follows.
     wait_until(lambda: len(fleet.workers()) == 4, within=180, what=lambda: str(fleet.workers()))
+
+
+SMOKE = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:sleepy"}}
+
+
+def test_task_of_the_gate_is_tried_with_new_settings_and_not_without(failed, play, fleet):
+    variables = {"worker_log_level": "warning", "worker_gate_task": SMOKE | {"metadata": {"seconds": 0.1}}}
+
+    def tried():
+        return list(fleet.redis.scan_iter("orbiter:task:gate-*"))
+
+    assert play("playbooks/rolling_update.yml", "--limit=worker1", **variables).returncode == 0
+    [task] = tried()
+    assert fleet.redis.hget(task, "status") == "completed"
+    assert play("playbooks/rolling_update.yml", "--limit=worker1", **variables).returncode == 0
+    assert tried() == [task]
+
+
+def test_task_of_the_gate_that_fails_takes_the_host_back(failed, play, fleet, workers):
+    nothing = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:there_is_no_such"}}
+    settings = "sha256sum /etc/orbiter/worker.env"
+    before = workers["worker1"].check_output(settings)
+    variables = {"worker_log_level": "error", "worker_gate_task": nothing}
+    done = play("playbooks/rolling_update.yml", "--limit=worker1", **variables)
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 2
+    assert "there_is_no_such" in shown
+    assert "worker1 is back on release" in shown
+    assert workers["worker1"].check_output(settings) == before
+    assert len(fleet.instances()) == 4
+
+
+def test_host_that_was_renamed_while_its_workers_run_is_deployed(failed, play, fleet, workers):
+    host = workers["worker1"]
+    host.check_output("hostname renamed")
+    try:
+        done = play("playbooks/scale.yml", "--limit=worker1")
+        assert done.returncode == 0
+        page = play("playbooks/status.yml", "--limit=worker1").stdout
+        assert "All is well" in page
+    finally:
+        host.check_output("hostname worker1")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from ansible_collections.orbiter.fleet.plugins.filter.fleet_page import fleet_page
 
 HOSTILE = ["\x1b[2J", "\x9b2J", "a\nb", "\u202ecba", "a\x00b", "\u2028", "\x07"]
-PAGE = Path(__file__).parents[4] / "roles/worker/files/page.py"
 AGENT = {"name": "a", "model": "test"}
 # Pieces that stand in no message by chance.
 PASSWORDS = ["qzjx/wvkq", "qzjx@wvkq", "qzjx?wvkq#"]
@@ -51,13 +48,10 @@ def test_line_of_the_fleets_page_is_printable(text):
     instance["worker_id"] = "w1"
     host = {"release": "1", "previous": "", "drained": "", "instances": [instance], "queue": None, "trouble": ""}
     host["workers"] = [{"worker_id": "w2", "hostname": text}]
-    answers = {"host": {"rc": 0, "stdout": json.dumps(host)}}
-    for asked in (answers, answers | {"b": {"rc": 1, "stderr": f"x {text} y"}}):
-        done = subprocess.run(
-            [sys.executable, str(PAGE)], input=json.dumps(asked), capture_output=True, text=True, check=True
-        )
-        assert [line for line in done.stdout.removesuffix("\n").split("\n") if not line.isprintable()] == []
-        assert "orbiter-worker@1 is" in done.stdout
+    for asked in ({"host": host}, {"host": host, "b": {"failed": True, "msg": f"x {text} y"}}):
+        page = fleet_page(asked)["page"]
+        assert [line for line in page if not line.isprintable()] == []
+        assert any("orbiter-worker@1 is" in line for line in page)
 
 
 @pytest.mark.parametrize("name", ["task", "drain", "queue_info", "worker_info"])
