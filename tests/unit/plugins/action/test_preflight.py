@@ -148,3 +148,19 @@ def test_defaults_follow_the_rules(ansible):
             list(rule(values))
         assert set(asked) <= _values.options_of(f"roles/{role}").keys()
         asked.clear()
+
+
+@pytest.mark.parametrize(
+    ("task", "right"),
+    [
+        ({}, True),
+        ({"agent": {"name": "a", "model": "test"}, "input": "x", "metadata": {}}, True),
+        ({"input": "x"}, False),
+        ({"agent": "a.json"}, False),
+        ({"agent": {}, "seconds": 1}, False),
+        ("smoke", False),
+    ],
+)
+def test_task_of_the_gate_is_whole(task, right):
+    found = list(_rules.gate_task({"worker_gate_task": task}))
+    assert [name for name, _said in found] == ([] if right else ["worker_gate_task"])
