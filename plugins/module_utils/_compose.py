@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ansible_collections.orbiter.fleet.plugins.module_utils import _docker as docker
 from ansible_collections.orbiter.fleet.plugins.module_utils import _history as history
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import inert
 from ansible_collections.orbiter.fleet.plugins.module_utils._docker import DockerError, Replica, release_of
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import complaint
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import described as described_health
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 PROJECT = "orbiter"
 SERVICES = ("worker", "temporal-worker")
-UNITS = Path("/etc/systemd/system/orbiter-workers.target")
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,9 @@ class Stack:
 
     def _end(self, names: Iterable[str], what: str) -> NoReturn:
         """Give up, with what is wrong with the release and the end of the log of these containers."""
-        logs = "".join(map(docker.log, names))
-        raise DockerError(f"Release {release_of(self.wanted().image)} {what}\nThe end of the log:\n{logs}")
+        lines = [inert(line) for name in names for line in docker.log(name).splitlines()]
+        release = release_of(self.wanted().image)
+        raise DockerError(inert(f"Release {release} {what}"), "\n".join(["The end of the log:", *lines]))
 
     def last_good(self) -> Goal | None:
         """Return what was last well."""
@@ -303,7 +304,7 @@ class Stack:
 
     def look(self, image: str) -> dict:
         """Return whether Docker can be used, and what there is of an image."""
-        answer = docker.engine() | {"image": False, "used": False, "drained": self.drained, "systemd": UNITS.exists()}
+        answer = docker.engine() | {"image": False, "used": False, "drained": self.drained}
         if answer["compose"] and image:
             answer["image"] = docker.has_image(image)
             answer["used"] = any(row.image == image and row.running for row in self.replicas())

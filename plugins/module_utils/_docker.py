@@ -9,15 +9,18 @@ import datetime as dt
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import Expected
+from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import GateError
 
 SERVICE = "com.docker.compose.service"
 LABEL = "orbiter.fleet.settings"
 KILLED = 128 + 9
+UNITS = Path("/etc/systemd/system/orbiter-workers.target")
 
 
-class DockerError(Exception):
+class DockerError(GateError):
     """Something could not be done; the message says what, and why."""
 
 
@@ -53,18 +56,18 @@ def is_installed() -> bool:
 
 
 def engine() -> dict:
-    """Return the versions of the engine and of its plugin compose, and why they cannot be used, if they cannot."""
-    answer = {"docker": "", "compose": "", "trouble": ""}
+    """Return the versions of the engine and of its plugin compose, and what is in the way of using them."""
+    answer = {"docker": "", "compose": "", "trouble": "", "systemd": UNITS.exists()}
     if not is_installed():
-        return answer | {"trouble": "the command docker is not installed"}
+        return dict(answer, trouble="the command docker is not installed")
     found = attempt("docker", "version", "--format", "{{.Server.Version}}")
     if found.returncode:
-        return answer | {"trouble": said(found)}
+        return dict(answer, trouble=said(found))
     answer["docker"] = found.stdout.strip()
     plugin = attempt("docker", "compose", "version", "--short")
     if plugin.returncode:
-        return answer | {"trouble": "the command docker has no plugin compose"}
-    return answer | {"compose": plugin.stdout.strip().lstrip("v")}
+        return dict(answer, trouble="the command docker has no plugin compose")
+    return dict(answer, compose=plugin.stdout.strip().lstrip("v"))
 
 
 def release_of(image: str) -> str:

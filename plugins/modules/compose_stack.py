@@ -27,6 +27,10 @@ options:
     type: str
     choices: [applied, left, removed, undone]
     required: true
+  name:
+    description: What to call the host in messages.
+    type: str
+    default: ""
   directory:
     description: The folder of the stack's files.
     type: path
@@ -121,6 +125,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._compose import Stack
 from ansible_collections.orbiter.fleet.plugins.module_utils._docker import DockerError, is_installed
+from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import fail
 
 
 def applied(stack: Stack, params: dict) -> dict:
@@ -143,6 +148,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["applied", "left", "removed", "undone"], "required": True},
+            "name": {"type": "str", "default": ""},
             "directory": {"type": "path", "default": "/etc/orbiter"},
             "replicas": {"type": "int"},
             "image": {"type": "str"},
@@ -166,7 +172,7 @@ def main() -> None:
     try:
         done = actions[params["state"]]()
     except DockerError as error:
-        module.fail_json(msg=str(error))
+        fail(module, error)
     module.exit_json(**done)
 
 

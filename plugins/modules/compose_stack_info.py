@@ -32,6 +32,10 @@ options:
     description: Whether to look at each replica, and at the queue.
     type: bool
     default: false
+  name:
+    description: What to call the host in messages.
+    type: str
+    default: ""
   directory:
     description: The folder of the stack's files.
     type: path
@@ -132,6 +136,7 @@ queue:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._compose import Stack
 from ansible_collections.orbiter.fleet.plugins.module_utils._docker import DockerError
+from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import fail
 
 
 def main() -> None:
@@ -142,6 +147,7 @@ def main() -> None:
             "pick": {"type": "str", "choices": ["current", "previous"]},
             "release": {"type": "str", "default": ""},
             "status": {"type": "bool", "default": False},
+            "name": {"type": "str", "default": ""},
             "directory": {"type": "path", "default": "/etc/orbiter"},
         },
         supports_check_mode=True,
@@ -156,7 +162,7 @@ def main() -> None:
         if params["status"]:
             answer.update(stack.status(answer["trouble"]))
     except DockerError as error:
-        module.fail_json(msg=str(error))
+        fail(module, error)
     module.exit_json(changed=False, **answer)
 
 

@@ -56,6 +56,10 @@ options:
       unit:
         description: A service or a socket of systemd that may have it.
         type: str
+  docker:
+    description: Whether Docker is wanted.
+    type: bool
+    default: false
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 extends_documentation_fragment:
@@ -134,12 +138,19 @@ taken:
   type: list
   elements: dict
   sample: [{port: 6379, name: python3, pid: 812}]
+docker:
+  description:
+    - The versions of the engine (C(docker)) and of its plugin C(compose), why they cannot be used (C(trouble)), and
+      whether the host runs workers by C(systemd), which would work beside a stack.
+  returned: with O(docker=true)
+  type: dict
+  sample: {docker: 26.1.5, compose: 2.26.1, trouble: "", systemd: false}
 """
 
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils import _history, _host
+from ansible_collections.orbiter.fleet.plugins.module_utils import _docker, _history, _host
 
 
 def main():
@@ -155,6 +166,7 @@ def main():
             "paths": {"type": "list", "elements": "path", "default": []},
             "releases": {"type": "path"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
+            "docker": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -170,6 +182,8 @@ def main():
         seen["interpreter"] = _host.interpreter(wanted["runs_as"])
     if wanted["releases"]:
         seen["releases"] = _history.installed(Path(wanted["releases"]))
+    if wanted["docker"]:
+        seen["docker"] = _docker.engine()
     if wanted["asked"] is not None:
         seen["asked"] = wanted["asked"]
     module.exit_json(changed=False, **seen)

@@ -124,3 +124,10 @@ def test_python_that_the_user_may_not_run_is_told_with_the_reason(look, monkeypa
         monkeypatch.setattr(sys, "_base_executable", str(path))
         assert look(runs_as="root")["interpreter"]["trouble"] == ""
         assert look(runs_as=user)["interpreter"]["trouble"] == "Permission denied"
+
+
+def test_docker_is_looked_at_where_it_is_wanted(look, monkeypatch, tmp_path):
+    assert "docker" not in look()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen = look(docker=True)["docker"]
+    assert seen == {"docker": "", "compose": "", "trouble": "the command docker is not installed", "systemd": False}
