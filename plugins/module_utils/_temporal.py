@@ -15,6 +15,8 @@ import time
 import zipfile
 from pathlib import Path
 
+from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import GateError
+
 QUESTIONS = (
     ("operator", "cluster", "health"),
     ("operator", "namespace", "describe"),
@@ -23,7 +25,7 @@ QUESTIONS = (
 )
 
 
-class TemporalError(Exception):
+class TemporalError(GateError):
     """Something could not be done; the message says what, and why."""
 
 
@@ -103,7 +105,7 @@ def wait(program: str, address: str, namespace: str, login: Path, seconds: float
             if time.monotonic() > deadline:
                 log = output("journalctl", "--no-pager", "--lines=15", "--output=cat", "--unit=orbiter-temporal")
                 raise TemporalError(
-                    f"Temporal at {address} is not well after {seconds:.0f} s: {told}\n"
-                    f"The end of the journal:\n{log[1]}"
+                    f"Temporal at {address} is not well after {seconds:.0f} s: {told}",
+                    f"The end of the journal:\n{log[1]}",
                 )
             time.sleep(0.5)

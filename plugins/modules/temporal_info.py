@@ -62,6 +62,7 @@ address:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import fail
 from ansible_collections.orbiter.fleet.plugins.module_utils._temporal import TemporalError, wait
 
 
@@ -82,7 +83,7 @@ def main() -> None:
         if not module.check_mode:
             wait(params["executable"], params["address"], params["namespace"], Path(params["login"]), params["timeout"])
     except TemporalError as error:
-        module.fail_json(msg=str(error))
+        fail(module, error)
     module.exit_json(changed=False, address=params["address"])
 
 

@@ -84,4 +84,5 @@ def test_server_that_does_not_answer_is_named_with_the_seconds(module, tmp_path)
     answer = module("temporal_info", **options)
     assert answer["failed"]
     assert "Temporal at 127.0.0.1:1 is not well after 0 s" in answer["msg"]
+    assert answer["tail"].startswith("The end of the journal:")
     assert module("temporal_info", check=True, **options)["changed"] is False
