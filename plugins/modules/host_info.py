@@ -60,6 +60,11 @@ options:
     description: Whether Docker is wanted.
     type: bool
     default: false
+  redis:
+    description:
+      - Asks for the host's Redis, with what the fleet's settings for it are going to say, as
+        O(orbiter.fleet.redis_adopt#module:files) has it.
+    type: dict
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 extends_documentation_fragment:
@@ -72,11 +77,14 @@ EXAMPLES = r"""
     ports:
       - {port: 6379, unit: redis-server.service}
     paths: [/var/lib/redis]
+    redis: {maxmemory: 1gb}
   register: seen
 
-- name: Insist that its port is free
+- name: Insist that neither the port nor a Redis there is somebody else's
   ansible.builtin.assert:
-    that: seen.taken | length == 0
+    that:
+      - seen.taken | length == 0
+      - seen.redis.foreign | length == 0
 
 - name: Ask for the clock
   orbiter.fleet.host_info:
@@ -145,12 +153,43 @@ docker:
   returned: with O(docker=true)
   type: dict
   sample: {docker: 26.1.5, compose: 2.26.1, trouble: "", systemd: false}
+redis:
+  description: The host's Redis.
+  returned: when O(redis) is given
+  type: dict
+  contains:
+    members:
+      description: Addresses of the group of Redis hosts that this one is in; none of a single one.
+      type: list
+      elements: str
+      sample: [192.0.2.11, 192.0.2.12, 192.0.2.13]
+    users:
+      description: The users of Redis that the role P(orbiter.fleet.redis#role) made; null where it has made none.
+      type: list
+      elements: str
+      sample: [default, admin, worker, client, monitor]
+    ours:
+      description: Whether it is one of the role.
+      type: bool
+    foreign:
+      description:
+        - What shows that it is somebody else's. Nothing of the role's, nor of the package's without data and clients.
+      type: list
+      elements: str
+      sample: [redis-server (process 512) at port 6379, 3 keys in database 0]
+    hurdles:
+      description: Why M(orbiter.fleet.redis_adopt) could not adopt it.
+      type: list
+      elements: str
+    unsaved:
+      description: Whether a start with these settings would not load what it holds.
+      type: bool
 """
 
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils import _docker, _history, _host
+from ansible_collections.orbiter.fleet.plugins.module_utils import _docker, _history, _host, _redis_host
 
 
 def main():
@@ -167,6 +206,7 @@ def main():
             "releases": {"type": "path"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "docker": {"type": "bool", "default": False},
+            "redis": {"type": "dict"},
         },
         supports_check_mode=True,
     )
@@ -186,6 +226,8 @@ def main():
         seen["docker"] = _docker.engine()
     if wanted["asked"] is not None:
         seen["asked"] = wanted["asked"]
+    if wanted["redis"] is not None:
+        seen["redis"] = _redis_host.look(_redis_host.wanted_of(module, "redis"))
     module.exit_json(changed=False, **seen)
 
 

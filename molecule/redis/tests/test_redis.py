@@ -84,14 +84,13 @@ def test_a_redis_that_is_too_old_is_refused_by_its_version(servers, site):
 
 
 def test_the_kernel_is_set_for_redis_or_the_play_says_what_is_not(server, site):
-    script = "/tmp/kernel.py"
     values = {
         "/proc/sys/vm/overcommit_memory": lambda value: value == "1",
         "/proc/sys/net/core/somaxconn": lambda value: int(value) >= 1024,
         "/sys/kernel/mm/transparent_hugepage/enabled": lambda value: "[always]" not in value,
     }
     done = site(server.name)  # leaves the server as the inventory says, too
-    assert done.returncode == 0, script
+    assert done.returncode == 0
     for path, good in values.items():
         assert good(server.host.check_output(f"cat {path}")) or f"{path} is " in shown(done), path
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import redis
+import trustme
+from ansible_collections.orbiter.fleet.plugins.module_utils import _host, _redis_host, _redis_keep
 from conftest import free_port, wait_until
 
-SCRIPT = Path(__file__).parents[3] / "roles/redis/files/takeover.py"
 WANTED = {
     "appendonly": "yes",
     "appendfilename": "appendonly.aof",
@@ -31,10 +30,8 @@ SAVE_NEVER = 'save ""'
 class Host:
     """A host's Redis: its files in folders of the test's own, a real server, and no systemd."""
 
-    def __init__(self, folder, monkeypatch):
-        spec = importlib.util.spec_from_file_location("takeover", SCRIPT)
-        self.script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.script)
+    def __init__(self, folder, module, monkeypatch):
+        self.module = module
         self.etc, self.data = folder / "etc", folder / "data"
         self.config = self.etc / "redis.conf"
         self.port, self.process, self.start = free_port(), None, ""
@@ -42,11 +39,12 @@ class Host:
             path.mkdir()
         self.packaged = f"port {self.port}\nbind 127.0.0.1\ndir {self.data}\nsave 3600 1\n"
         self.config.write_text(self.packaged)
-        replaced = {"ETC": self.etc, "CONFIG": self.config, "DATA": self.data, "DROP_INS": folder / "none"}
-        replaced |= {"MARK": f"include {self.etc}/dynamic.conf"}
+        self.mark = f"include {self.etc}/dynamic.conf"
+        replaced = {"ETC": self.etc, "CONFIG": self.config, "DATA": self.data, "MARK": self.mark}
         replaced |= {"unit": self.unit, "shipped": lambda: hashlib.md5(self.packaged.encode()).hexdigest()}
         for name, value in replaced.items():
-            monkeypatch.setattr(self.script, name, value)
+            monkeypatch.setattr(_redis_host, name, value)
+        monkeypatch.setattr(_redis_keep, "DROP_INS", folder / "none")
 
     def unit(self):
         """Say what systemd would say."""
@@ -80,7 +78,12 @@ class Host:
 
     def seen(self, **wanted):
         """Return what is seen of it."""
-        return self.script.look(WANTED | wanted)
+        seen = self.module("host_info", redis=WANTED | wanted)["redis"]
+        return {name: seen[name] for name in ("ours", "foreign", "hurdles", "unsaved")}
+
+    def adopt(self, *, check=False, diff=False, **wanted):
+        """Adopt it; return the answer."""
+        return self.module("redis_adopt", files=WANTED | wanted, adopt=True, aside="before", check=check, diff=diff)
 
     def state(self):
         """Return all that a refusal must leave as it is."""
@@ -89,13 +92,13 @@ class Host:
     def become_the_role_s(self):
         """Write the files as the role would."""
         (self.etc / "dynamic.conf").write_text("appendonly yes\n")
-        self.config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.data}\n{self.script.MARK}\n")
+        self.config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self.data}\n{self.mark}\n")
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
+def host(tmp_path, module, monkeypatch):
     """Return a host; its server ends with the test."""
-    one = Host(tmp_path, monkeypatch)
+    one = Host(tmp_path, module, monkeypatch)
     yield one
     one.stop(kill=True)
 
@@ -131,7 +134,7 @@ def test_a_fresh_package_is_nobody_elses(host, runs):
 @pytest.mark.parametrize("more", ["requirepass old-release", "aclfile /etc/redis/users.acl"])
 def test_what_either_release_of_the_role_has_made_is_its_own(host, more):
     (host.etc / "dynamic.conf").write_text("appendonly yes\n")
-    host.config.write_text(f"port {host.port}\n{more}\n{host.script.MARK}\n")
+    host.config.write_text(f"port {host.port}\n{more}\n{host.mark}\n")
     (host.data / "appendonly.aof").write_text("data")
     assert host.seen() == {"ours": True, "foreign": [], "hurdles": [], "unsaved": False}
 
@@ -242,7 +245,7 @@ def test_another_server_with_the_same_data_directory_is_refused(host, tmp_path, 
     other.port, other.config = free_port(), tmp_path / "other.conf"
     other.config.write_text(f"port {other.port}\ndir {host.data}\n")
     if ours:
-        host.config.write_text(f"{host.script.MARK}\n")
+        host.config.write_text(f"{host.mark}\n")
     close(other.run())
     seen = host.seen()
     other.stop(kill=True)
@@ -260,7 +263,7 @@ def test_a_unit_with_a_file_of_its_own_is_refused(host, tmp_path):
 def test_a_server_of_another_make_is_refused(host, tmp_path):
     shutil.copy(shutil.which("redis-server"), tmp_path / "valkey-server")
     host.process = subprocess.Popen([tmp_path / "valkey-server", host.config], stdout=subprocess.DEVNULL)
-    wait_until(lambda: host.script.process_name(str(host.process.pid)) == "valkey-server", within=20)
+    wait_until(lambda: _host.process_name(host.process.pid) == "valkey-server", within=20)
     assert "valkey-server" in host.seen()["hurdles"][0]
 
 
@@ -286,7 +289,7 @@ HURDLES = {
     "appenddirname": (["appenddirname app"], {}, "appenddirname is app"),
     "another directory": (["dir /"], {}, "its data are in /"),
     "too many databases": (["databases 32"], {"databases": "2"}, "keys in database 5"),
-    "too little memory": ([], {"maxmemory": "1kb"}, "maxmemory is 1kb"),
+    "too little memory": (["loglevel notice"], {"maxmemory": "1kb"}, "maxmemory is 1kb"),
     "a replica": (["replicaof 127.0.0.1 1"], {}, "a replica of 127.0.0.1"),
 }
 
@@ -301,8 +304,10 @@ def test_what_the_role_s_settings_would_not_load_is_not_adopted(host, hurdle):
     close(client)
     before = host.state()
     assert words in "; ".join(host.seen(**wanted)["hurdles"])
-    with pytest.raises(SystemExit, match="Nothing was changed"):
-        host.script.adopt(WANTED | wanted, "before")
+    refused = host.adopt(**wanted)
+    assert refused["failed"]
+    assert refused["msg"].startswith("Nothing was changed")
+    assert words in refused["msg"]
     assert host.state() == before
     assert not (host.data / "before").exists()
     assert client.config_get("appendonly") == {"appendonly": "no"}
@@ -316,9 +321,9 @@ def test_adopted_data_are_there_after_a_crash_and_a_start_with_the_role_s_settin
     client = host.configure(persistence).run()
     fill(client, 1000)
     before = host.state()
-    answer = host.script.adopt(WANTED, "before-adopt")
-    assert (answer["keys"], answer["aside"]) == (1000, str(host.data / "before-adopt"))
-    kept = host.data / "before-adopt"
+    answer = host.adopt()
+    kept = host.data / "before"
+    assert (answer["changed"], answer["keys"], answer["aside"]) == (True, 1000, str(kept))
     assert {f"{host.etc}/{path.name}": path.read_bytes() for path in (kept / "etc").iterdir()} == before
     assert "1000 keys read" in subprocess.check_output(["redis-check-rdb", kept / "dump.rdb"], text=True)
     assert kept.stat().st_mode & 0o077 == 0
@@ -352,8 +357,9 @@ def test_an_aof_that_was_off_is_written_before_the_role_turns_it_on_by_a_restart
     assert host.seen(appendonly="no")["unsaved"] is False
     if not runs:
         host.run()  # which is systemd's part
-    host.script.keep(host.script.running())
+    assert host.module("redis_adopt", files=WANTED)["changed"] is True
     assert host.seen()["unsaved"] is False
+    assert host.module("redis_adopt", files=WANTED)["changed"] is False
     host.stop()
     (host.etc / "dynamic.conf").write_text("appendonly yes\n")
     assert host.run().dbsize() == 3
@@ -364,9 +370,65 @@ def test_an_aof_that_cannot_be_written_leaves_everything_as_it_was(host):
     fill(client)
     (host.data / "appendonlydir").write_text("in the way")
     before = host.state()
-    with pytest.raises(host.script.RefusedError):
-        host.script.adopt(WANTED, "before-adopt")
+    assert host.adopt()["msg"].startswith("Nothing was changed")
     assert host.state() == before
-    assert not (host.data / "before-adopt").exists()
+    assert not (host.data / "before").exists()
     assert client.config_get("appendonly") == {"appendonly": "no"}
     assert client.dbsize() == 3
+
+
+def test_what_is_not_to_be_adopted_is_refused_and_stays(host):
+    client = host.run()
+    fill(client)
+    refused = host.module("redis_adopt", files=WANTED)
+    assert refused["failed"]
+    assert "3 keys in database 0" in "; ".join(refused["foreign"])
+    assert client.config_get("appendonly") == {"appendonly": "no"}
+
+
+def test_check_mode_says_what_would_be_adopted_and_changes_nothing(host):
+    client = host.run()
+    fill(client)
+    before = host.state()
+    answer = host.adopt(check=True, diff=True)
+    assert (answer["changed"], answer["aside"]) == (True, str(host.data / "before"))
+    assert answer["diff"] == {"before": "appendonly no\n", "after": f"appendonly yes\n{host.data}/before\n"}
+    assert host.state() == before
+    assert not (host.data / "before").exists()
+    assert client.config_get("appendonly") == {"appendonly": "no"}
+
+
+def test_nothing_to_keep_is_no_change(host):
+    assert host.adopt()["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("databases", "many"), ("sentinel", "perhaps"), ("maxmemmory", "1gb")], ids=str
+)
+def test_a_setting_that_cannot_be_is_named(host, option, value):
+    for refused in (host.adopt(**{option: value}), host.module("host_info", redis={option: value})):
+        assert refused["failed"]
+        assert option in refused["msg"]
+
+
+def test_what_the_role_has_made_is_told(host):
+    assert host.module("host_info", redis={})["redis"]["users"] is None
+    (host.etc / "users.acl").write_text("user default on #1 ~* &* +@all\nuser worker on #2\n")
+    (host.etc / "fleet.json").write_text('{"me": "192.0.2.1", "members": ["192.0.2.1", "192.0.2.2"]}')
+    seen = host.module("host_info", redis={})["redis"]
+    assert (seen["members"], seen["users"]) == (["192.0.2.1", "192.0.2.2"], ["default", "worker"])
+
+
+def test_a_server_with_tls_alone_is_seen(host, tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    files = [f"tls-cert-file {tmp_path}/cert.pem", f"tls-key-file {tmp_path}/cert.pem", "tls-auth-clients no"]
+    lines = ["port 0", f"tls-port {host.port}", "bind 127.0.0.1", f"dir {host.data}", *files]
+    host.config.write_text("\n".join([*lines, f"tls-ca-cert-file {tmp_path}/ca.pem", ""]))
+    host.process = subprocess.Popen(["redis-server", host.config], stdout=subprocess.DEVNULL)
+    client = redis.Redis("127.0.0.1", host.port, ssl=True, ssl_ca_certs=str(tmp_path / "ca.pem"))
+    wait_until(lambda: host.answers(client), within=30)
+    fill(client)
+    assert "3 keys" in "; ".join(host.seen()["foreign"])
