@@ -62,6 +62,10 @@ class Redis:
     def __exit__(self, *_):
         self.close()
 
+    def wait_at_most(self, seconds):
+        """Say how long an answer may take from now on."""
+        self._socket.settimeout(seconds)
+
     def close(self):
         """End the connection."""
         self._answers.close()
@@ -91,7 +95,7 @@ class Redis:
     def settings(self, *patterns):
         """Return the server's settings of these names, such as ``tls-*``: values by name."""
         answer = self.ask("CONFIG", "GET", *patterns)
-        return dict(zip(answer[::2], answer[1::2], strict=True))
+        return dict(zip(answer[::2], answer[1::2]))  # noqa: B905 - host_info runs on Python 3.8, too
 
     def info(self, *sections):
         """Return what INFO says: values by name."""

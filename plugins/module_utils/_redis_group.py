@@ -1,0 +1,436 @@
+# Copyright (c) The Orbiter Fleet authors
+# GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This host's part in a group of Redis servers that replicate, watched by Sentinel. It never decides who the master is.
+
+What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and servers are asked each time,
+and what they say is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    NoAnswerError,
+    Redis,
+    RedisError,
+    tls_context,
+    written_settings,
+)
+from ansible_collections.orbiter.fleet.plugins.module_utils._wait import NotInTimeError, wait_until
+
+# Seconds that an answer takes at most, and those after which it is looked whether there will be one.
+SLOW, QUICK = 5.0, 0.5
+
+ETC = Path("/etc/redis")
+OWNER = "redis"
+HEAD = "# Redis' own: it notes here whose replica it is. What the role writes: redis.conf, member.conf."
+SENTINEL_HEAD = "# Sentinel's own. What the role writes: sentinel-settings.conf."
+# Settings that nobody is shown.
+SECRET = ("masterauth",)
+
+
+class GroupError(Exception):
+    """What can do no good is not done; the message says why, and what to do."""
+
+
+# What any of it may raise, each with a message for people.
+FAILURES = (GroupError, NotInTimeError, RedisError, NoAnswerError, OSError)
+
+# What every module of a group takes; described in doc_fragments/redis_group.py.
+OPTIONS = {"group": {"type": "path", "default": str(ETC / "fleet.json")}}
+
+
+def group_of(module, required=False):
+    """Return the group of a module's host; None in check mode where a first run would describe it."""
+    file = Path(module.params["group"])
+    if not file.exists():
+        if module.check_mode and not required:
+            return None
+        module.fail_json(msg=f"This host is in no group of Redis servers: there is no {file}. See the role redis")
+    try:
+        return Group(file)
+    except (OSError, ValueError, KeyError) as error:
+        module.fail_json(msg=f"{file} does not say what the group is: {error!r}. Run orbiter.fleet.site to write it")
+
+
+class Group:
+    """What a host's file says of its group, and what its servers say.
+
+    Args:
+        file: The file that describes the group, as the role writes it beside Redis' own.
+    """
+
+    def __init__(self, file):
+        about, etc = json.loads(file.read_text()), file.parent
+        self.me, self.members = about["me"], about["members"]
+        self.others = [address for address in self.members if address != self.me]
+        self.port, self.sentinel_port = about["port"], about["sentinel_port"]
+        self.service, self.quorum = about["service"], str(about["quorum"])
+        self.min_replicas, self.patience = int(about["min_replicas"]), float(about["patience"])
+        self._passwords = {self.port: about["password"], self.sentinel_port: about["sentinel_password"]}
+        self._tls = tls_context(about["tls_ca"]) if about["tls_ca"] else None
+        self.settings = etc / "member.conf"
+        self.state = etc / "replication.conf"  # Redis' own: it writes there whose replica it is
+        self.pending = etc / ".restart-pending"  # there while a restart is due that could not be done
+        self.sentinel_state = etc / "sentinel.conf"  # Sentinel's own
+        self._included = [f"include {etc}/redis.conf", f"include {etc}/member.conf"]
+        self._sentinel_included = f"include {etc}/sentinel-settings.conf"
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def redis(self, address, *words):
+        """Return what a member's Redis answers, or None where there is none that takes the command."""
+        return self._answer(address, self.port, *words)
+
+    def sentinel(self, address, *words):
+        """Return what a member's sentinel answers, or None where there is none that takes the command."""
+        return self._answer(address, self.sentinel_port, "SENTINEL", *words)
+
+    def info(self, address, section="replication"):
+        """Return a section of INFO; empty where the server does not answer."""
+        try:
+            with self._connect(address, self.port) as redis:
+                return redis.info(section)
+        except (RedisError, NoAnswerError):
+            return {}
+
+    def _answer(self, address, port, *words):
+        try:
+            with self._connect(address, port) as redis:
+                return redis.ask(*words)
+        except (RedisError, NoAnswerError):
+            return None
+
+    def _connect(self, address, port):
+        """Return a connection for one command: members restart, and hand over."""
+        place = ("127.0.0.1" if address == self.me else address, port)
+        if self._tls is None:
+            return self._log_in(place, SLOW)
+        try:
+            redis = self._log_in(place, QUICK)
+        except NoAnswerError:
+            # A server without encryption, as the package starts one, would wait for the rest of the question until the
+            # end.
+            if in_clear(place):
+                raise
+            return self._log_in(place, SLOW)
+        redis.wait_at_most(SLOW)
+        return redis
+
+    def _log_in(self, place, timeout):
+        try:
+            return Redis(place, self._passwords[place[1]], user=None, tls=self._tls, timeout=timeout)
+        except RedisError as error:
+            # The package's own has none.
+            if "without any password configured" not in str(error):
+                raise
+            return Redis(place, tls=self._tls, timeout=timeout)
+
+    def in_step(self, address):
+        """Return whether a member is a replica with a living link to its master."""
+        seen = self.info(address)
+        return (
+            seen.get("role") == "slave"
+            and seen["master_link_status"] == "up"
+            and seen["master_sync_in_progress"] == "0"
+        )
+
+    def is_master(self, address):
+        """Return whether a member says that it is a master."""
+        return self.info(address).get("role") == "master"
+
+    def keys(self, address):
+        """Return how many keys a member says that it has."""
+        return self.redis(address, "DBSIZE") or 0
+
+    def named_by_sentinels(self):
+        """Return whom most sentinels call the master; None where none of them knows one of the group."""
+        answers = (self.sentinel(address, "GET-MASTER-ADDR-BY-NAME", self.service) for address in self.members)
+        votes = Counter(answer[0] for answer in answers if answer and answer[0] in self.members)
+        return votes.most_common(1)[0][0] if votes else None
+
+    def find_master(self):
+        """Return the master of now; of a new group, who is to be first: whoever holds tasks, or the first member."""
+        named = self.named_by_sentinels()
+        if named:
+            return named
+        seen = {address: self.info(address) for address in self.members}
+        followed = Counter(about["master_host"] for about in seen.values() if about.get("role") == "slave")
+        leading = [address for address, about in seen.items() if int(about.get("connected_slaves", 0)) > 0]
+        known = [address for address, _votes in followed.most_common() if address in self.members] or leading
+        if known:
+            return known[0]
+        holding = [address for address in self.members if self.keys(address) > 0]
+        if len(holding) > 1:
+            raise GroupError(
+                f"{' and '.join(holding)} each hold data of their own; all but one would lose it. Back up, and "
+                "empty all but the one to keep: redis-cli FLUSHALL"
+            )
+        return (holding or self.members)[0]
+
+    def answering(self, addresses):
+        """Return which of these addresses have a Redis or a sentinel that answers."""
+        return [one for one in addresses if self.redis(one, "PING") or self.sentinel(one, "MYID")]
+
+    def known_addresses(self):
+        """Return the addresses of the other sentinels and of the replicas that this host's sentinel knows."""
+        rows = (self.sentinel(self.me, "SENTINELS", self.service) or []) + (
+            self.sentinel(self.me, "REPLICAS", self.service) or []
+        )
+        return sorted({table(row)["ip"] for row in rows})
+
+    def _wait(self, true, message, within=None):
+        wait_until(true, message, within=self.patience if within is None else within, pause=0.3)
+
+    # -- what it is brought to -----------------------------------------------------------------------------------------
+
+    def join(self, *, check):
+        """Begin as a replica of the master, or as the first master."""
+        if self.state.exists():
+            return {"changed": self.pending.exists()}
+        if not check:
+            # A host that was the master and has lost its files must not come back as an empty one, which the others
+            # would copy.
+            self._wait(
+                lambda: self.named_by_sentinels() != self.me,
+                f"The sentinels still call {self.me} the master, which has nothing. They choose another one when most "
+                "of them miss it: see that they run and reach each other, then run this again",
+            )
+        master = self.find_master()
+        if master != self.me and self.keys(self.me) > 0 and self.is_master(self.me):
+            raise GroupError(
+                f"{self.me} holds data of its own and would lose it as a replica of {master}. Back it up, then empty "
+                "it: redis-cli FLUSHALL"
+            )
+        lines = [HEAD, *self._included, *([] if master == self.me else [f"replicaof {master} {self.port}"])]
+        return {"changed": True, "master": master, "diff": [_begin(self.state, lines, check=check)]}
+
+    def restart(self, turn, *, check):
+        """Restart this host's Redis if it is its turn: the replicas one after another, then whoever was the master."""
+        if self._is_stranger():
+            raise GroupError(
+                f"Redis on {self.me} runs, and does not take the password or the encryption of its new settings: "
+                "nobody could see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; "
+                "for redis_tls, stop redis-sentinel and redis-server on all Redis hosts first, then run this again"
+            )
+        member = self.info(self.me, "server").get("config_file") == str(self.state)
+        first = not self.state.exists() or "\nreplicaof " not in self.state.read_text()
+        master = self.is_master(self.me) if member else first
+        if (turn == "master") != master:
+            return {"changed": False}
+        if check:
+            return {"changed": True}
+        self.pending.touch(mode=0o600)
+        if not member:  # nobody counts on it yet; or it is down, and a start is no harm
+            self._restart_unit()
+            return {"changed": True}
+        self._wait(
+            lambda: all(self.in_step(address) or self.is_master(address) for address in self.others),
+            f"Not restarting Redis on {self.me}: of {', '.join(self.others)} not all are in step, and one more would "
+            "be missing. Bring them back (journalctl -u redis-server), or take them out of the inventory",
+        )
+        if master:
+            self._hand_over()
+        self._restart_unit()
+        self._wait(
+            lambda: self.in_step(self.me), f"Redis on {self.me} has restarted and has not caught up with its master"
+        )
+        return {"changed": True}
+
+    def settle(self, *, check):
+        """Make known what CONFIG SET can change, and wait until this server is in step."""
+        restart = self.info(self.me, "server").get("config_file", str(self.state)) != str(self.state)
+        if check:
+            return {"changed": restart, "settings": []}
+        if restart:  # a play was interrupted between the new unit and its restart
+            self._restart_unit()
+        self._wait(
+            lambda: self.info(self.me, "persistence").get("loading") == "0", f"Redis on {self.me} does not answer"
+        )
+        diffs = [diff for diff in (self._set(*pair) for pair in written_settings(self.settings).items()) if diff]
+        # Who was master before it was away does not know of its successor until a sentinel tells it.
+        self._wait(
+            lambda: self.in_step(self.me) or (self.is_master(self.me) and self.named_by_sentinels() in (self.me, None)),
+            f"Redis on {self.me} is not in step with its master: see /var/log/redis/redis-server.log",
+        )
+        if self.is_master(self.me):
+            wanted = self.min_replicas
+            self._wait(
+                lambda: (
+                    not self.is_master(self.me)
+                    or int(self.info(self.me).get("min_slaves_good_slaves", wanted)) >= wanted
+                ),
+                f"The master {self.me} has fewer than {wanted} replicas in step, so it refuses to write "
+                "(min-replicas-to-write)",
+            )
+        names = [diff["after_header"] for diff in diffs]
+        return {"changed": restart or bool(diffs), "settings": names, "diff": diffs}
+
+    def watch(self, *, check):
+        """Let a sentinel that is new in the group begin with the master of now."""
+        if self.sentinel_state.exists() and self._sentinel_included in self.sentinel_state.read_text().splitlines():
+            return {"changed": False}
+        master = self.find_master()
+        lines = [SENTINEL_HEAD, self._sentinel_included]
+        lines.append(f"sentinel monitor {self.service} {master} {self.port} {self.quorum}")
+        return {"changed": True, "master": master, "diff": [_begin(self.sentinel_state, lines, check=check)]}
+
+    def agree(self, *, check):
+        """Wait until this host's sentinel has found the others and could fail over; forget who has left the group."""
+        if not check:
+            self._wait(
+                lambda: bool(self.sentinel(self.me, "MASTER", self.service)),
+                f"The sentinel on {self.me} does not answer: journalctl -u redis-sentinel",
+            )
+        quorum = table(self.sentinel(self.me, "MASTER", self.service)).get("quorum", self.quorum)
+        # They would count for the majority that a failover needs. A reset forgets them, and finds the others anew.
+        forgotten = [address for address in self.known_addresses() if address not in self.members]
+        answer = {"changed": quorum != self.quorum or bool(forgotten), "forgotten": forgotten}
+        if answer["changed"]:
+            answer["diff"] = [
+                {
+                    "before": f"quorum {quorum}\n" + "".join(f"knows {address}\n" for address in forgotten),
+                    "after": f"quorum {self.quorum}\n",
+                }
+            ]
+        if check:
+            return answer
+        if quorum != self.quorum:
+            self.sentinel(self.me, "SET", self.service, "quorum", self.quorum)
+        if forgotten:
+            self.sentinel(self.me, "RESET", self.service)
+        self._wait(
+            lambda: (
+                bool(self.sentinel(self.me, "CKQUORUM", self.service))
+                and bool(self.sentinel(self.me, "MASTER", self.service))
+            ),
+            f"The sentinel on {self.me} does not reach enough others to fail over: journalctl -u redis-sentinel, "
+            "there and here",
+        )
+        return answer
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _is_stranger(self):
+        """Return whether a server runs here that is neither as the settings say nor the package's own."""
+        if self.info(self.me, "server"):
+            return False
+        try:
+            with Redis(("127.0.0.1", self.port), timeout=SLOW) as redis:
+                redis.ask("PING")
+        except NoAnswerError:
+            return False
+        except RedisError as error:
+            return str(error).startswith("NOAUTH") and _systemctl("is-active", "--quiet").returncode == 0
+        return False
+
+    def _restart_unit(self):
+        """Restart Redis, and wait until it has read its files."""
+        subprocess.run(["systemctl", "daemon-reload"], check=True)
+        done = _systemctl("restart")
+        if done.returncode:
+            raise GroupError(
+                f"Redis on {self.me} does not start: {done.stderr.strip()}. See journalctl -u redis-server"
+            )
+        self._wait(
+            lambda: self.info(self.me, "persistence").get("loading") == "0",
+            f"Redis on {self.me} does not answer. See journalctl -u redis-server, /var/log/redis/redis-server.log",
+        )
+        with contextlib.suppress(FileNotFoundError):
+            self.pending.unlink()
+
+    def _hand_over(self):
+        """Make a replica the master without losing a write: writers wait until replicas have all, then go there."""
+        # Longer than anything below: a write that waits must not be done here once there is another master.
+        self.redis(self.me, "CLIENT", "PAUSE", "120000", "WRITE")
+        try:
+            self._wait(self._replicas_have_everything, f"No replica of {self.me} has caught up with it", within=10)
+            if not any(self.sentinel(address, "FAILOVER", self.service) for address in [self.me, *self.others]):
+                raise GroupError(
+                    f"No sentinel would make another server master in place of {self.me}: see journalctl -u "
+                    "redis-sentinel"
+                )
+            self._wait(
+                lambda: self.named_by_sentinels() not in (self.me, None),
+                f"The sentinels did not make another server the master in place of {self.me}",
+                within=60,
+            )
+            # The sentinels would see to this, too, but only when the pause has ended: it holds up their own
+            # connections.
+            self.redis(self.me, "REPLICAOF", self.named_by_sentinels(), self.port)
+            self.redis(self.me, "CONFIG", "REWRITE")
+            # Whoever waits with a write is disconnected, and sends it to the new master.
+            self.redis(self.me, "CLIENT", "KILL", "TYPE", "normal")
+        finally:
+            self.redis(self.me, "CLIENT", "UNPAUSE")
+        self._wait(lambda: self.in_step(self.me), f"{self.me} is a replica now, and has not caught up with its master")
+
+    def _replicas_have_everything(self):
+        """Return whether every replica has what this master has."""
+        seen = self.info(self.me)
+        replicas = [value for name, value in seen.items() if re.fullmatch(r"slave\d+", name)]
+        return bool(replicas) and all(f"offset={seen['master_repl_offset']}," in replica for replica in replicas)
+
+    def _set(self, name, value):
+        """Set one setting; return how it was and is, or None if it was the same."""
+        with self._connect(self.me, self.port) as redis:
+            before = redis.settings(name)
+            try:
+                redis.ask("CONFIG", "SET", name, value)
+            except RedisError as error:
+                raise GroupError(f"Redis on {self.me} refuses a new value of {name}: {error}") from None
+            after = redis.settings(name)
+        if after == before:
+            return None
+        shown = [{"": "(hidden)"} if name in SECRET else one for one in (before, after)]
+        return {
+            "before_header": name,
+            "after_header": name,
+            "before": "".join(f"{one}\n" for one in shown[0].values()),
+            "after": "".join(f"{one}\n" for one in shown[1].values()),
+        }
+
+
+def in_clear(place):
+    """Return whether a server answers there without encryption."""
+    with contextlib.suppress(OSError), socket.create_connection(place, timeout=QUICK) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in (b"+", b"-")  # what all answers to that begin with: PONG, or an error
+    return False
+
+
+def table(pairs):
+    """Return names and values that Redis sends one after another."""
+    return dict(zip((pairs or [])[::2], (pairs or [])[1::2], strict=True))
+
+
+def _begin(path, lines, *, check):
+    """Write a file that its server owns from now on; return what changes."""
+    before = path.read_text() if path.exists() else ""
+    after = "\n".join([*lines, ""])
+    if not check:
+        new = path.with_suffix(".new")
+        new.write_text(after)
+        new.chmod(0o640)
+        new.rename(path)
+        shutil.chown(str(path), OWNER, OWNER)
+    return {"before_header": str(path), "after_header": str(path), "before": before, "after": after}
+
+
+def _systemctl(*words):
+    return subprocess.run(
+        ["systemctl", *words, "redis-server"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
