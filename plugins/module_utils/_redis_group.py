@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    ADMIN,
     NoAnswerError,
     Redis,
     RedisError,
@@ -127,13 +128,16 @@ class Group:
         return redis
 
     def _log_in(self, place, timeout):
-        try:
-            return Redis(place, self._passwords[place[1]], user=None, tls=self._tls, timeout=timeout)
-        except RedisError as error:
-            # The package's own has none.
-            if "without any password configured" not in str(error):
-                raise
-            return Redis(place, tls=self._tls, timeout=timeout)
+        """Log in as the operator; as `default`, where there are no users yet; without a password, as the package's."""
+        password, refused = self._passwords[place[1]], None
+        for user in [ADMIN, None] if place[1] == self.port else [None]:
+            try:
+                return Redis(place, password, user=user, tls=self._tls, timeout=timeout)
+            except RedisError as error:
+                refused = error
+        if "without any password configured" not in str(refused):
+            raise refused
+        return Redis(place, tls=self._tls, timeout=timeout)
 
     def in_step(self, address):
         """Return whether a member is a replica with a living link to its master."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.orbiter.fleet.plugins.module_utils import _host
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    ADMIN,
     NoAnswerError,
     Redis,
     RedisError,
@@ -158,11 +159,13 @@ def connect(process):
         RedisError: It lets nobody in, with what it said last.
     """
     configured = [value for name, value in settings() if name == "requirepass"][-1:]
+    logins = [(user, password) for password in admin_passwords(str(ETC)) for user in (ADMIN, None)]
+    logins += [(None, password) for password in (*configured, None)]
     said = "it listens nowhere"
     for place, encrypted in places(process)[0]:
-        for password in [*admin_passwords(str(ETC)), *configured, None]:
+        for user, password in logins:
             try:
-                redis = Redis(place, password, user=None, tls=_any_server() if encrypted else None, timeout=60)
+                redis = Redis(place, password, user=user, tls=_any_server() if encrypted else None, timeout=60)
             except (RedisError, NoAnswerError) as error:
                 said = str(error)
                 continue

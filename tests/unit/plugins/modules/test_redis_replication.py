@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -133,6 +134,13 @@ def test_nobody_chooses_between_two_who_hold_data(group, ask, bring):
         assert f"{ME} and {OTHER}" in refused["msg"]
         assert "FLUSHALL" in refused["msg"]
     assert not (group.etc / "replication.conf").exists()
+
+
+def test_a_server_where_only_the_operator_may_do_everything_is_a_member(group, ask):
+    known = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    users = ["user default on nopass -@all +ping +auth", f"user admin on #{known} ~* &* +@all"]
+    group.serve(ME, f"replicaof {OTHER} {group.port}", *users, password=False)
+    assert ask()["master"] == OTHER
 
 
 def test_who_has_left_and_who_still_answers_is_told(group, ask):
