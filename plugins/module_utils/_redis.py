@@ -9,6 +9,7 @@ error inside an answer from a string, or one line break from two, and it takes s
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
@@ -148,6 +149,21 @@ def _connect(place, timeout):
 
 def _text(content):
     return content.decode(errors="surrogateescape")
+
+
+# Seconds after which it is looked whether a server that was asked for encryption has any.
+QUICK = 0.5
+
+
+def in_clear(place):
+    """Return whether a server answers at a host and port without encryption. It would wait for the rest of a question.
+
+    So does the package's own, which a host has until it restarts with the role's settings.
+    """
+    with contextlib.suppress(OSError), socket.create_connection(place, timeout=QUICK) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in (b"+", b"-")  # what all answers to that begin with: PONG, or an error
+    return False
 
 
 def tls_context(ca, cert=None, key=None):

@@ -13,23 +13,23 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     ADMIN,
+    QUICK,
     NoAnswerError,
     Redis,
     RedisError,
+    in_clear,
     tls_context,
     written_settings,
 )
 from ansible_collections.orbiter.fleet.plugins.module_utils._wait import NotInTimeError, wait_until
 
-# Seconds that an answer takes at most, and those after which it is looked whether there will be one.
-SLOW, QUICK = 5.0, 0.5
+SLOW = 5.0  # seconds that an answer takes at most
 
 ETC = Path("/etc/redis")
 OWNER = "redis"
@@ -402,14 +402,6 @@ class Group:
             "before": "".join(f"{one}\n" for one in shown[0].values()),
             "after": "".join(f"{one}\n" for one in shown[1].values()),
         }
-
-
-def in_clear(place):
-    """Return whether a server answers there without encryption."""
-    with contextlib.suppress(OSError), socket.create_connection(place, timeout=QUICK) as connection:
-        connection.sendall(b"PING\r\n")
-        return connection.recv(1) in (b"+", b"-")  # what all answers to that begin with: PONG, or an error
-    return False
 
 
 def table(pairs):

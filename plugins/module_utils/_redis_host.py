@@ -23,6 +23,7 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     Redis,
     RedisError,
     admin_passwords,
+    in_clear,
     unquote,
 )
 
@@ -162,7 +163,8 @@ def connect(process):
     logins = [(user, password) for password in admin_passwords(str(ETC)) for user in (ADMIN, None)]
     logins += [(None, password) for password in (*configured, None)]
     said = "it listens nowhere"
-    for place, encrypted in places(process)[0]:
+    for place, named in places(process)[0]:
+        encrypted = named and not in_clear(place)  # it may not have restarted with its new settings
         for user, password in logins:
             try:
                 redis = Redis(place, password, user=user, tls=_any_server() if encrypted else None, timeout=60)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 
 import pytest
 import redis
@@ -432,3 +433,12 @@ def test_a_server_with_tls_alone_is_seen(host, tmp_path):
     wait_until(lambda: host.answers(client), within=30)
     fill(client)
     assert "3 keys" in "; ".join(host.seen()["foreign"])
+
+
+def test_a_server_that_has_not_restarted_with_its_new_settings_is_asked_as_it_runs(host):
+    """As after a run that was interrupted: the file says TLS, and the server has none yet."""
+    fill(host.run())
+    host.config.write_text(f"tls-port {host.port}\nport 0\nbind 127.0.0.1\ndir {host.data}\n{host.mark}\n")
+    began = time.monotonic()
+    assert host.seen() == {"ours": True, "foreign": [], "hurdles": [], "unsaved": True}
+    assert time.monotonic() - began < 20  # a handshake that nobody answers takes a minute for each login
