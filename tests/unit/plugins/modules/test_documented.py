@@ -65,7 +65,7 @@ def test_ansible_doc_shows_what_it_does_with_examples_and_answers(shown, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_keeps_to_check_mode(shown, name):
     attributes = shown[f"orbiter.fleet.{name}"]["doc"]["attributes"]
-    assert attributes["check_mode"]["support"] == "full"
+    assert attributes["check_mode"]["support"] in {"full", "partial"}  # with what it cannot foresee
     assert "diff_mode" in attributes
     call = constructed(name)
     if call is None:
