@@ -85,7 +85,7 @@ def measure(folder: Path, size: int, rounds: int) -> dict[str, float]:
         play(hosts, "playbooks/scale.yml")
         every.append(play(hosts, "playbooks/scale.yml", "--extra-vars=instances=2"))
         play(hosts, "playbooks/scale.yml")
-    ran = json.loads(count.read_text())
+    ran = json.loads(count.read_text())["remote"]
     return {
         "hosts": size,
         "tasks": max(len(ran[f"worker{number}"]) for number in range(1, size + 1)),

@@ -57,16 +57,17 @@ def play(inventory: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 @pytest.fixture(scope="session")
 def counted_play(
     play: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]]:
-    """Return a function that runs a playbook, and returns the names of the tasks that ran on each host besides."""
+) -> Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, list[str]], dict[str, list[str]]]]:
+    """Return a function that runs a playbook; it gives what was said, and by host the tasks that ran there, and all."""
     file = tmp_path_factory.mktemp("count") / "tasks.json"
 
-    def run(*words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]]]:
+    def run(*words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, list[str]], dict[str, list[str]]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ANSIBLE_CALLBACKS_ENABLED", f"{os.environ['ANSIBLE_CALLBACKS_ENABLED']},remote_tasks")
             patch.setenv("ORBITER_REMOTE_TASKS", str(file))
             done = play(*words)
-        return done, json.loads(file.read_text())
+        counted = json.loads(file.read_text())
+        return done, counted["remote"], counted["results"]
 
     return run
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Count the tasks that Ansible runs on each host over its connection: what a play's wall time is made of."""
+"""Count what a play's wall time is made of: exchanges with each host, and results, which cost the controller time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ name: remote_tasks
 type: aggregate
 short_description: Count the tasks that run on each host
 description:
-  - At the end, writes the names of the tasks that ran on each host, as JSON, to the file ORBITER_REMOTE_TASKS.
-  - Not counted are tasks that were skipped, or ran on the controller because they were delegated or by their kind.
+  - At the end, writes the names of tasks as JSON to the file ORBITER_REMOTE_TASKS.
+  - C(remote) has for each host those that ran there; not those that were skipped, or ran on the controller because they
+    were delegated or by their kind. C(results) has all that ended for the host, also those that were skipped.
 """
 
 import json
@@ -25,7 +26,7 @@ from ansible.plugins.callback import CallbackBase
 
 # What never leaves the controller.
 CONTROLLERS = {"add_host", "assert", "debug", "fail", "group_by", "import_role", "include_role", "include_tasks"}
-CONTROLLERS |= {"include_vars", "meta", "pause", "set_fact", "set_stats", "validate_argument_spec"}
+CONTROLLERS |= {"include_vars", "meta", "pause", "preflight", "set_fact", "set_stats", "validate_argument_spec"}
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -39,10 +40,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.ran: dict[str, list[str]] = defaultdict(list)
+        self.ended: dict[str, list[str]] = defaultdict(list)
 
     def count(self, result: Any) -> None:
         """Count a task that has ended on a host, well or not."""
         task = result.task
+        self.ended[result.host.get_name()].append(task.get_name())
         if task.action.rpartition(".")[2] not in CONTROLLERS and task.delegate_to is None:
             self.ran[result.host.get_name()].append(task.get_name())
 
@@ -54,6 +57,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Ended badly."""
         self.count(result)
 
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        """Not run there."""
+        self.ended[result.host.get_name()].append(result.task.get_name())
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Write what was counted."""
-        Path(os.environ["ORBITER_REMOTE_TASKS"]).write_text(json.dumps(self.ran))
+        Path(os.environ["ORBITER_REMOTE_TASKS"]).write_text(json.dumps({"remote": self.ran, "results": self.ended}))

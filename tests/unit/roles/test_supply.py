@@ -459,7 +459,7 @@ def test_role_refuses_in_preflight_what_nobody_signed_and_tells_the_hash_of_what
         "worker_version": release[0],
         "worker_archives": {TARGET: str(release[1])},
         "worker_release_signers": [public(ours)],
-        "__worker_host": {"releases": [], "free": 100_000},
+        "__worker_host": {"releases": [], "disks": {"/opt/orbiter/releases": {"free": 10**11}}},
     }
     play = (
         "  - ansible.builtin.setup: {gather_subset: [min]}\n"
