@@ -89,7 +89,7 @@ def fleet(runner: Any) -> Fleet:
     """Return the fleet, as seen from the controller."""
     variables = runner.get_variables("redis1")
     return Fleet(
-        f"redis://default:{quote(variables['orbiter_redis_password'], safe='')}@{variables['redis_bind']}:6379/0"
+        f"redis://admin:{quote(variables['orbiter_redis_password'], safe='')}@{variables['redis_bind']}:6379/0"
     )
 
 

@@ -18,8 +18,8 @@ step 'What is left in the queue'
 REDISCLI_AUTH=$(tr -d '\n' <.cache/demo/redis_password)
 export REDISCLI_AUTH
 printf 'waiting: %s, claimed: %s\n' \
-  "$(redis-cli -h 172.28.77.10 XLEN orbiter:tasks)" \
-  "$(redis-cli -h 172.28.77.10 XPENDING orbiter:tasks orbiter:tasks:group | head -1)"
+  "$(redis-cli --user admin -h 172.28.77.10 XLEN orbiter:tasks)" \
+  "$(redis-cli --user admin -h 172.28.77.10 XPENDING orbiter:tasks orbiter:tasks:group | head -1)"
 
 step 'Who did the work: orbiter worker list'
 sleep 2  # a worker's heartbeat tells news within a second

@@ -24,7 +24,7 @@ def tables(rights: dict) -> str:
     """Return the users, then what each may do with which keys, as Markdown."""
     lines = ["| user | for | may | may not |", "| --- | --- | --- | --- |"]
     lines += [f"| `{name}` | {user['for']} | {user['may']} | {user['may_not']} |" for name, user in rights.items()]
-    lines += ["| `admin`, `default` | operators | everything | |", ""]
+    lines += ["| `admin` | operators, replicas, sentinels | everything | |", ""]
     for name, user in rights.items():
         lines += [f"`{name}`:", "", "| with | keys | commands |", "| --- | --- | --- |"]
         channels = " ".join(f"`{channel}`" for channel in user["channels"].split())

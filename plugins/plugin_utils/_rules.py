@@ -542,8 +542,8 @@ def redis_users(values):
         yield (
             "redis_users",
             f"redis_users (orbiter_redis_users in the inventory) has {', '.join(unknown)}: a user is named worker, "
-            f"client or monitor, or otherwise has rights, which say whose it gets ({', '.join(rights())}); default and "
-            "admin are made by the role.",
+            f"client or monitor, or otherwise has rights, which say whose it gets ({', '.join(rights())}); admin is "
+            "made by the role, and default is turned off.",
         )
 
 
@@ -563,7 +563,7 @@ def redis_worker_hosts(values):
 @rule("redis")
 def weak_passwords(values):
     """No password is weak."""
-    users = {"default and admin": {"password": values["redis_password"]}, **users_of(values)}
+    users = {"admin": {"password": values["redis_password"]}, **users_of(values)}
     weak = []
     for name, user in users.items():
         password = user.get("password", "") if isinstance(user, Mapping) else ""

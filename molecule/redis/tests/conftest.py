@@ -30,7 +30,7 @@ class Server:
     host: Any
     authority: Path
 
-    def url(self, user: str = "default") -> str:
+    def url(self, user: str = "admin") -> str:
         """Return the URL by which a user of the inventory connects."""
         users = self.variables["orbiter_redis_users"]
         password = users[user]["password"] if user in users else self.variables["orbiter_redis_password"]

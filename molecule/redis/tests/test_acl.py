@@ -8,6 +8,9 @@ import re
 import subprocess
 
 import pytest
+from redis.exceptions import RedisError
+
+from fleet import Fleet
 
 LOGIN = {"auth", "hello", "ping", "quit", "reset", "select", "client|setname", "client|setinfo"}
 # No EVAL: nothing but what the scripts' names stand for. A client may give EVALSHA with those of ours for clients only.
@@ -117,10 +120,20 @@ def test_a_user_is_kept_to_its_keys_and_channels(server, user):
         assert "no permissions to access" in str(answer), command
 
 
-@pytest.mark.parametrize("user", ["default", "admin"])
-def test_the_operators_may_do_everything(server, user):
-    rights = server.fleet.redis.acl_getuser(user)
+def test_the_operator_may_do_everything(server):
+    rights = server.fleet.redis.acl_getuser("admin")
     assert (rights["categories"], rights["keys"], rights["channels"]) == (["+@all"], ["~*"], ["&*"])
+
+
+def test_who_gives_no_name_is_refused(server):
+    """Neither without a password nor with the operator's is anybody let in."""
+    scheme, password, place = re.fullmatch(r"(rediss?://)admin:(.*)(@.*)", server.url()).groups()
+    for login in (f"default:{password}", f":{password}", ""):
+        url = f"{scheme}{login}{place if login else place[1:]}"
+        with pytest.raises(RedisError, match=r"(?i)authentication required|invalid username"):
+            Fleet(url).redis.ping()
+    nobody = server.fleet.redis.acl_getuser("default")
+    assert (nobody["enabled"], nobody["passwords"], nobody["keys"]) == (False, [], [])
 
 
 def hashes(server):

@@ -14,7 +14,7 @@ HOSTS = {"orbiter_redis_hosts": TENANT, "orbiter_worker_hosts": TENANT}
 # No password for `worker`, which there is all the same.
 USERS = {"orbiter_redis_users": {"client": {"password": "the cl1ent's own"}}}
 STATE = "sha256sum /etc/redis/*; ls /var/lib/redis; systemctl show --property=MainPID --value redis-server"
-AS_OPERATOR = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli -s /run/redis/redis-server.sock"
+AS_OPERATOR = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock"
 
 
 @pytest.fixture(scope="module")

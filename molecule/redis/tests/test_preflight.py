@@ -9,7 +9,7 @@ GOOD = "Tr0ub4dor&3 and a staple"
 MISTAKES = {
     "a short password": (
         {"orbiter_redis_password": "sh0rt-passw0rd"},
-        "the Redis password of default and admin is missing or weak: it needs 16 characters or more",
+        "the Redis password of admin is missing or weak: it needs 16 characters or more",
     ),
     "one letter only": (
         {"orbiter_redis_users": {"worker": {"password": "a" * 40}}},

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from conftest import FLEETS, changed
+from conftest import FLEETS, changed, shown
 from password_search import files_with, lines_with, watched_processes, words
 
 from fleet import Fleet, Load, counted
@@ -46,6 +46,41 @@ def processes(host):
 
 
 @pytest.fixture(scope="module")
+def gone_back(servers, rotate, play):
+    """Deploy new passwords with a setting that no worker starts with; then what the inventory says, again.
+
+    Redis' user default is on, as earlier releases had it.
+    """
+    server = servers["redis1"]
+    operator = server.variables["orbiter_redis_password"]
+    old = server.variables["orbiter_redis_users"]["worker"]["password"]
+    new = NEW["orbiter_redis_users"]["worker"]["password"]
+    server.fleet.redis.execute_command("ACL", "SETUSER", "default", "on", f">{operator}", "~*", "&*", "+@all")
+
+    def let_in():
+        return accepted(server, old), accepted(server, new), accepted(server, operator, "default")
+
+    with Load(server.fleet) as load:
+        bad = rotate("site.yml", worker_extra_env={"ORBITER_CONCURRENCY": "none"}, worker_gate_timeout=30)
+        after_bad = let_in()
+        back = play("site.yml", **ONE_FLEET)
+    return {"server": server, "load": load, "bad": bad, "after_bad": after_bad, "back": back, "let_in": let_in()}
+
+
+def test_a_new_password_with_a_setting_that_no_worker_starts_with_leaves_the_fleet_at_work(gone_back):
+    assert gone_back["bad"].returncode == 2
+    assert gone_back["after_bad"] == (True, True, True)
+    assert "redis1: what Redis' users had before stays valid" in shown(gone_back["bad"])
+    assert min(gone_back["load"].live) >= 1
+    gone_back["server"].fleet.assert_nothing_lost(gone_back["load"].ids)
+
+
+def test_what_is_not_in_the_inventory_ends_when_all_workers_are_well_default_too(gone_back):
+    assert gone_back["back"].returncode == 0
+    assert gone_back["let_in"] == (True, False, False)
+
+
+@pytest.fixture(scope="module")
 def rotated(servers, on, rotate):
     """Change every password under load: first beside the old ones, while clients move; then for good."""
     server = servers["redis1"]
@@ -53,7 +88,7 @@ def rotated(servers, on, rotate):
     old = server.variables["orbiter_redis_users"]["worker"]["password"]
     new = NEW["orbiter_redis_users"]["worker"]["password"]
     before = {"run_id": server.run_id(), "processes": processes(worker)}
-    login = f"default:{quote(NEW['orbiter_redis_password'], safe='')}"
+    login = f"admin:{quote(NEW['orbiter_redis_password'], safe='')}"
     later = Fleet(f"redis://{login}@{server.variables['redis_bind']}:6379/0")
     with watched_processes(words(NEW)) as seen:
         check = rotate("playbooks/rotate_secrets.yml", "--check")

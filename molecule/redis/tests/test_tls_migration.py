@@ -52,7 +52,7 @@ def moved(servers, on, play):
     wanted = passwords | {"orbiter_redis_hosts": "redis1", "orbiter_worker_hosts": FLEETS["redis1"]}
     wanted |= {"redis_tls": True, "redis_tls_port": SECURE}
     password = (server.variables | passwords)["orbiter_redis_password"]
-    place = f"default:{quote(password, safe='')}@{server.variables['redis_bind']}"
+    place = f"admin:{quote(password, safe='')}@{server.variables['redis_bind']}"
     plain, secure = (
         Fleet(f"redis://{place}:{PLAIN}/0"),
         Fleet(f"rediss://{place}:{SECURE}/0?ssl_ca_certs={server.authority}"),
@@ -91,7 +91,7 @@ def test_the_plain_port_stays_open_while_somebody_is_connected_by_it_and_the_pla
     assert moved["stays"].returncode == 2
     said = shown(moved["stays"])
     assert f"the workers use TLS, and port {PLAIN} stays open without it, as these are connected by it: " in said
-    assert ".1 as default" in said  # the network's gateway is the machine of the tests
+    assert ".1 as admin" in said  # the network's gateway is the machine of the tests
     assert " as worker" not in said.partition("are connected by it: ")[2]
     assert moved["both"] == {PLAIN, SECURE}
 

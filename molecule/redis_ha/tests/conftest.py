@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fleet import StubbornLoad
 
 TLS = "--tls --cacert /etc/redis/tls/ca.pem"
+AS_OPERATOR = f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin {TLS}"
 SENTINEL_PASSWORD = "python3 -c \"import json; print(json.load(open('/etc/redis/fleet.json'))['sentinel_password'])\""
 # What the passwords become in the middle of the tests. Others than in the scenario `redis`, which may run at the
 # same time, and watches all command lines of this machine for its own.
@@ -29,7 +30,7 @@ NEW = {
 
 def redis(host: Any, command: str) -> str:
     """Return what a host's Redis answers to its operator."""
-    return str(host.check_output(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} {command}"))
+    return str(host.check_output(f"{AS_OPERATOR} {command}"))
 
 
 def asked_sentinel(host: Any, command: str) -> str:
@@ -39,13 +40,13 @@ def asked_sentinel(host: Any, command: str) -> str:
 
 def role(host: Any) -> str:
     """Return what a host's Redis says that it is: master, slave, or nothing."""
-    said = host.run(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} role | head -1")
+    said = host.run(f"{AS_OPERATOR} role | head -1")
     return str(said.stdout.strip())
 
 
 def in_step(host: Any) -> bool:
     """Return whether a host's Redis is a replica with a living link to its master."""
-    said = host.run(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} info replication").stdout
+    said = host.run(f"{AS_OPERATOR} info replication").stdout
     return "role:slave" in said and "master_link_status:up" in said
 
 

@@ -48,6 +48,15 @@ def test_redis_and_sentinel_speak_nothing_but_tls_with_certificates_of_the_fleet
                 assert secure.version() in ("TLSv1.2", "TLSv1.3")
 
 
+def test_no_member_of_a_group_lets_in_who_gives_no_name(servers):
+    for host in servers.values():
+        assert "NOAUTH" in host.check_output(f"redis-cli {TLS} ping")
+        said = host.run(f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli {TLS} ping")
+        assert "WRONGPASS" in said.stdout + said.stderr
+        linked = redis(host, "client list")
+        assert " user=default " not in linked
+
+
 def test_units_of_redis_and_sentinel_are_hardened(servers):
     for host in servers.values():
         for unit in ("redis-server.service", "redis-sentinel.service"):

@@ -56,7 +56,7 @@ def test_no_redis_and_no_sentinel_takes_an_old_password(rotated, servers, runner
     assert old[1] != new[1]
     for name, host in servers.items():
         variables = runner.get_variables(name)
-        given = [("default", variables["orbiter_redis_password"])]
+        given = [("admin", variables["orbiter_redis_password"])]
         given += [(user, about["password"]) for user, about in variables["orbiter_redis_users"].items()]
         for user, password in given:
             said = host.run(f"REDISCLI_AUTH=%s redis-cli {TLS} --user {user} ping", password)

@@ -38,7 +38,7 @@ def test_users_get_the_rules_of_their_rights_for_each_queue(ansible, tmp_path):
         ansible, tmp_path / "users.acl", redis_users=users, redis_queues=queues, redis_client_scripts_extra=[EXTRA]
     )
     assert rules == {
-        **dict.fromkeys(("default", "admin", "chief"), "~* &* +@all"),
+        **dict.fromkeys(("admin", "chief"), "~* &* +@all"),
         "client": _plugin.redis_rules(RIGHTS["client"], queues, scripts),
         "monitor": _plugin.redis_rules(RIGHTS["monitor"], queues, scripts),
         "worker": _plugin.redis_rules(RIGHTS["worker"], queues, scripts),
@@ -50,9 +50,9 @@ def test_users_get_the_rules_of_their_rights_for_each_queue(ansible, tmp_path):
 def test_an_inventory_with_one_password_has_a_user_for_each_purpose_with_a_password_of_its_own(ansible, tmp_path):
     path = tmp_path / "users.acl"
     rules = written(ansible, path)
-    assert rules.keys() == {"default", "admin", "worker", "client", "monitor"}
-    passwords = dict(line.split()[1::3][:2] for line in path.read_text().splitlines() if line)
-    assert passwords["admin"] == passwords["default"]
+    assert rules.keys() == {"admin", "worker", "client", "monitor"}
+    passwords = dict(line.split()[1::3][:2] for line in path.read_text().splitlines() if "#" in line)
+    assert passwords.keys() == rules.keys()
     assert len(set(passwords.values())) == 4
     assert not any("+@all" in rules[name] for name in ("worker", "client", "monitor"))
 

@@ -20,7 +20,8 @@ def written(ansible, path, **variables):
 """
     done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
     assert done.returncode == 0, done.stdout
-    users = [line.split(" ", 5) for line in path.read_text().splitlines() if line]
+    nobody, *users = [line.split(" ", 5) for line in path.read_text().splitlines() if line]
+    assert nobody[1:5] == ["default", "off", "sanitize-payload", "resetpass"]
     assert all(words[0] == "user" and words[2:4] == ["on", "sanitize-payload"] for words in users)
     return {words[1]: words[5] for words in users}
 

@@ -182,6 +182,13 @@ async def test_a_user_with_the_role_s_rights_is_refused_nothing(tmp_path: Path, 
     assert kinds(storage) == [Threat.EVICTION]
 
 
+async def test_the_role_s_operator_is_told_whether_there_are_snapshots(tmp_path: Path) -> None:
+    with plain_server(tmp_path, "user admin on >ADMIN-PASSWORD ~* &* +@all") as server:
+        [kept] = (await storage_of(url_of(server, "admin:ADMIN-PASSWORD@"))).servers
+    assert kept.snapshots is not None
+    assert kept.persistent is not None
+
+
 async def test_a_snapshot_that_was_taken_tells_a_user_without_config_of_persistence(tmp_path: Path) -> None:
     with plain_server(tmp_path, *RULES) as server:
         server.ask("SAVE")

@@ -157,7 +157,7 @@ async def read_storage(redis_url: str, client: Redis) -> Storage:
     Raises:
         redis.RedisError: A master cannot be reached.
     """
-    may_configure = check(redis_url).login.get("username", "default") == "default"
+    may_configure = check(redis_url).login.get("username", "default") in ("default", "admin")
     masters, found = _masters(client), []
     replicas: dict[tuple[str, int], None] = {}
     for name, ask in masters:
