@@ -239,7 +239,9 @@ def complaints(units, within):
     """Return a sentence for each instance that is not well, as far as the fleet's command answers in time."""
     rows, trouble = ask("worker", "list", within=within)
     # After the heartbeats: an instance that starts meanwhile has none among them, and is asked for again.
-    return [trouble] if trouble else _health.complaints(expected(units), rows)
+    if not trouble:
+        return _health.complaints(expected(units), rows)
+    return [*_health.complaints([one for one in expected(units) if not one.running], []), trouble]
 
 
 def are_up(units):

@@ -168,7 +168,9 @@ class Host:
             params["state"], self.seen["drained"]
         )
         self.release = params["release"] or self.before
-        none = self.drained or params["state"] == "absent"
+        # With the settings alone there is nothing to run yet.
+        bare = self.seen["known"] and not self.release
+        none = bool(self.drained or params["state"] == "absent" or bare)
         self.instances = [] if none else _systemd.names(params["instances"])
         wanted = set(self.instances) | (set() if none else {_systemd.TARGET})
         again = self.seen["running"] if params["restart"] or self.switches else self.seen["stale"]
@@ -220,18 +222,21 @@ class Host:
             "after_header": "workers",
         }
 
-    def bring(self):
-        """Change what has to change, and wait until all are well."""
-        timeout, settle = self.params["gate_timeout"], self.params["gate_settle"]
+    def insist(self):
+        """Refuse what cannot be done, before anything changes."""
         if self.wanted and not self.seen["known"]:
             raise _systemd.GateError(
                 "nothing is deployed here, so nothing can start. Run the playbook orbiter.fleet.site for it first."
             )
+        if self.switches:
+            _systemd.previous(self.release)
+
+    def bring(self):
+        """Change what has to change, and wait until all are well."""
+        timeout, settle = self.params["gate_timeout"], self.params["gate_settle"]
         if self.renotes:
             write_note(self.drained)
         if self.switches:
-            if self.release not in _history.installed():
-                raise _systemd.GateError(f"Release {self.release} is not installed here.")
             _systemd.point_at(self.release)
         _systemd.stop(self.stop)
         if self.params["state"] == "absent":
@@ -249,7 +254,7 @@ class Host:
                 _systemd.wait(self.instances, timeout)
             if self.params["gate_task"]:
                 self.task = _systemd.try_task(self.params["gate_task"], self.instances, timeout)
-        if self.seen["known"] and not self.drained:
+        if self.release and not self.drained:
             _systemd.keep(self.instances)
 
 
@@ -293,8 +298,9 @@ def main():
     changed = False
     try:
         host = Host(module.params)
-        changed = host.result()["changed"]
         if not module.check_mode:
+            host.insist()
+            changed = host.result()["changed"]
             host.bring()
     except _systemd.GateError as error:
         _systemd.fail(module, error, changed)
