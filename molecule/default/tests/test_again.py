@@ -9,6 +9,8 @@ import pytest
 
 # Exchanges with a host; results of a host, skipped or not, as each costs the controller time; lines on the screen.
 MOST, RESULTS, LINES = 4, 30, 60
+# What runs once for all runs on the first host.
+ONCE = {"worker1": (1, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def test_few_tasks_run_on_a_worker_host(again, workers):
     _, ran, ended = again
     for name in workers:
         print(name, len(ran[name]), *ran[name], len(ended[name]), *ended[name], sep="\n  ")
-        # It counts at all, and not too many. The first host is asked who works besides.
-        assert 3 <= len(ran[name]) <= MOST + (name == "worker1")
-        assert len(ran[name]) < len(ended[name]) <= RESULTS
+        more, besides = ONCE.get(name, (0, 0))
+        assert 3 <= len(ran[name]) <= MOST + more  # it counts at all, and not too many
+        assert len(ran[name]) < len(ended[name]) <= RESULTS + besides
 
 
 def test_output_fits_on_a_screen(again):
