@@ -411,7 +411,6 @@ def table(pairs):
 
 def _begin(path, lines, *, check):
     """Write a file that its server owns from now on; return what changes."""
-    before = path.read_text() if path.exists() else ""
     after = "\n".join([*lines, ""])
     if not check:
         new = path.with_suffix(".new")
@@ -419,7 +418,8 @@ def _begin(path, lines, *, check):
         new.chmod(0o640)
         new.rename(path)
         shutil.chown(str(path), OWNER, OWNER)
-    return {"before_header": str(path), "after_header": str(path), "before": before, "after": after}
+    # What was there before may hold somebody's passwords.
+    return {"before_header": str(path), "after_header": str(path), "before": "", "after": after}
 
 
 def _systemctl(*words):
