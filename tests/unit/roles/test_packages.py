@@ -6,7 +6,7 @@ import re
 
 from plays import tasks
 
-INSTALLERS = re.compile(r"(^|\.)(apt|apt_\w+|package|dpkg_selections|deb822_repository|dnf|pip)$")
+INSTALLERS = re.compile(r"(^|\.)(apt|apt_\w+(?<!_info)|package|dpkg_selections|deb822_repository|dnf|pip)$")
 COMMANDS = re.compile(r"\b(apt|apt-get|aptitude|dpkg)\s+(-\S+\s+)*(install|remove|purge|update|upgrade|--configure)\b")
 
 
