@@ -38,7 +38,8 @@ extends_documentation_fragment:
   - orbiter.fleet.redis_group
 attributes:
   check_mode:
-    description: Tells what would change and changes nothing; waits for nothing, and asks for no setting.
+    description: Tells what would change and changes nothing.
+    details: Waits for nothing then, and asks Redis for no setting.
     support: partial
   diff_mode:
     description: Shows the files that are begun, and the settings that differ, without passwords.

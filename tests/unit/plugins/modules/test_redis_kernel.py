@@ -24,8 +24,11 @@ def kernel(tmp_path, monkeypatch):
 def read_only(monkeypatch, *names):
     """Make some of the settings such that nobody may write them, as those of a container are."""
     real = _redis_kernel.Setting.writable
-    replaced = lambda self: self.path.name not in names and real(self)  # noqa: E731
-    monkeypatch.setattr(_redis_kernel.Setting, "writable", replaced)
+
+    def writable(setting):
+        return setting.path.name not in names and real(setting)
+
+    monkeypatch.setattr(_redis_kernel.Setting, "writable", writable)
 
 
 def test_what_differs_is_set_now_and_for_every_start(kernel, module):

@@ -198,8 +198,7 @@ def test_replicas_move_one_after_another_before_default_is_turned_off_and_writes
     quoted = Server.password.replace("\\", "\\\\").replace('"', '\\"')
     follow = (f"replicaof 127.0.0.1 {master.server.port}", "masteruser default", f'masterauth "{quoted}"')
     replicas = [host(OLD, ADMIN, name=name, options=follow) for name in ("two", "three")]
-    seen = lambda: master.client.info("replication")  # noqa: E731
-    wait_until(lambda: seen().get("slave1", {}).get("state") == "online", within=60)
+    wait_until(lambda: master.client.info("replication").get("slave1", {}).get("state") == "online", within=60)
     master.client.config_set("min-replicas-to-write", 1)
     text = master.write(OFF, ADMIN)
     refused = apply(master, users=text)
