@@ -82,6 +82,7 @@ async def test_a_worker_has_the_rights_to_lose_a_run(server: Server) -> None:
     server.ask("FLUSHALL")
     broker = TaskBroker(url(server, "worker"), max_crashes=1)
     await broker.connect()
+    await broker.ensure_group()
     await TaskBroker(url(server, "client"), client=broker.client).submit(TaskPayload())
     why = {"reason": "killed", "error_type": "E"}
     stands = []
