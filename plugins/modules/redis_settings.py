@@ -32,7 +32,7 @@ options:
   beside:
     description:
       - Whether what users may log in with stays valid beside what is new, and whoever is to be removed or turned off
-        stays. Both are saved to the file of users, for the case that Redis restarts.
+        stays. What of this the file of users does not have is saved to it, for the case that Redis restarts.
     type: bool
     default: false
   reload_certificate:
@@ -86,7 +86,7 @@ names:
   elements: str
   sample: [maxmemory, user worker, certificate]
 pending:
-  description: Users who have what they are to lose, because of O(beside).
+  description: Users who have what they are to lose, in the server or in the file of users, because of O(beside).
   returned: always
   type: list
   elements: str
@@ -165,9 +165,8 @@ class Host:
     def apply_users(self) -> None:
         """Make the users those that are wanted."""
         wanted = {line.split()[1]: line.split()[2:] for line in lines(self._options["users"])}
-        before = self.users()
+        before, written = self.users(), read_users(Path(self._options["etc"], "users.acl"))
         if self._check:
-            written = read_users(Path(self._options["etc"], "users.acl"))
             after = {name: line for name, line in before.items() if name in wanted or self._options["beside"]}
             for name, rules in wanted.items():
                 if self.differs(name, rules, before.get(name), written.get(name)):
@@ -180,9 +179,13 @@ class Host:
             if rights(was) != rights(now):
                 self.note(f"user {name}", masked(was, now, "old"), masked(now, was, "new"))
         there = before if self._check else after
-        self.pending = sorted(name for name, line in there.items() if remains(line.split(), wanted.get(name)))
-        if self.pending and not self._check:
-            self._redis.ask("ACL", "SAVE")  # the file has what is new only
+        now = {name: line.split()[2:] for name, line in there.items()}
+        left = {name: rules for name, rules in now.items() if remains(rules, wanted.get(name))}
+        self.pending = sorted(
+            left.keys() | {name for name, rules in written.items() if remains(rules, wanted.get(name))}
+        )
+        if not self._check and not all(same_login(rules, written.get(name)) for name, rules in left.items()):
+            self._redis.ask("ACL", "SAVE")
 
     def differs(self, name: str, rules: list[str], now: str | None, written: list[str] | None) -> bool:
         """Tell whether a user would become another one, as far as can be known without doing it."""
@@ -315,6 +318,11 @@ def without_hashes(rules: list[str] | None) -> list[str]:
 def remains(now: list[str], wanted: list[str] | None) -> bool:
     """Tell whether a user has what it is to lose."""
     return wanted is None or bool(hashes(now) - hashes(wanted)) or (is_off(wanted) and not is_off(now))
+
+
+def same_login(now: list[str], written: list[str] | None) -> bool:
+    """Tell whether the file of users lets a user in by all that the server does."""
+    return written is not None and hashes(now) <= hashes(written) and is_off(now) == is_off(written)
 
 
 def masked(line: str, other: str, age: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from ansible_collections.orbiter.fleet.plugins.filter.redis_users_beside import redis_users_beside
 from conftest import Server, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -162,6 +163,41 @@ def test_beside_old_and_new_passwords_are_valid_also_after_a_restart_until_they_
     assert apply(there, users=there.write(*text.splitlines()))["pending"] == []
     assert there.lets_in("worker", "old word")
     assert not there.lets_in("worker", "new word")
+
+
+def test_the_file_has_what_was_beside_what_is_new_before_the_server_is_asked_and_is_not_written_again(host, apply):
+    rights = "-@all +ping (%R~q* +get)"
+    there = host(OLD, ADMIN, user("worker", "old word", rights), user("gone", "old word"))
+    apply(there, users=there.acl.read_text())
+    text = "".join(f"{line}\n" for line in (OFF, ADMIN, user("worker", "new word", rights), user("more", "new word")))
+    assert redis_users_beside(text, "") == text
+    there.write(*redis_users_beside(text, there.acl.read_text()).splitlines())
+    there.client.execute_command("ACL", "LOAD")  # what a restart reads
+    assert all(there.lets_in("worker", word) for word in ("old word", "new word"))
+    assert there.lets_in("default")
+    assert there.lets_in("gone", "old word")
+    assert there.lets_in("more", "new word")
+    before = there.acl.read_text()
+    beside = apply(there, users=text, beside=True)
+    assert (beside["changed"], beside["pending"]) == (False, ["default", "gone", "worker"])
+    assert there.acl.read_text() == before == redis_users_beside(text, before)
+    # Written by the server, it lets in the same.
+    there.client.execute_command("ACL", "SETUSER", "worker", ">third word")
+    assert apply(there, users=text, beside=True)["pending"] == ["default", "gone", "worker"]
+    there.write(*redis_users_beside(text, there.acl.read_text()).splitlines())
+    there.client.execute_command("ACL", "LOAD")
+    assert all(there.lets_in("worker", word) for word in ("old word", "new word", "third word"))
+    assert there.lets_in("default")
+
+
+def test_a_user_of_the_file_only_is_to_go_as_well(host, apply):
+    there = host(OFF, ADMIN)
+    text = there.acl.read_text()
+    there.write(OFF, ADMIN, user("friend", "old word"))
+    for check in (True, False):
+        found = apply(there, users=text, beside=True, check=check)
+        assert (found["changed"], found["pending"]) == (False, ["friend"])
+    assert apply(there, users=there.write(OFF, ADMIN), beside=True)["pending"] == []
 
 
 def test_the_operators_new_password_is_made_known_with_the_one_before(host, apply):
