@@ -35,6 +35,8 @@ ETC = Path("/etc/redis")
 OWNER = "redis"
 HEAD = "# Redis' own: it notes here whose replica it is. What the role writes: redis.conf, member.conf."
 SENTINEL_HEAD = "# Sentinel's own. What the role writes: sentinel-settings.conf."
+# How an operator empties a Redis of the role.
+EMPTY = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock FLUSHALL"
 # Settings that nobody is shown.
 SECRET = ("masterauth",)
 
@@ -177,7 +179,7 @@ class Group:
         if len(holding) > 1:
             raise GroupError(
                 f"{' and '.join(holding)} each hold data of their own; all but one would lose it. Back up, and "
-                "empty all but the one to keep: redis-cli FLUSHALL"
+                f"empty all but the one to keep: {EMPTY}"
             )
         return (holding or self.members)[0]
 
@@ -213,7 +215,7 @@ class Group:
         if master != self.me and self.keys(self.me) > 0 and self.is_master(self.me):
             raise GroupError(
                 f"{self.me} holds data of its own and would lose it as a replica of {master}. Back it up, then empty "
-                "it: redis-cli FLUSHALL"
+                f"it: {EMPTY}"
             )
         lines = [HEAD, *self._included, *([] if master == self.me else [f"replicaof {master} {self.port}"])]
         return {"changed": True, "master": master, "diff": [_begin(self.state, lines, check=check)]}
