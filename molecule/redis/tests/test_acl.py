@@ -133,7 +133,7 @@ def test_who_gives_no_name_is_refused(server):
         with pytest.raises(RedisError, match="already authenticated|invalid username"):
             Fleet(url).redis.ping()
     nobody = server.fleet.redis.acl_getuser("default")
-    assert (nobody["enabled"], nobody["passwords"], nobody["keys"]) == (False, [], [])
+    assert (nobody["enabled"], nobody["passwords"]) == (False, [])
 
 
 def hashes(server):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import Server
 from users import ROLE, refused, written
 
 CHECKOUT = Path(__file__).parents[3]
@@ -55,6 +56,16 @@ def test_an_inventory_with_one_password_has_a_user_for_each_purpose_with_a_passw
     assert passwords.keys() == rules.keys()
     assert len(set(passwords.values())) == 4
     assert not any("+@all" in rules[name] for name in ("worker", "client", "monitor"))
+
+
+def test_what_scripts_have_written_is_there_after_the_next_start(ansible, tmp_path):
+    """Redis loads its AOF as the user `default`, and asks for its rights before each transaction."""
+    path = tmp_path / "users.acl"
+    written(ansible, path, redis_password=Server.password)
+    for there in (0, 2):
+        with Server(tmp_path, "appendonly yes", f"aclfile {path}", user="admin") as server:
+            assert server.client.dbsize() == there
+            server.client.eval("redis.call('SET', 'a', 1) redis.call('SET', 'b', 1)", 0)
 
 
 def test_a_user_of_another_namespace_has_its_keys_and_queues_only(ansible, tmp_path):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ALL = "~* &* +@all"
-OFF = "user default off sanitize-payload resetpass -@all"
+OFF = f"user default off sanitize-payload resetpass {ALL}"
 
 
 def user(name: str, password: str, rights: str = ALL) -> str:
