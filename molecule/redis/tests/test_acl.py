@@ -130,7 +130,7 @@ def test_who_gives_no_name_is_refused(server):
     scheme, password, place = re.fullmatch(r"(rediss?://)admin:(.*)(@.*)", server.url()).groups()
     for login in (f"default:{password}", f":{password}", ""):
         url = f"{scheme}{login}{place if login else place[1:]}"
-        with pytest.raises(RedisError, match="already authenticated|invalid username"):
+        with pytest.raises(RedisError, match=r"already authenticated|invalid username"):
             Fleet(url).redis.ping()
     nobody = server.fleet.redis.acl_getuser("default")
     assert (nobody["enabled"], nobody["passwords"]) == (False, [])
@@ -154,6 +154,7 @@ def test_redis_gets_the_scripts_of_clients_back_at_its_start(server):
     """Also where no worker is there to load them."""
     redis = server.fleet.redis
     begins = server.host.check_output("systemctl show redis-server --property=ExecStartPost")
+    assert "code=exited ; status=0 }" in begins
     [command] = re.findall(r"argv\[\]=(/usr/bin/python3 [^;]*load_scripts.py [^ ;]*)", begins)
     redis.script_flush()
     assert server.host.run(command).rc == 0
