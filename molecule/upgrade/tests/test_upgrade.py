@@ -11,12 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from fleet import VERSION, Load, releases
+from fleet import VERSION, Load, releases, wait_until
 
 CHECKOUT = Path(__file__).parents[3]
 UNIT = "/etc/systemd/system/orbiter-worker@.service"
 # What the unit did not have in earlier times: it is taken out of what is deployed.
 NEWER = "WatchdogSec|LimitCORE|Protect|Restrict|Lock|SystemCall|RemoveIPC|PartOf|UMask"
+# Before systemd's own on the PATH of a host: who wants it to read its units waits here, as before the first restart.
+SYSTEMCTL = "/usr/local/bin/systemctl"
+WAITS = """#!/bin/sh
+if [ "$1" = daemon-reload ]; then
+  echo $$ >/run/waits
+  exec sleep 600
+fi
+exec /usr/bin/systemctl "$@"
+"""
 
 
 def versions(fleet):
@@ -93,20 +102,30 @@ def next_release(source):
 
 
 @pytest.fixture(scope="module")
-def crashed(back, inventory, fleet, workers, next_release):
+def crashed(back, inventory, fleet, workers, next_release, *, tmp_path_factory):
     """Kill the deployment of one more release when the hosts point at it and no instance has restarted."""
     command = ["ansible-playbook", "--inventory", inventory, "--extra-vars", json.dumps(next_release), "site.yml"]
     environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
-    play = subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True
-    )
-    shown = []
-    for line in play.stdout:
-        shown.append(line)
-        if "See which instances run" in line:
-            break
-    os.killpg(play.pid, signal.SIGKILL)
-    assert play.wait() == -signal.SIGKILL, "".join(shown)
+    shown = tmp_path_factory.mktemp("crashed") / "shown"
+    for host in workers.values():
+        host.check_output("printf %%s %s >%s && chmod +x %s", WAITS, SYSTEMCTL, SYSTEMCTL)
+    try:
+        with shown.open("w") as file:
+            play = subprocess.Popen(
+                command, cwd=CHECKOUT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        wait_until(
+            lambda: play.poll() is not None or all(host.file("/run/waits").exists for host in workers.values()),
+            within=600,
+            what=shown.read_text,
+        )
+        assert play.poll() is None, shown.read_text()
+        os.killpg(play.pid, signal.SIGKILL)
+        play.wait(60)
+    finally:
+        # What has gone on there gets no answer, and ends.
+        for host in workers.values():
+            host.run("kill $(cat /run/waits); rm --force /run/waits %s", SYSTEMCTL)
     return {"releases": releases(workers), "versions": versions(fleet)}
 
 
