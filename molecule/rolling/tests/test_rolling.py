@@ -149,6 +149,14 @@ timer.start()
 SMOKE = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:sleepy"}}
 
 
+@pytest.fixture(scope="module")
+def own_settings(play):
+    """Give worker1 the settings of the inventory afterwards: what follows counts on them."""
+    yield
+    assert play("playbooks/rolling_update.yml", "--limit=worker1").returncode == 0
+
+
+@pytest.mark.usefixtures("own_settings")
 def test_task_of_the_gate_is_tried_with_new_settings_and_not_without(failed, play, fleet):
     variables = {"worker_log_level": "warning", "worker_gate_task": SMOKE | {"metadata": {"seconds": 0.1}}}
 
@@ -162,6 +170,7 @@ def test_task_of_the_gate_is_tried_with_new_settings_and_not_without(failed, pla
     assert tried() == [task]
 
 
+@pytest.mark.usefixtures("own_settings")
 def test_task_of_the_gate_that_fails_takes_the_host_back(failed, play, fleet, workers):
     nothing = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:there_is_no_such"}}
     settings = "sha256sum /etc/orbiter/worker.env"
