@@ -77,8 +77,10 @@ def is_boolean(value):
 
 
 def listed(value):
-    """Return a list: text, as -e gives, is one with commas."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+    """Return a list: text, as -e gives, is one with commas. What is neither has one part, which is no name."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if hasattr(value, "__iter__") else [""]
 
 
 def is_list(value):
@@ -288,7 +290,7 @@ def durable(values):
             "temporal, which then gets a server, or set temporal_host to HOST:PORT of your own.",
         )
     extras = values.get("release_extras", values.get("worker_extras", ["temporal"]))
-    if "temporal" not in extras:
+    if "temporal" not in listed(extras):
         yield (
             "worker_extras",
             f"worker_executor is temporal, and worker_extras is {shown(extras)}. Add temporal to it.",
@@ -319,13 +321,17 @@ for variable in (*ENVIRONMENTS, "worker_credentials", "worker_compose_service"):
 def gate_task(values):
     """The gate's task has an agent, and nothing that the gate would leave out."""
     task = values["worker_gate_task"]
-    whole = isinstance(task, Mapping) and not set(task) - {"agent", "input", "metadata"}
-    if not whole or (task and not isinstance(task.get("agent"), Mapping)):
+    parts = {"agent": Mapping, "input": str, "metadata": Mapping}
+    if (
+        not isinstance(task, Mapping)
+        or (task and "agent" not in task)
+        or any(not isinstance(part, parts.get(name, ())) for name, part in task.items())
+    ):
         yield (
             "worker_gate_task",
-            f"worker_gate_task is {shown(task)}; it must be a mapping with agent, a mapping, and may have input and "
-            'metadata, as in {agent: {runtime: callable, name: smoke, target: "package.module:function"}}. Empty means '
-            "none.",
+            f"worker_gate_task is {shown(task)}; it must be a mapping with agent, a mapping, and may have input, text, "
+            "and metadata, a mapping, as in {agent: {runtime: callable, name: smoke, target: "
+            '"package.module:function"}}. Empty means none.',
         )
 
 
@@ -348,7 +354,7 @@ def environment_kinds(values):
     """Values arrive as they were written: Ansible would write None, True or 1.1."""
     added = added_environment(values)
     wrong = sorted(
-        name for name, value in added.items() if not isinstance(value, (str, int)) or isinstance(value, bool)
+        str(name) for name, value in added.items() if not isinstance(value, (str, int)) or isinstance(value, bool)
     )
     if wrong:
         yield (
@@ -375,7 +381,9 @@ def environment_size(values):
 def settings_lines(values):
     """Each setting has a name that a shell can read, and is on one line."""
     added = added_environment(values)
-    wrong = [name for name in added if not fits(name, "[A-Za-z_][A-Za-z0-9_]*") or CONTROL.search(str(added[name]))]
+    wrong = [
+        str(name) for name in added if not fits(name, "[A-Za-z_][A-Za-z0-9_]*") or CONTROL.search(str(added[name]))
+    ]
     wrong += [name for name in LINES if CONTROL.search(str(values[name]))]
     if wrong:
         yield (
@@ -436,7 +444,9 @@ def tasks_own(values):
     """Return names in C(worker_extra_env) that are tasks' own."""
     given = values["worker_extra_env"]
     return (
-        {name for name in given if not fits(name, rf"{NOT_FOR_TASKS}|OTEL_.*")} if isinstance(given, Mapping) else set()
+        {str(name) for name in given if not fits(name, rf"{NOT_FOR_TASKS}|OTEL_.*")}
+        if isinstance(given, Mapping)
+        else set()
     )
 
 
@@ -475,7 +485,7 @@ def tenants(values):
     rows = given if is_list(given) else []
     if not isinstance(given, str) and (not rows or not all(isinstance(one, Mapping) and "name" in one for one in rows)):
         return {"users": {}, "faults": []}  # none, or what is a matter of types
-    return redis_namespaces(given, values["redis_namespace"], listed(values["redis_queues"]))
+    return redis_namespaces(given, values["redis_namespace"], [str(one) for one in listed(values["redis_queues"])])
 
 
 def settings_of(values):
@@ -861,7 +871,8 @@ def served(values, redis):
     own, namespace = redis["redis_namespace"], values["worker_namespace"]
     if namespace != own:
         worker = re.sub("[{}]", "", str(namespace)) + "-worker"
-        known = [one.get("name") for one in redis["redis_namespaces"] if isinstance(one, Mapping)]
+        given = redis["redis_namespaces"]
+        known = [one.get("name") for one in given if isinstance(one, Mapping)] if is_list(given) else []
         if worker not in users_of(redis) and namespace not in known:
             yield (
                 "worker_namespace",

@@ -158,9 +158,33 @@ def test_defaults_follow_the_rules(ansible):
         ({"input": "x"}, False),
         ({"agent": "a.json"}, False),
         ({"agent": {}, "seconds": 1}, False),
+        ({"agent": {}, "input": 5}, False),
+        ({"agent": {}, "metadata": ["seconds"]}, False),
         ("smoke", False),
     ],
 )
 def test_task_of_the_gate_is_whole(task, right):
     found = list(_rules.gate_task({"worker_gate_task": task}))
     assert [name for name, _said in found] == ([] if right else ["worker_gate_task"])
+
+
+@pytest.mark.parametrize("value", [None, 5, True])
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (_rules.allow_imports, "worker_allow_imports"),
+        (_rules.allow_models, "worker_allow_models"),
+        (_rules.redis_queues, "redis_queues"),
+        (_rules.scripts, "redis_client_scripts_extra"),
+        (_rules.temporal_operators, "temporal_operators"),
+    ],
+)
+def test_what_is_no_list_breaks_the_rule_and_not_the_check(rule, name, value):
+    assert [broken for broken, _said in rule({name: value})] == [name]
+
+
+def test_names_of_settings_may_be_numbers_and_are_refused():
+    values = {"worker_extra_env": {1: "x"}, "worker_task_env": {8080: None}} | dict.fromkeys(_rules.LINES, "x")
+    assert [name for name, _said in _rules.settings_lines(values)] == ["worker_extra_env"]
+    assert [name for name, _said in _rules.environment_kinds(values)] == ["worker_task_env"]
+    assert _rules.tasks_own(values) == {"1"}
