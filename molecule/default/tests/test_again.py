@@ -36,3 +36,7 @@ def test_output_fits_on_a_screen(again):
 
 def test_nothing_changes(again):
     assert not [line for line in again[0].splitlines() if line.startswith("changed:")]
+
+
+def test_lock_is_held_from_the_beginning_and_nothing_else_is_said_of_it(again):
+    assert "Nothing keeps a second deploy" not in again[0]
