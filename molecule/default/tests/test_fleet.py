@@ -146,7 +146,7 @@ def test_executor_processes_read_the_files_of_tasks_and_others_do_not(workers, r
     for host in workers.values():
         for pid in executor_processes(host):
             folder = process_environment(host, pid)["TASK_CREDENTIALS_DIRECTORY"]
-            inside = f"nsenter --target {pid} --mount --setuid follow --setgid follow"
+            inside = f"nsenter --target {pid} --mount --setuid $(id -u orbiter) --setgid $(id -g orbiter)"
             assert host.check_output(f"{inside} cat {folder}/{name}") == text.rstrip()
         assert host.run(f"runuser --user nobody -- cat {folder}/{name}").rc != 0
         (kept,) = host.check_output(f"ls /etc/orbiter/credentials/*/{name}").split()
