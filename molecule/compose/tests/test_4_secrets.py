@@ -57,7 +57,8 @@ def test_no_password_is_in_what_ansible_says_nor_on_a_command_line(deployed, fle
 def test_no_password_is_on_a_host_but_in_the_files_for_it(deployed, on, wanted, name):
     host = on(name)
     files = files_with(host, wanted)
-    own = [file for file in files if not file.startswith(ENVIRONMENT)]
+    # Docker writes what it runs in a container into a file of root's for as long as that takes to start.
+    own = [file for file in files if not file.startswith((*ENVIRONMENT, "/tmp/runc-process"))]
     assert set(own) <= PLACES
     assert len(own) > 0  # the search finds what there is
     for file in own:
