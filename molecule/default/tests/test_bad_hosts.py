@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 
 import pytest
+
+from fleet import wait_until
 
 PYTHON = "/usr/local/bin/python-of-another-time"
 
@@ -74,6 +77,14 @@ def test_python_that_is_too_old(refused):
     assert "and the worker needs 3.99 or newer. Use Debian 12 or newer, or set ansible_python_interpreter" in shown
 
 
+def answers(address):
+    try:
+        socket.create_connection((address, 22), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_system_without_systemd(refused, runner, tmp_path):
     """A container whose first process is sshd."""
     variables = runner.get_variables("worker1")
@@ -87,6 +98,7 @@ def test_system_without_systemd(refused, runner, tmp_path):
     more = tmp_path / "more.ini"
     more.write_text(f"[workers]\nbare ansible_host={address}\n[testhosts]\nbare\n")
     try:
+        wait_until(lambda: answers(address), within=30, what=lambda: f"sshd of {name} does not answer")
         shown = refused(f"--inventory={more}")
     finally:
         subprocess.run(["docker", "stop", "--time=1", name], check=True, stdout=subprocess.DEVNULL)
