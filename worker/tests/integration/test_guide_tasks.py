@@ -181,7 +181,7 @@ async def test_redis_key_sizes_are_of_the_order_that_the_guide_says(fleet: Fleet
     events = sum([await memory(fleet, keys.stream(task_id)) for task_id in ids])
     said = sum([await fleet.client.xlen(keys.stream(task_id)) for task_id in ids])
     took = {"queue": queue, "task": record, "event": events / said, "worker": worker, "index": index}
-    most = {"queue": 1_500, "task": 1_500, "event": 800, "worker": 3_000, "index": 130}
+    most = {"queue": 1_500, "task": 1_500, "event": 800, "worker": 1_500, "index": 130}
     assert {name: size for name, size in took.items() if size > most[name]} == {}
 
 

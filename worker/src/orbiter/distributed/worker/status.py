@@ -143,7 +143,6 @@ class Status:
             "executor": settings.executor,
             "instance": settings.instance,
             "active": str(len(running)),
-            "current_task_ids": json.dumps(running),
             "state": self.visible.value,
             "pid": str(os.getpid()),
             "heartbeat_ttl": str(settings.heartbeat_ttl),
