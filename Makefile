@@ -62,9 +62,10 @@ test-molecule: ## Test the roles on hosts of their own, systemd in containers (S
 	@tools/molecule.sh $(SCENARIO)
 
 .PHONY: test-nightly
-test-nightly: ## Test the roles with the tests that take too long for every day, too, and on a virtual host
+test-nightly: ## Test what takes too long for every day: faults of 20 seeds, the roles' slow tests, a virtual host
 	@tools/prereqs.sh python redis engine vm
-	@failed=0; PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
+	@failed=0; [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory chaos SEED=1-20 DURATION=120 || failed=1; \
+	  PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
 
 .PHONY: test-vm
@@ -75,6 +76,16 @@ test-vm: ## Test executor processes in cgroups, on a virtual host with a kernel 
 .PHONY: bench
 bench: setup ## Measure ours beside bare redis-py (BENCH="drain --quick" for a part); JSON in .cache/bench.json
 	cd worker && python -m benchmarks --json "$(CURDIR)/.cache/bench.json" $(BENCH)
+
+.PHONY: chaos
+chaos: setup ## Throw the faults of a seed at a fleet, and print what held (SEED=1-3 DURATION=60 CHAOS="--faults reset")
+	cd worker && python -m chaos --seed "$(or $(SEED),1)" --duration "$(or $(DURATION),60)" \
+	  --json "$(CURDIR)/.cache/chaos.json" $(CHAOS)
+
+.PHONY: soak
+soak: setup ## The same for hours, seed after seed (SEED=1 HOURS=2): memory, connections and keys stay flat
+	cd worker && python -m chaos --seed "$(or $(SEED),1)" --hours "$(or $(HOURS),2)" --duration 1800 \
+	  --json "$(CURDIR)/.cache/soak.json" $(CHAOS)
 
 .PHONY: build
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz

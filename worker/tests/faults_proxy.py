@@ -137,6 +137,11 @@ class Link:
             await asyncio.wait(tasks)
             self.end(hard=True)
 
+    def lose_server(self, until: float) -> None:
+        """End the server's side by RST; the other hears nothing of that until then (monotonic)."""
+        self.ways["down"].closed_until = until
+        end(self._writers[1], hard=True)
+
     def end(self, *, hard: bool) -> None:
         """End both sides at once, whatever is under way: by RST or by FIN."""
         for writer in self._writers:

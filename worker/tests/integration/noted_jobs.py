@@ -31,7 +31,7 @@ def _note(context: Any, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _noted(context: Any) -> Iterator[None]:
+def noted(context: Any) -> Iterator[None]:
     _note(context, "begins")
     try:
         yield
@@ -44,31 +44,31 @@ def _noted(context: Any) -> Iterator[None]:
     _note(context, "ends")
 
 
-def _result(context: Any, text: str) -> dict[str, Any]:
+def result_of(context: Any, text: str) -> dict[str, Any]:
     return {"output": text, "attempt": context.attempt, "worker": os.environ["RUN_NOTES_BY"]}
 
 
 async def rest(context: Any) -> dict[str, Any]:
     """Sleep, answer."""
-    with _noted(context):
+    with noted(context):
         if seconds := context.metadata.get("seconds"):
             await asyncio.sleep(seconds)
-        return _result(context, "rested")
+        return result_of(context, "rested")
 
 
 async def fail(context: Any) -> dict[str, Any]:
     """Fail in the first so many attempts, then answer."""
-    with _noted(context):
+    with noted(context):
         await asyncio.sleep(context.metadata.get("seconds", 0))
         if context.attempt <= context.metadata["times"]:
             raise RuntimeError(f"attempt {context.attempt} failed")
-        return _result(context, "worked")
+        return result_of(context, "worked")
 
 
 async def talk(context: Any) -> dict[str, Any]:
     """Emit so many words, between them what a tool said, and take some seconds for that."""
     words = []
-    with _noted(context):
+    with noted(context):
         number = context.metadata["words"]
         for n in range(number):
             words.append(f"{context.attempt}.{n} ")
@@ -76,12 +76,12 @@ async def talk(context: Any) -> dict[str, Any]:
             if n % 5 == 4:
                 context.emit(ToolResultEvent(tool_name="t", tool_call_id=str(n), result="x"))
                 await asyncio.sleep(context.metadata["seconds"] * 5 / number)
-        return _result(context, "".join(words))
+        return result_of(context, "".join(words))
 
 
 async def stream(context: Any) -> AsyncIterator[str]:
     """Yield so many words, each later than the one before; their text is the result."""
-    with _noted(context):
+    with noted(context):
         for n in range(context.metadata["words"]):
             yield f"{context.attempt}.{n} "
             await asyncio.sleep(context.metadata["seconds"] / context.metadata["words"])
@@ -89,6 +89,6 @@ async def stream(context: Any) -> AsyncIterator[str]:
 
 def block(context: Any) -> dict[str, Any]:
     """Sleep in a thread, which nobody can stop."""
-    with _noted(context):
+    with noted(context):
         time.sleep(context.metadata["seconds"])
-        return _result(context, "blocked")
+        return result_of(context, "blocked")

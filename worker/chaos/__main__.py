@@ -1,0 +1,82 @@
+"""``python -m chaos [--seed N]... [--duration SECONDS]``: progress on stderr, the table on stdout; 1 where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+
+import click
+
+from chaos import plan, report
+from chaos.checker import Verdict, judge
+from chaos.history import History
+from chaos.play import LEASE, Play
+
+
+@click.command()
+@click.option("--seed", "seeds", multiple=True, default=("1",), help="A number, or a range as 1-20; repeatable.")
+@click.option("--duration", default=30.0, show_default=True, help="Seconds of tasks and faults for each seed.")
+@click.option("--hours", type=float, help="Go on with the next seeds for so long.")
+@click.option("--faults", default="", help="Kinds of fault, with commas between; all of them unless given.")
+@click.option("--lease", default=LEASE, show_default=True, help="Lifetime of a lease, seconds.")
+@click.option("--rate", default=plan.TASKS_A_SECOND, show_default=True, help="Tasks a second.")
+@click.option("--no-poison", is_flag=True, help="Without tasks that kill, block or fill their process.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where logs and histories stay.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all to a file.")
+@click.option("--again", type=click.Path(path_type=Path, exists=True), help="Judge a history.json again; play nothing.")
+def main(  # noqa: PLR0917 - click passes them by name
+    seeds: tuple[str, ...],
+    duration: float,
+    hours: float | None,
+    faults: str,
+    lease: int,
+    rate: float,
+    no_poison: bool,
+    keep: Path | None,
+    json_file: Path | None,
+    again: Path | None,
+) -> None:
+    """Throw faults that are drawn from seeds at a real fleet, and check what must hold all the same."""
+    kinds = [kind.strip() for kind in faults.split(",") if kind.strip()] or list(plan.FAULTS)
+    if unknown := sorted(set(kinds) - set(plan.FAULTS) - {"none"}):
+        raise click.BadParameter(f"{', '.join(unknown)}: no such kind; there are: {', '.join(plan.FAULTS)}, none")
+    verdicts: list[Verdict] = []
+    if again:
+        verdicts.append(judge(History.from_json(again.read_text())))
+    else:
+        directory = keep or Path(tempfile.mkdtemp(prefix="chaos-"))
+        until = time.monotonic() + 3600 * hours if hours else 0.0
+        for seed in count(_numbers(seeds)[0]) if hours else _numbers(seeds):
+            if hours and time.monotonic() > until:
+                break
+            place = directory / f"{seed}-{time.strftime('%H%M%S')}"
+            played = Play(seed, duration, place, kinds=kinds, lease=lease, rate=rate, poison=not no_poison)
+            verdicts.append(judge(asyncio.run(played.run())))
+            found = verdicts[-1].findings
+            click.echo(f"seed {seed}: {len(found)} findings; logs and history in {place}", err=True)
+    click.echo(report.text(verdicts))
+    if json_file:
+        json_file.write_text(json.dumps(report.to_dict(verdicts), indent=1) + "\n")
+    sys.exit(any(verdict.findings for verdict in verdicts))
+
+
+def _numbers(texts: tuple[str, ...]) -> list[int]:
+    found: list[int] = []
+    for text in texts:
+        first, _, last = text.partition("-")
+        try:
+            found += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise click.BadParameter(f"--seed {text}: write a number, or two with a hyphen between") from None
+    return found
+
+
+if __name__ == "__main__":
+    os.nice(5)
+    main()
