@@ -9,7 +9,7 @@ _KEYS = Keys()
 INDEX, BY_TIME, FLEET = _KEYS.index, _KEYS.by_time, _KEYS.fleet
 TASK_PREFIX, WORKER_PREFIX = _KEYS.task_prefix, _KEYS.worker_prefix
 task, stream, events, cancel = _KEYS.task, _KEYS.event_stream, _KEYS.events, _KEYS.cancel
-worker, control = _KEYS.worker, _KEYS.control
+worker, control, ended = _KEYS.worker, _KEYS.control, _KEYS.ended
 
 __all__ = [
     "BY_TIME",
@@ -19,6 +19,7 @@ __all__ = [
     "WORKER_PREFIX",
     "cancel",
     "control",
+    "ended",
     "events",
     "group",
     "stream",

@@ -48,7 +48,7 @@ ALLOWED = {
         "pubsub": {"publish", "subscribe", "unsubscribe"},
         "scripting": {"script|exists"},
         "set": {"sadd"},
-        "sortedset": {"zadd", "zrem", "zrange", "zrevrange"},
+        "sortedset": {"zadd", "zcard", "zrem", "zrange", "zrevrange"},
         "stream": {"xadd", "xrange", "xrevrange"},
     },
     "monitor": {

@@ -22,6 +22,7 @@ Q = "{orbiter:tasks}"
 STREAMS = {"queue": "orbiter:tasks", "dead letters": f"{Q}:dead", "events": "orbiter:stream:t1"}
 SETS = {"index": "orbiter:task:index"}
 SORTED_SETS = {"by_time": "orbiter:task:by_time", "delayed": f"{Q}:delayed", "fleet": "orbiter:fleet"}
+SORTED_SETS |= {"tasks": f"{Q}:tasks", "failed": "orbiter:ended:failed", "cancelled": "orbiter:ended:cancelled"}
 RECORDS = [
     f"orbiter:task:{task_id}" for task_id in ("t1", "b", "by_", "by_tim", "by_time2", "i", "inde", "index2", "*")
 ]
@@ -58,11 +59,12 @@ KEYLESS = {
 
 READS = {
     "hash": {"exists", "hget", "hgetall", "hmget"},
-    "sortedset": {"exists", "zrange", "zrevrange"},
+    "sortedset": {"exists", "zcard", "zrange", "zrevrange"},
     "stream": {"exists", "xrange", "xrevrange"},
 }
-# To submit is to write a record, an entry or a delayed task, and two lists. To cancel is to write a record, its last
-# event, and to take a delayed task away. Both keep a record for some time, and events. All else a client only reads.
+# To submit is to write a record, an entry or a delayed task, and three lists. To cancel is to write a record, its
+# last event, a list, and to take a delayed task away. Both keep a record for some time, and events. All else a client
+# only reads.
 CLIENT = {
     **{f"record {name}": {"hset", "hsetnx", "hdel", "expire", "pexpire", *READS["hash"]} for name in RECORDS},
     "queue": {"xadd"},
@@ -70,6 +72,9 @@ CLIENT = {
     "parked": {"hset", "hsetnx", "hdel"},
     "index": {"sadd"},
     "by_time": {"zadd", *READS["sortedset"]},
+    "tasks": {"zadd", *READS["sortedset"]},
+    "failed": READS["sortedset"],
+    "cancelled": {"zadd", *READS["sortedset"]},
     "events": {"xadd", "expire", "pexpire", *READS["stream"]},
     "worker": READS["hash"],
     "fleet": READS["sortedset"],
@@ -93,7 +98,8 @@ WORKER_REMOVES = {
     "worker": {"expire", "del"},
     "fleet": {"expire"},
     "index": {"del"},
-    "by_time": {"del"},
+    **{kind: {"del"} for kind in ("by_time", "failed", "cancelled")},
+    "tasks": {"del", "rename"},
     **{kind: {"rename"} for kind in ("queue", "dead letters", "delayed", "parked", "id")},
     "sweep": {"del", "pexpire", "rename"},
     "reconciling": {"del", "pexpire", "rename"},
@@ -191,8 +197,15 @@ def test_a_client_gives_each_key_what_submitting_following_and_cancelling_take(
     found = on(client, commands, "client", KEYS[kind])
     # It reads what is below these: one list of commands for all types, whose reads of another type fail.
     reads = {name for names in READS.values() for name in names}
-    readable = KEYS[kind].startswith(("orbiter:task:", "orbiter:stream:", "orbiter:workers:", "orbiter:fleet"))
-    scripted = KEYS[kind].startswith(("orbiter:task:", "orbiter:stream:")) or kind in {"queue", "delayed", "parked"}
+    readable = kind == "tasks" or KEYS[kind].startswith(
+        ("orbiter:task:", "orbiter:stream:", "orbiter:workers:", "orbiter:fleet", "orbiter:ended:")
+    )
+    scripted = KEYS[kind].startswith(("orbiter:task:", "orbiter:stream:")) or kind in {
+        "queue",
+        "delayed",
+        "parked",
+        "tasks",
+    }
     assert found - (reads if readable else set()) == (CLIENT.get(kind, set()) - reads) | (
         {"evalsha"} if scripted else set()
     )

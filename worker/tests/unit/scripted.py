@@ -410,6 +410,19 @@ class ScriptedHousekeeping(Scripted):
         status: str = await self._step("end_lost", lost.task_id, lost, default="failed")
         return status
 
+    async def note_workers(self, worker_ids: Sequence[str]) -> None:
+        await self._step("note_workers", list(worker_ids))
+
+    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
+        task_ids: list[str] = await self._step("queue_tasks", skip, default=[])
+        return task_ids
+
+    async def trim(self, gone: Sequence[str]) -> None:
+        await self._step("trim", list(gone))
+
+    async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
+        await self._step("list_again", dict(created), dict(ended))
+
     async def last_events(self, task_ids: Sequence[str]) -> list[dict[str, str] | None]:
         return [self.finals.get(task_id) for task_id in task_ids]
 

@@ -27,8 +27,8 @@ from orbiter.cli.render import print_json, task_json, task_view, tasks_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.cluster_broker import broker_for
 from orbiter.distributed.broker.records import CancelOutcome
-from orbiter.distributed.broker.store import PAGE, TaskStore
-from orbiter.distributed.models import DEFAULT_QUEUE, TaskResult, TaskStatus
+from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.models import TaskResult, TaskStatus
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -62,7 +62,8 @@ def list_tasks(
     wanted = _known_status(status)
 
     async def look(client: Redis) -> list[TaskResult]:
-        return await _list(TaskStore(redis_url, namespace=namespace(), client=client), wanted, only_queue, limit)
+        store = TaskStore(redis_url, namespace=namespace(), client=client)
+        return await store.list_tasks(wanted, limit, queue=only_queue)
 
     view = View(look=look, draw=tasks_view, as_json=lambda tasks: [task_json(found) for found in tasks])
     show(redis_url, view, watch=watch, as_json=as_json)
@@ -75,17 +76,6 @@ def _known_status(status: str | None) -> TaskStatus | None:
         return TaskStatus(status.lower())
     except ValueError:
         raise Failure(f"Invalid status: {status}. Valid values: {', '.join(TaskStatus)}") from None
-
-
-async def _list(store: TaskStore, status: TaskStatus | None, queue: str | None, limit: int) -> list[TaskResult]:
-    asked = limit if queue is None else max(limit, PAGE)
-    while True:
-        tasks = await store.list_tasks(status=status, limit=asked)
-        # 0.1 clients write no queue, and know one only.
-        found = [task for task in tasks if queue is None or (task.queue or DEFAULT_QUEUE) == queue]
-        if len(found) >= limit or len(tasks) < asked:
-            return found[:limit]
-        asked *= 4
 
 
 @task.command("status", cls=Watchable)

@@ -23,7 +23,7 @@ from orbiter.distributed.limits import FLEET_TTL, TASK_TTL
 from orbiter.distributed.names import check_task_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Sequence
+    from collections.abc import Awaitable, Collection, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -158,6 +158,7 @@ class ClusterBroker(TaskBroker):
         await self._run_each(
             [cluster.append_final_event(self.keys, outcome) for outcome, status in stands if status == outcome.status]
         )
+        await self._list_ended({outcome.claim.task.task_id: status for outcome, status in stands})
         for outcome, status in stands:
             if status != outcome.status:
                 await self.end_events(outcome.claim.task.task_id, status, "")
@@ -345,6 +346,21 @@ class ClusterBroker(TaskBroker):
         elif status == "cancelled":
             await self.end_events(lost.task_id, status, "")
         return status
+
+    async def end_events(self, task_id: str, status: str, error: str) -> None:
+        """End the events of a task that has ended, unless they have, and list it among those that ended so."""
+        await super().end_events(task_id, status, error)
+        await self._list_ended({task_id: status})
+
+    async def _list_ended(self, ended: Mapping[str, str]) -> None:
+        if not ended:
+            return
+        now = int(await self.now() * 1000)
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for task_id, status in ended.items():
+                pipeline.zadd(self.keys.ended(status), {task_id: now})
+            # No outcome depends on it; whoever reconciles lists what is on no list.
+            await self.within(pipeline.execute(raise_on_error=False))
 
     # -- steps ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
+from orbiter.distributed.broker.records import EVENT_STATUS
 from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.limits import TASK_TTL
 from orbiter.distributed.names import RESERVED_TASK_IDS
@@ -154,6 +155,37 @@ class Housekeeping:
     async def forget_workers(self, before: float) -> None:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
         await self._broker.within(self._broker.client.zremrangebyscore(self._keys.fleet, "-inf", int(before * 1000)))
+
+    async def note_workers(self, worker_ids: Iterable[str]) -> None:
+        """List workers that live and do not list themselves, as those of 0.1."""
+        now = int(await self.now() * 1000)
+        if beats := dict.fromkeys(worker_ids, now):
+            await self._broker.within(self._broker.client.zadd(self._keys.fleet, beats))
+
+    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
+        """Return a page of the queue's own list of tasks, the oldest first."""
+        redis: Any = self._broker.client
+        found: list[str] = await self._broker.within(redis.zrange(self._broker.keys.tasks, skip, skip + count - 1))
+        return found
+
+    async def trim(self, gone: Collection[str]) -> None:
+        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off those of ended tasks."""
+        before = int((await self.now() - self._broker.task_ttl) * 1000)
+        async with self._broker.client.pipeline(transaction=False) as pipeline:
+            if gone:
+                pipeline.zrem(self._broker.keys.tasks, *gone)
+            for status in EVENT_STATUS:
+                pipeline.zremrangebyscore(self._keys.ended(status), "-inf", before)
+            await self._broker.within(pipeline.execute())
+
+    async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
+        """List tasks where they are not listed: of this queue, and by status; each with its time, milliseconds."""
+        async with self._broker.client.pipeline(transaction=False) as pipeline:
+            if created:
+                pipeline.zadd(self._broker.keys.tasks, dict(created), nx=True)
+            for status, rows in ended.items():
+                pipeline.zadd(self._keys.ended(status), dict(rows), nx=True)
+            await self._broker.within(pipeline.execute())
 
     async def mend_times(self, now: float) -> None:
         """Take tasks off the order of time that have an impossible place there: before 1970, or a day or more ahead.

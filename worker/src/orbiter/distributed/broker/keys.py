@@ -41,6 +41,7 @@ class Keys:
         cancel_prefix: Likewise of the channel of its cancellation.
         worker_prefix: Likewise of a worker's heartbeat.
         control_prefix: Likewise of the channel of a worker's commands.
+        ended_prefix: What stands before the status in the name of a list of tasks that have ended so.
 
     Raises:
         InvalidNameError: No namespace can have this name.
@@ -56,6 +57,7 @@ class Keys:
     cancel_prefix: str = field(init=False)
     worker_prefix: str = field(init=False)
     control_prefix: str = field(init=False)
+    ended_prefix: str = field(init=False)
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
@@ -69,6 +71,7 @@ class Keys:
             "cancel_prefix": "cancel:",
             "worker_prefix": "workers:",
             "control_prefix": "control:",
+            "ended_prefix": "ended:",
         }.items():
             object.__setattr__(self, name, f"{self.namespace}:{text}")
 
@@ -96,6 +99,10 @@ class Keys:
         """Return the channel on which a worker is told to drain, to be quiet, or to resume."""
         return self.control_prefix + worker_id
 
+    def ended(self, status: str) -> str:
+        """Return the list of the tasks that have ended so: completed, failed or cancelled; by the time of that."""
+        return self.ended_prefix + status
+
     def of_queue(self, queue: str) -> QueueKeys:
         """Return the names for a queue of this namespace."""
         return QueueKeys(self.namespace, queue_in(self.namespace, queue))
@@ -111,6 +118,7 @@ class QueueKeys(Keys):
         delayed: Ids of the tasks that wait for their time, by due time.
         parked: Their payloads.
         dead: The stream of dead letters.
+        tasks: Ids of the queue's tasks, by the time of their creation.
         moving: What waited on a stream that could not be used any more, until it is on the new one.
     """
 
@@ -119,12 +127,13 @@ class QueueKeys(Keys):
     delayed: str = field(init=False)
     parked: str = field(init=False)
     dead: str = field(init=False)
+    tasks: str = field(init=False)
     moving: str = field(init=False)
 
     def __post_init__(self) -> None:
         Keys.__post_init__(self)
         object.__setattr__(self, "group", group(self.stream))
-        for name in ("delayed", "parked", "dead", "moving"):
+        for name in ("delayed", "parked", "dead", "tasks", "moving"):
             object.__setattr__(self, name, tagged(self.stream, name))
 
     def beside(self, what: str) -> str:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.inert import inert
-from orbiter.distributed.models import TaskResult, TaskStatus, broken_rule
+from orbiter.distributed.models import DEFAULT_QUEUE, TERMINAL, TaskResult, TaskStatus, broken_rule
 from orbiter.distributed.names import DEFAULT_NAMESPACE, RESERVED_TASK_IDS, check_task_id
 from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from redis.asyncio import Redis
 
 
 PAGE = 200
+LARGE_PAGE = 1000
+# What is no status of a record, or what an unknown one counts as.
+_ODD = frozenset({TaskStatus.UNREADABLE, TaskStatus.PENDING})
 _RECORDED = frozenset(TaskResult.model_fields) - {"unreadable"}
 _RECORDED_STATUSES = frozenset(TaskStatus) - {TaskStatus.UNREADABLE}
 _SHOWN = 60
@@ -93,23 +96,66 @@ class TaskStore(Connected):
             rows = await pipeline.execute(raise_on_error=False)
         return [read_record(task_id, row) for task_id, row in zip(ids, rows, strict=True)]
 
-    async def list_tasks(self, status: TaskStatus | str | None = None, limit: int = 100) -> list[TaskResult]:
-        """Return up to ``limit`` tasks, the newest first, of one status or of all."""
+    async def list_tasks(
+        self, status: TaskStatus | str | None = None, limit: int = 100, *, queue: str | None = None
+    ) -> list[TaskResult]:
+        """Return up to ``limit`` tasks, the newest first: of one status or of all, of one queue or of all.
+
+        Those of a status in which tasks end are in the order of their end, all others in that of their creation.
+        """
         found: list[TaskResult] = []
-        at = 0
-        while len(found) < limit:
-            ids: Any = await self.client.zrevrange(self._keys.by_time, at, at + PAGE - 1)
-            if not ids:
-                break
-            at += len(ids)
+        async for ids in self._pages(await self._source(status, queue)):
+            fitting = ids if status is None and queue is None else await self._fitting(ids, status, queue)
+            for at in range(0, len(fitting), PAGE):
+                tasks = await self.get_many(fitting[at : at + PAGE])
+                found += [task for task in tasks if task is not None and _fits(task, status, queue)]
+                if len(found) >= limit:
+                    return found[:limit]
+        return found
+
+    async def _source(self, status: TaskStatus | str | None, queue: str | None) -> str:
+        """Return the shortest list on which all such tasks are."""
+        lists = [self._keys.of_queue(queue).tasks] if queue is not None else []
+        lists += [self._keys.ended(status)] if status in TERMINAL else []
+        if not lists:
+            return self._keys.by_time
+        try:
+            lengths = {name: await self.client.zcard(name) for name in lists}
+        except NoPermissionError:
+            # A user with the rights of an earlier release, or to another queue.
+            return self._keys.by_time
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return self._keys.by_time
+        return min(lists, key=lambda name: lengths[name])
+
+    async def _pages(self, source: str) -> AsyncIterator[list[str]]:
+        redis: Any = self.client
+        at, size = 0, PAGE
+        while ids := await redis.zrevrange(source, at, at + size - 1):
             # A client may put anything on the list: what would be the name of a list is no record.
-            real = [task_id for task_id in ids if task_id not in RESERVED_TASK_IDS]
-            found += [
-                task
-                for task in await self.get_many(real)
-                if task is not None and (status is None or _has(task, status))
-            ]
-        return found[:limit]
+            yield [task_id for task_id in ids if task_id not in RESERVED_TASK_IDS]
+            at, size = at + len(ids), LARGE_PAGE
+
+    async def _fitting(self, ids: list[str], status: TaskStatus | str | None, queue: str | None) -> list[str]:
+        """Return those that may fit, by two fields of their records: most do not, and a whole record is dear."""
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for task_id in ids:
+                pipeline.hmget(self._keys.task(task_id), "status", "queue")
+            rows = await pipeline.execute(raise_on_error=False)
+        any_status = status is None or status in _ODD
+        return [
+            task_id
+            for task_id, row in zip(ids, rows, strict=True)
+            if isinstance(row, Exception)
+            or ((any_status or row[0] == status) and (queue is None or (row[1] or DEFAULT_QUEUE) == queue))
+        ]
+
+
+def _fits(task: TaskResult, status: TaskStatus | str | None, queue: str | None) -> bool:
+    # 0.1 clients write no queue, and know one only.
+    return (status is None or _has(task, status)) and (queue is None or (task.queue or DEFAULT_QUEUE) == queue)
 
 
 def read_record(task_id: str, row: Any) -> TaskResult | None:

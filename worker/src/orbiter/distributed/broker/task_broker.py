@@ -104,9 +104,11 @@ class TaskBroker(Connected):
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.event_ttl = event_ttl
+        self.task_ttl = task_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl, "stream_events": stream_events}
         self.group = self.keys.group
-        self._lists = {self.keys.index: "set", self.keys.by_time: "zset"}
+        self._lists = {self.keys.index: "set", self.keys.by_time: "zset", self.keys.tasks: "zset"}
+        self._lists |= {self.keys.ended(status): "zset" for status in EVENT_STATUS}
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
@@ -451,12 +453,14 @@ class TaskBroker(Connected):
         missing = [task_id for task_id, score in zip(task_ids, listed, strict=True) if score is None]
         if missing:
             seconds, micros = await self.within(self.client.time())
-            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000))
+            await self._index(dict.fromkeys(missing, seconds * 1000 + micros // 1000), ours=False)
 
-    async def _index(self, created: Mapping[str, int]) -> None:
+    async def _index(self, created: Mapping[str, int], *, ours: bool = True) -> None:
         async with self.client.pipeline(transaction=False) as pipeline:
             pipeline.sadd(self.keys.index, *created)
             pipeline.zadd(self.keys.by_time, dict(created), nx=True)
+            if ours:
+                pipeline.zadd(self.keys.tasks, dict(created), nx=True)
             await self.within(pipeline.execute())
 
     async def end_lost(self, lost: Lost) -> str:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.exceptions import ResponseError
 
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.connected import client_for
@@ -115,17 +116,24 @@ async def get_worker_fleet_status(
 
 
 async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
-    names = {name async for name in client.scan_iter(match=f"{keys.worker_prefix}*", count=_SCAN_COUNT)}
-    ids = [name.removeprefix(keys.worker_prefix) for name in sorted(names)]
+    try:
+        beats: Any = await client.zrange(keys.fleet, 0, -1, withscores=True)
+    except ResponseError:
+        beats = []
+    if beats:
+        ids = sorted(worker_id for worker_id, _ in beats)
+    else:
+        # Workers of 0.1 do not list themselves; one of ours that works beside them does it for them.
+        names = {name async for name in client.scan_iter(match=f"{keys.worker_prefix}*", count=_SCAN_COUNT)}
+        ids = [name.removeprefix(keys.worker_prefix) for name in sorted(names)]
     pipeline = client.pipeline(transaction=False)
     pipeline.time()
-    pipeline.zrange(keys.fleet, 0, -1, withscores=True)
     for worker_id in ids:
         pipeline.hgetall(keys.worker(worker_id))
     # Errors stay with their key: something foreign below the prefix stands for itself, and must not hide the fleet.
-    (seconds, micros), beats, *hashes = await pipeline.execute(raise_on_error=False)
+    (seconds, micros), *hashes = await pipeline.execute(raise_on_error=False)
     now = seconds + micros / 1e6
-    last_beats = {worker_id: score / 1000 for worker_id, score in beats} if isinstance(beats, list) else {}
+    last_beats = {worker_id: score / 1000 for worker_id, score in beats}
     fleet = [
         worker_health(worker_id, fields, now=now) if isinstance(fields, dict) else _no_heartbeat(worker_id, fields)
         for worker_id, fields in zip(ids, hashes, strict=True)

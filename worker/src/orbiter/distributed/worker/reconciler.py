@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from redis.exceptions import ResponseError
 
 from orbiter.distributed.broker.records import EVENT_STATUS, Lost
-from orbiter.distributed.models import event_from_json, is_final
+from orbiter.distributed.models import DEFAULT_QUEUE, event_from_json, is_final
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -189,6 +189,9 @@ class ReconcileStore(Protocol):
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text."""
 
+    async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
+        """List tasks where they are not listed: of this queue, and by status; each with its time, milliseconds."""
+
     async def last_events(self, task_ids: Sequence[str]) -> list[dict[str, str] | None]:
         """Return the last entry of each task's events, ``None`` where there is none."""
 
@@ -296,13 +299,28 @@ class Reconciler:
             state.skip = same + (state.skip if str(last) == state.score else 0)
             state.score = str(last)
         listed = dict(rows)
-        records = await self._records(list(listed))
+        records = await self._records(list(listed), unnamed=True)
         for record in records:
             record.listed = listed[record.task_id]
-        return records
+        await self._list_again(records, now)
+        # One that says no queue (0.1's) may have its entry anywhere.
+        return [record for record in records if record.values["queue"]]
 
-    async def _records(self, task_ids: Sequence[str]) -> list[_Record]:
-        """Return the records of this queue's tasks: one that says no queue (0.1's) may have its entry anywhere."""
+    async def _list_again(self, records: Iterable[_Record], now: int) -> None:
+        """List tasks where they are not: 0.1 and earlier releases list none; in a cluster it is a step of its own."""
+        known = [record for record in records if record.values["status"]]
+        ended: dict[str, dict[str, float]] = {}
+        for record in known:
+            if record.ended:
+                moment = _milliseconds(record.values["completed_at"])
+                # Text that is no time counts as now.
+                moment = int(moment) if 0 < moment < now else now
+                ended.setdefault(record.values["status"], {})[record.task_id] = moment
+        if known:
+            await self._store.list_again({record.task_id: int(record.listed) for record in known}, ended)
+
+    async def _records(self, task_ids: Sequence[str], *, unnamed: bool = False) -> list[_Record]:
+        """Return the records of this queue's tasks; ``unnamed`` ones (0.1's), which say none, as the default one's."""
         if not task_ids:
             return []
         rows = await self._store.records(task_ids, _FIELDS)
@@ -310,7 +328,9 @@ class Reconciler:
             _Record(task_id, {name: value or "" for name, value in zip(_FIELDS, row, strict=True)})
             for task_id, row in zip(task_ids, rows, strict=True)
         ]
-        return [record for record in records if record.values["queue"] == self._store.queue_name]
+        queue = self._store.queue_name
+        other = DEFAULT_QUEUE if unnamed else ""
+        return [record for record in records if (record.values["queue"] or other) == queue]
 
     async def _not_held(self, records: Iterable[_Record], now: int) -> list[_Record]:
         """Return those of the records that have not ended, although nothing is known to stand for them."""

@@ -17,7 +17,7 @@ from orbiter.distributed.worker.reconciler import Reconciler, ReconcileStore
 from orbiter.distributed.worker.troubles import Mender, MendStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from orbiter.distributed.broker.housekeeping import Consumer
     from orbiter.distributed.broker.queue_info import Backlog
@@ -56,6 +56,15 @@ class SweepStore(ReconcileStore, MendStore, Protocol):
 
     async def forget_workers(self, before: float) -> None:
         """Take workers off the list of all that have not beaten since then, epoch seconds."""
+
+    async def note_workers(self, worker_ids: Iterable[str]) -> None:
+        """List workers that live and do not list themselves."""
+
+    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
+        """Return a page of the queue's own list of tasks."""
+
+    async def trim(self, gone: Collection[str]) -> None:
+        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off those of ended tasks."""
 
     async def mend_times(self, now: float) -> None:
         """Take tasks off the order of time that have an impossible place there; ``now`` is epoch seconds."""
@@ -106,6 +115,7 @@ class Sweeper:
         self._pruned = "-inf"
         self._seen = 0
         self._adopted = 0
+        self._trimmed = 0
         self._reconciler = Reconciler(store, lease=lease)
 
     async def sweep(self, count: int) -> list[Entry]:
@@ -135,6 +145,9 @@ class Sweeper:
             self._next = 0.0
             return entries
         try:
+            await self._store.note_workers(
+                [consumer.name for consumer in consumers if consumer.status and not consumer.version]
+            )
             await self._tidy([consumer.name for consumer in consumers if _is_gone(consumer)])
         except ResponseError as error:
             # What was reclaimed is to be started all the same.
@@ -151,6 +164,7 @@ class Sweeper:
             await self._prune()
             if self._pruned == "-inf":
                 break
+        await self._trim()
         await self._adopt()
 
     @property
@@ -223,6 +237,14 @@ class Sweeper:
         kept = sum(score == last and status is not None for (_, score), status in zip(rows, statuses, strict=True))
         self._seen = kept + (self._seen if str(last) == self._pruned else 0)
         self._pruned = str(last)
+
+    async def _trim(self) -> None:
+        """Forget some tasks of this queue's list whose records have expired, and what ended too long ago."""
+        task_ids = await self._store.queue_tasks(skip=self._trimmed, count=ADOPT_BATCH)
+        records = await self._store.records(task_ids, ["status"])
+        gone = [task_id for task_id, (status,) in zip(task_ids, records, strict=True) if status is None]
+        await self._store.trim(gone)
+        self._trimmed = 0 if len(task_ids) < ADOPT_BATCH else self._trimmed + len(task_ids) - len(gone)
 
     async def _adopt(self) -> None:
         """Give some tasks that only 0.1 clients and workers know their place in the order of time, or forget them."""

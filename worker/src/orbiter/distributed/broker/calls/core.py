@@ -55,7 +55,7 @@ def due_ms(task: TaskPayload) -> int | str:
 
 def submit(queue: QueueKeys, tasks: Iterable[tuple[TaskPayload, str]], agents: Iterable[str]) -> Call[int]:
     """Accept tasks, each with its JSON, and the names of their agents; the result is how many were not known before."""
-    names = [queue.stream, queue.delayed, queue.parked, queue.index, queue.by_time]
+    names = [queue.stream, queue.delayed, queue.parked, queue.index, queue.by_time, queue.tasks]
     args: list[str | int] = []
     for (task, text), agent in zip(tasks, agents, strict=True):
         names.append(queue.task(task.task_id))
@@ -82,7 +82,8 @@ def resubmit(queue: QueueKeys, task: TaskPayload, *, letter: str, waiting: str) 
         The call; its result is ``pending``, ``gone``, or ``not`` and the status that forbids it.
     """
     task_id = task.task_id
-    names = [queue.stream, queue.dead, queue.task(task_id), queue.event_stream(task_id), queue.index, queue.by_time]
+    names = [queue.stream, queue.dead, queue.task(task_id), queue.event_stream(task_id)]
+    names += [queue.index, queue.by_time, queue.tasks]
     args = [task_id, task.agent_name, str(task.created_at), letter, waiting]
     return Call("core/resubmit", names, args, as_is)
 
@@ -158,7 +159,7 @@ def start(
     alive: Iterable[str] = (),
 ) -> Call[list[StartResult]]:
     """Start claimed tasks, unless they ended or were cancelled meanwhile."""
-    names = [queue.stream, queue.dead, queue.index, queue.by_time]
+    names = [queue.stream, queue.dead, queue.index, queue.by_time, queue.tasks]
     args: list[str | int] = [queue.group, consumer, max_crashes, lines(alive)]
     for entry, task in claimed:
         names += (queue.task(task.task_id), queue.event_stream(task.task_id))

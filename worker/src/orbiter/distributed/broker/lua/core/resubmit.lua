@@ -2,13 +2,13 @@
 -- Runs a task that failed or was cancelled once more, as if it had just been submitted. Fails with OOM, having written
 -- nothing, when Redis is full.
 -- KEYS  of the queue: queue, {queue}:dead
---       of the task: task hash, event stream, index set, by_time zset
+--       of the task: task hash, event stream, index set, by_time zset, {queue}:tasks
 -- ARGV  task id, agent name, created_at (epoch seconds, text), entry id of its dead letter (empty if it has none), id
 --       of an entry of its that still waits on the queue (empty if there is none)
 -- Returns 'pending' (it will run), 'gone' (no such letter or entry any more), or 'not ' and the status that forbids it.
 --!include entry_fields TASK_TTL now_ms requeue_dead_letter list_task
 local queue, dead = KEYS[1], KEYS[2]
-local task, events, index, by_time = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local task, events, index, by_time, tasks = unpack(KEYS, 3, 7)
 local id, agent, created, letter, waiting = unpack(ARGV)
 
 local status = redis.call('HGET', task, 'status')
@@ -23,7 +23,7 @@ redis.call('HSET', task, 'task_id', id, 'status', 'pending', 'retries', 0, 'cras
   'agent_name', agent)
 redis.call('HSETNX', task, 'created_at', created)
 redis.call('EXPIRE', task, TASK_TTL)
-list_task(index, by_time, id, now_ms())
+list_task(index, by_time, tasks, id, now_ms())
 -- The old final event would end every new subscriber at once.
 redis.call('DEL', events)
 

@@ -10,7 +10,7 @@
 -- Returns { for each outcome, for each claim }: of an outcome the recorded status, or 'lost' where nothing was written,
 -- as the claim is another's or the task had ended otherwise; of a claim what start_entry returns.
 --!include is_terminal holds_claim fence_of cancel_task end_record dead_letter entry_fields add_final_event
---!include promote start_entry each read_record
+--!include promote start_entry each read_record list_ended
 local queue, delayed, parked, dead = unpack(KEYS)
 local group, consumer, tasks, streams, channels, count, max_crashes, largest = unpack(ARGV, 1, 8)
 local recorded, settled, claimed = {}, {}, {}
@@ -52,6 +52,7 @@ local function settle(n)
   else
     end_record(task, status)
   end
+  list_ended(task, id, status)
   -- Of a task that has said nothing else, the record tells its end: a stream for one event would take five times what
   -- all else takes that is kept of the task.
   if status == 'completed' and redis.call('EXISTS', events) == 0 then

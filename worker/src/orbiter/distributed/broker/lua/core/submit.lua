@@ -1,13 +1,14 @@
 #!lua
 -- Accepts tasks, each once: submitting an id that is known changes nothing.
--- KEYS  queue, {queue}:delayed, {queue}:parked, index set, by_time zset, then for each task: task hash
+-- KEYS  queue, {queue}:delayed, {queue}:parked, index set, by_time zset, {queue}:tasks, then for
+--       each task: task hash
 -- ARGV  for each task: task id, payload JSON, agent name, created_at (epoch seconds, text), not_before (epoch ms; '' is
 --       now)
 -- Returns how many were not known before. Fails with OOM, having written nothing, when Redis is full.
 --!include now_ms TASK_TTL list_task
 local call, queue, accepted = redis.call, KEYS[1], 0
-for n = 6, #KEYS do
-  local task, at = KEYS[n], 5 * n - 29
+for n = 7, #KEYS do
+  local task, at = KEYS[n], 5 * n - 34
   local id, payload, due = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 4])
   if call('EXISTS', task) == 0 then
     accepted = accepted + 1
@@ -30,7 +31,7 @@ for n = 6, #KEYS do
       -- Known for as long as it can still run.
       call('PEXPIRE', task, string.format('%d', due - since + TASK_TTL * 1000))
     end
-    list_task(KEYS[4], KEYS[5], id, since)
+    list_task(KEYS[4], KEYS[5], KEYS[6], id, since)
   end
 end
 return accepted
