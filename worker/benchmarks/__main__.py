@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import counting, drain, durable, idle, isolation, shutdown, submit
+from benchmarks import agents, counting, drain, durable, idle, isolation, listings, memory, shutdown, streaming, submit
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
@@ -24,7 +24,7 @@ from orbiter.distributed.models import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("drain", "idle", "submit", "metrics", "isolation", "shutdown")
+NAMES = ("drain", "idle", "submit", "metrics", "isolation", "events", "agents", "memory", "listings", "shutdown")
 # Measured where it is asked for: it needs Temporal, and takes some minutes.
 EVERY = (*NAMES, "temporal")
 
@@ -47,6 +47,12 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "isolation": Plan(
             partial(isolation.measure, tasks=tasks, waits=50 if quick else 300, agents=tasks // 20), rounds
         ),
+        "events": Plan(
+            partial(streaming.measure, tokens=50 if quick else 500, deltas=10_000 if quick else 300_000), rounds
+        ),
+        "agents": Plan(partial(agents.measure, agents=max(100, tasks // 20)), rounds),
+        "memory": Plan(partial(memory.measure, tasks=tasks), 1),
+        "listings": Plan(partial(listings.measure, tasks=10_000 if quick else 100_000), rounds),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
         "temporal": Plan(partial(durable.measure, load=durable.Load(*((20, 5, 40) if quick else (200, 50, 2000)))), 1),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import floor
@@ -18,17 +19,23 @@ if TYPE_CHECKING:
     from orbiter.distributed import TaskResult
 
 SLOTS = 16
+# Of input, beside the small payload that all other rows are of.
+LARGE = 8_000
 PAGE = 1000
 
 
 def measure(machine: Machine, tasks: int) -> list[Measure]:
-    """Drain the same tasks by the floors and by a worker. The first tenth warms up and does not count."""
+    """Drain the same tasks by the floors and by workers. The first tenth warms up and does not count."""
     warm = tasks // 10
     raw, plain = (_floor(machine, tasks, warm, plain=plain) for plain in (False, True))
     ours = drained(machine, tasks, warm, "--isolation", "none")
+    raw_large = _floor(machine, tasks, warm, size=LARGE)
+    large = drained(machine, tasks, warm, "--isolation", "none", size=LARGE)
     return [
         Measure("drain: rate", "tasks/s", 1 / ours["seconds"], 1 / raw["seconds"], "≥ 0.8"),
         Measure("drain: …, beside redis-py alone", "tasks/s", 1 / ours["seconds"], 1 / plain["seconds"], "≥ 0.8"),
+        Measure("drain: …, payloads of 8 KB", "tasks/s", 1 / large["seconds"], 1 / raw_large["seconds"], "≥ 0.8"),
+        Measure("drain: two workers on two cores, beside one", "tasks/s", _two(machine, tasks), 1 / ours["seconds"]),
         Measure("drain: CPU of the process", "µs/task", ours["cpu"] * 1e6, raw["cpu"] * 1e6),
         Measure(
             "drain: CPU of redis-server", "µs/task", ours["server CPU"] / tasks * 1e6, raw["server CPU"] / tasks * 1e6
@@ -42,17 +49,29 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
     ]
 
 
-def _tasks(tasks: int, warm: int) -> list[TaskPayload]:
+def _tasks(tasks: int, warm: int, size: int = 1) -> list[TaskPayload]:
     """Return the tasks; the one after the warm-up and the last one gauge the process."""
     gauges = {warm, tasks - 1}
-    return [payload("gauge" if number in gauges else "nothing", f"task-{number}") for number in range(tasks)]
+    return [payload("gauge" if number in gauges else "nothing", f"task-{number}", size) for number in range(tasks)]
 
 
-def _floor(machine: Machine, tasks: int, warm: int, *, plain: bool = False) -> dict[str, float]:
+def _two(machine: Machine, tasks: int) -> float:
+    """Return the rate at which two workers drain a queue together, both on both cores, which Redis needs, too."""
+    machine.client.flushall()
+    asyncio.run(_submit(machine.url, _tasks(tasks, 0)))
+    options = ("--concurrency", str(SLOTS), "--isolation", "none")
+    with machine.another_worker("one", *options) as one, machine.another_worker("two", *options):
+        machine.wait(one, "a tenth is done", lambda: machine.client.xlen(DEFAULT_QUEUE) <= tasks * 0.9)
+        began, left = time.monotonic(), machine.client.xlen(DEFAULT_QUEUE)
+        machine.wait(one, "queue is drained", lambda: machine.client.xlen(DEFAULT_QUEUE) == 0)
+        return float(left / (time.monotonic() - began))
+
+
+def _floor(machine: Machine, tasks: int, warm: int, *, plain: bool = False, size: int = 1) -> dict[str, float]:
     machine.client.flushall()
     machine.client.xgroup_create(floor.QUEUE, floor.GROUP, id="0", mkstream=True)
     with machine.client.pipeline(transaction=False) as pipeline:
-        for task in _tasks(tasks, warm):
+        for task in _tasks(tasks, warm, size):
             pipeline.xadd(floor.QUEUE, {"payload": task.to_json()})
         pipeline.execute()
     before = machine.counters()
@@ -61,11 +80,16 @@ def _floor(machine: Machine, tasks: int, warm: int, *, plain: bool = False) -> d
 
 
 def drained(
-    machine: Machine, tasks: int, warm: int, *options: str, environment: Mapping[str, str] | None = None
+    machine: Machine,
+    tasks: int,
+    warm: int,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    size: int = 1,
 ) -> dict[str, float]:
     """Let a worker with these options drain the queue; return what that took, a task."""
     machine.client.flushall()
-    payloads = _tasks(tasks, warm)
+    payloads = _tasks(tasks, warm, size)
     asyncio.run(_submit(machine.url, payloads))
     before, looks = machine.counters(), 0
 

@@ -9,8 +9,6 @@ from functools import partial
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
-import redis.asyncio
-
 from benchmarks import floor
 from benchmarks.machine import BenchmarkError, payload
 from benchmarks.report import Measure
@@ -55,7 +53,7 @@ def measure(machine: Machine, tasks: int, *, isolation: str = "none") -> list[Me
 
 async def _in_turn(url: str, tasks: int) -> tuple[list[float], ...]:
     """Return the ways to both readers and to the worker, milliseconds. The first tenth warms up and does not count."""
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    client = floor.fastest(url)
     broker, store = TaskBroker(url), TaskStore(url)
     await broker.connect()
     await store.connect()

@@ -181,10 +181,10 @@ def open_machine() -> Iterator[Machine]:
             end(server)
 
 
-def payload(target: str, task_id: str) -> TaskPayload:
-    """Return a task that runs one of :mod:`benchmarks.targets`."""
+def payload(target: str, task_id: str, size: int = 1) -> TaskPayload:
+    """Return a task that runs one of :mod:`benchmarks.targets`; some 230 bytes of JSON, and ``size`` of input."""
     config = {"runtime": "callable", "target": f"benchmarks.targets:{target}"}
-    return TaskPayload(task_id=task_id, agent_config=config, input="x", created_at=time.time())
+    return TaskPayload(task_id=task_id, agent_config=config, input="x" * size, created_at=time.time())
 
 
 def pin(pid: int, *cores: int | None) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import redis.asyncio
-
 from benchmarks import floor
 from benchmarks.machine import payload, pin
 from benchmarks.report import Measure
@@ -48,7 +46,7 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
 
 
 async def _raw(url: str, tasks: int) -> tuple[float, float]:
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    client = floor.fastest(url)
     texts = [payload("nothing", f"task-{number}").to_json() for number in range(tasks)]
     began = time.monotonic()
     for at in range(0, tasks, BATCH):
@@ -84,7 +82,7 @@ async def _ours(url: str, tasks: int) -> tuple[float, float]:
 
 async def _client_singles(url: str, tasks: int) -> tuple[float, float, float, float]:
     """Return rates: ``Client.submit`` one after another and all at once, ``distributed()``, and a bare XADD."""
-    bare = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    bare = floor.fastest(url)
     texts = [payload("nothing", f"task-{number}").to_json() for number in range(tasks)]
     seconds = [0.0, 0.0, 0.0]
     async with Client(url) as client:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orbiter.distributed.models import StepEvent
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -45,3 +47,17 @@ async def tokens(context: Any) -> AsyncIterator[str]:
     for number in range(context.metadata["count"]):
         await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
         yield f"{time.monotonic()!r} "
+
+
+async def flood(context: Any) -> AsyncIterator[str]:
+    """Say when it begins, and then so many deltas, as fast as they are taken."""
+    yield f"{time.monotonic()!r} "
+    for _ in range(context.metadata["count"] - 1):
+        yield "token "
+
+
+async def steps(context: Any) -> str:
+    """Emit so many events that do not merge."""
+    for number in range(context.metadata["count"]):
+        context.emit(StepEvent(step_number=number + 1, agent_name="bench", status="started", started_at=0.0))
+    return ""

@@ -55,7 +55,22 @@ def test_quick_temporal_measures_both_executors_and_worker_memory(tmp_path: Path
 def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "'drain', 'idle', 'submit', 'metrics', 'isolation', 'shutdown', 'temporal'" in done.stderr
+    assert "'drain', 'idle', 'submit', 'metrics', 'isolation', 'events', 'agents', 'memory', " in done.stderr
+    assert "'listings', 'shutdown', 'temporal'" in done.stderr
+
+
+def test_quick_events_memory_and_listings_measure_what_readers_and_operators_wait_for(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("events", "agents", "memory", "listings", "--quick", "--tasks", "200", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())["benchmarks"]
+    rows = {name: {row["name"]: row["ours"] for row in rows} for name, rows in found.items()}
+    assert all(value > 0 for names in rows.values() for value in names.values())
+    assert rows["memory"]["memory: an event"] < 800
+    assert rows["memory"]["memory: a worker's heartbeat"] < 1_500
+    shown = [name for name in rows["listings"] if "memory" in name]
+    # The command's own, and not its parent's; twice what it takes.
+    assert [name for name in shown if not 20 < rows["listings"][name] < 100] == []
 
 
 def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):

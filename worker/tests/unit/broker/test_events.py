@@ -211,6 +211,22 @@ async def test_lone_event_leaves_at_once_and_what_follows_gathers_behind_it() ->
     running.cancel()
 
 
+async def test_event_that_comes_late_delays_only_the_next_one() -> None:
+    """Tokens at the rate of the windows would otherwise all wait for as long as the latest of them was late."""
+    sent = Sent()
+    log, began = sent.publisher.log("t", 1), asyncio.get_running_loop().time()
+    running = asyncio.create_task(sent.publisher.run())
+    late = {3: 0.01}
+    for number in range(8):
+        at = began + number * MERGE_WINDOW + late.get(number, 0.0)
+        await asyncio.sleep(at - asyncio.get_running_loop().time())
+        log.emit(f"{number}")
+    await asyncio.sleep(MERGE_WINDOW)
+    running.cancel()
+    waited = [at - began - number * MERGE_WINDOW for number, at in enumerate(sent.sent_at)]
+    assert waited == [pytest.approx(0.01 if number in (3, 4) else 0.0, abs=0.003) for number in range(8)]
+
+
 async def test_text_of_many_runs_that_stream_at_once_merges_in_each() -> None:
     sent = Sent()
     logs = [sent.publisher.log(f"t{number}", 1) for number in range(16)]

@@ -116,10 +116,10 @@ class EventLog:
         self._tail = ""
         self.closed = False
         self.on_sent: Callable[[int], None] | None = None
-        # Kept by the publisher: the time from which on its next event may leave; what waits, each row with ROW_BYTES,
-        # and how many rows; the same of what threads have emitted and the loop has not seen yet; what was left out and
-        # no event has said yet.
-        self.due = 0.0
+        # Kept by the publisher: the time from which on its next event may leave; when the first that waits was emitted;
+        # what waits, each row with ROW_BYTES, and how many rows; the same of what threads have emitted and the loop has
+        # not seen yet; what was left out and no event has said yet.
+        self.due = self.opened = 0.0
         self.weight = self.rows = 0
         self.posted = self.posted_rows = 0
         self.left_out = self.left_out_size = 0
@@ -334,7 +334,7 @@ class EventPublisher:
 
     def _remind(self, log: EventLog) -> None:
         """Have what waits of a log sent as soon as its window is over."""
-        now = 0.0 if self._loop is None else self._loop.time()
+        now = log.opened = 0.0 if self._loop is None else self._loop.time()
         if self._loop is None or log.due <= now:
             # The window is one of the time at which it was emitted: a call that was late once delays no other.
             log.due = now
@@ -506,7 +506,9 @@ class EventPublisher:
                 # Behind the others: one that emits much does not keep them waiting.
                 self._waiting[log] = rows[taken:]
             else:
-                log.due += MERGE_WINDOW
+                # One alone opened its window as it was emitted: where it came late, the next one waits for that, and no
+                # other does.
+                log.due = (log.opened if taken == 1 and rows[0].more is None else log.due) + MERGE_WINDOW
         for log in self._leaving:
             if log.emitted > log.most:
                 self._end(log)
