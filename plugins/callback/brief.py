@@ -22,6 +22,7 @@ author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 """
 
+from ansible import constants, context
 from ansible.plugins.callback.default import CallbackModule as Default
 
 
@@ -60,3 +61,14 @@ class CallbackModule(Default):
         """Show which tasks are included only to whoever asks for more."""
         if self._display.verbosity:
             super().v2_playbook_on_include(included_file)
+
+    def v2_playbook_on_stats(self, stats):
+        """Name the hosts that could not be reached, also in the middle of a task."""
+        super().v2_playbook_on_stats(stats)
+        if away := sorted(stats.dark):
+            self._display.display(
+                f"{', '.join(away)} could not be reached: what runs there goes on as it is, and tasks of a worker that"
+                " ends are taken over by others. See to it and run this again, or go on without it:"
+                f" --limit '{(context.CLIARGS.get('subset') or 'all')}:!{':!'.join(away)}'",
+                color=constants.COLOR_UNREACHABLE,
+            )

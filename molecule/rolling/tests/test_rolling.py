@@ -146,6 +146,25 @@ timer.start()
     wait_until(lambda: len(fleet.workers()) == 4, within=180, what=lambda: str(fleet.workers()))
 
 
+@pytest.mark.usefixtures("failed")
+@pytest.mark.parametrize("skip", [False, True])
+def test_host_that_goes_away_before_its_turn_stops_the_run_or_is_left_out(play, fleet, workers, tmp_path, skip):
+    """In its own batch worker2 has a port where nothing listens."""
+    more = tmp_path / "more.ini"
+    port = "{{ 9 if ansible_play_batch | default([]) == ['worker2'] else 22 }}"
+    more.write_text(f'[workers]\nworker2 ansible_port="{port}"\n')
+    before = processes(workers["worker2"])
+    done = play("playbooks/rolling_update.yml", f"--inventory={more}", orbiter_skip_unreachable=skip)
+    assert done.returncode == 2
+    shown = " ".join(done.stdout.split())
+    assert "worker2 went away while hosts before it were updated" in shown
+    assert ("--limit 'all:!worker2'" in shown) is not skip
+    assert ("was left out (orbiter_skip_unreachable)" in shown) is skip
+    assert processes(workers["worker2"]) == before
+    assert len(fleet.instances()) == 4
+    assert not fleet.redis.exists("orbiter:deploy")
+
+
 SMOKE = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:sleepy"}}
 
 

@@ -53,3 +53,11 @@ def test_settings_of_the_checkout_name_it():
     settings = (CHECKOUT / "ansible.cfg").read_text()
     assert "stdout_callback = brief\n" in settings
     assert "display_skipped_hosts = false\n" in settings
+
+
+def test_host_that_went_away_is_named_with_the_way_to_go_on_without_it(ansible, monkeypatch):
+    monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "orbiter.fleet.brief")
+    away = "b ansible_host=127.0.0.1 ansible_port=9 ansible_user=nobody"
+    done = ansible([HERE, away], "    - ping:\n", "--limit=a:b")
+    assert done.returncode == 4
+    assert "--limit 'a:b:!b'" in " ".join(done.stdout.split())
