@@ -108,6 +108,7 @@ NUMBERS = (
     "worker_max_steps",
     "worker_keep_releases",
     "worker_disk_free",
+    "worker_autoscale_wait",
 )
 NUMBERS_OR_NONE = ("worker_max_tasks_per_process", "worker_tasks_max", "worker_gate_settle")
 SIZES = ("worker_max_rss_per_process", "worker_memory_max")
@@ -141,6 +142,28 @@ def instances(values):
         )
 
 
+@rule("worker")
+def instance_limits(values):
+    """What autoscale may do has room for what the inventory gives."""
+    now = values["worker_instances"]
+    limits = (("min", "above", int.__gt__, "lower"), ("max", "below", int.__lt__, "raise"))
+    for name, where, beyond, remedy in limits:
+        limit = values[f"worker_instances_{name}"]
+        if limit == now or not fits(now, "[0-9]+"):
+            continue  # what is wrong with it is said of worker_instances
+        if not fits(limit, "[0-9]+"):
+            yield (
+                f"worker_instances_{name}",
+                f"worker_instances_{name} is {limit}; it must be a whole number, 0 or more.",
+            )
+        elif beyond(int(limit), int(now)):
+            yield (
+                f"worker_instances_{name}",
+                f"worker_instances_{name} is {limit} and worker_instances {now}; it must not be {where} it. Change "
+                f"worker_instances, which is what a deploy gives, or {remedy} worker_instances_{name}.",
+            )
+
+
 def number_rule(names, pattern, text):
     """Return a rule for variables that one pattern and one sentence hold for."""
     # A rule each: one that cannot be resolved hides no other.
@@ -154,7 +177,7 @@ def number_rule(names, pattern, text):
 
 number_rule(NUMBERS, "0*[1-9][0-9]*", "a whole number, 1 or more.")
 number_rule(NUMBERS_OR_NONE, "[0-9]+", "a whole number, 0 or more. 0 means no limit.")
-number_rule(("worker_max_task_retries",), "[0-9]+", "a whole number, 0 or more.")
+number_rule(("worker_max_task_retries", "worker_autoscale_quiet"), "[0-9]+", "a whole number, 0 or more.")
 number_rule(("worker_max_events",), "[1-9][0-9]{2,}", "a whole number, 100 or more.")
 number_rule(
     SIZES,

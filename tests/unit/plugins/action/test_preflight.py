@@ -42,6 +42,30 @@ def test_all_that_is_wrong_is_said_at_once_by_host_and_variable(prepare):
     assert shown.count("TASK [") == 1
 
 
+def test_instances_are_within_the_limits_of_autoscale(prepare):
+    said, _dummy = prepare(
+        workers=[
+            "w1 worker_instances=2 worker_instances_min=3 worker_instances_max=1",
+            "w2 worker_instances=2 worker_instances_min=1 worker_instances_max=few",
+            "w3 worker_instances=2 worker_instances_min=1 worker_instances_max=8",
+            "w4 worker_instances=-1",
+            "w5 worker_autoscale_wait=0 worker_autoscale_quiet=long",
+        ],
+    )
+    assert "w1: worker_instances_min is 3 and worker_instances 2; it must not be above it." in said
+    assert "w1: worker_instances_max is 1 and worker_instances 2; it must not be below it." in said
+    assert "w2: worker_instances_max is few; it must be a whole number" in said
+    assert "w3: " not in said
+    assert "w4: worker_instances_" not in said
+    assert "w5: worker_autoscale_wait is 0;" in said
+    assert "w5: worker_autoscale_quiet is long;" in said
+
+
+def test_misspelt_limits_of_autoscale_are_refused(prepare):
+    said, _dummy = prepare(workers=["w1 worker_instance_max=8"])
+    assert "did you mean worker_instances_max?" in said
+
+
 def test_what_is_right_is_one_result_and_goes_on(prepare):
     _dummy, shown = prepare()
     assert NEXT in shown
