@@ -46,7 +46,8 @@ class Redis:
         try:
             self._socket = _connect(place, timeout)
             if tls is not None:
-                self._socket = tls.wrap_socket(self._socket)
+                name = None if isinstance(place, str) else place[0]
+                self._socket = tls.wrap_socket(self._socket, server_hostname=name)
             self._answers = self._socket.makefile("rb")
         except OSError as error:
             raise NoAnswerError(f"nothing answers at {self.place}: {error}") from None

@@ -46,6 +46,15 @@ def test_every_plugin_is_shown_with_examples_and_results(kind, names):
         assert said["return"]
 
 
+def test_every_inventory_plugin_is_shown_with_examples():
+    names = sorted(path.stem for path in (CHECKOUT / "plugins/inventory").glob("*.py"))
+    found = shown("inventory", *names)
+    assert sorted(found) == names
+    for name, said in found.items():
+        assert said["doc"]["short_description"]
+        assert yaml.safe_load(said["examples"])["plugin"] == f"orbiter.fleet.{name}"
+
+
 def test_every_role_is_shown():
     found = shown("role", *ROLES)
     assert sorted(found) == ROLES
