@@ -65,6 +65,8 @@ test-molecule: ## Test the roles on hosts of their own, systemd in containers (S
 test-nightly: ## Test what takes too long for every day: faults of 20 seeds, the roles' slow tests, a virtual host
 	@tools/prereqs.sh python redis engine vm
 	@failed=0; [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory chaos SEED=1-20 DURATION=120 || failed=1; \
+	  [ -n "$(SCENARIO)" ] || (cd worker && python -m chaos.machine --examples 3000) || failed=1; \
+	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory mutations || failed=1; \
 	  PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
 
@@ -86,6 +88,10 @@ chaos: setup ## Throw the faults of a seed at a fleet, and print what held (SEED
 soak: setup ## The same for hours, seed after seed (SEED=1 HOURS=2): memory, connections and keys stay flat
 	cd worker && python -m chaos --seed "$(or $(SEED),1)" --hours "$(or $(HOURS),2)" --duration 1800 \
 	  --json "$(CURDIR)/.cache/soak.json" $(CHAOS)
+
+.PHONY: mutations
+mutations: setup ## Put faults into the code itself, one at a time, and see that each is found (ONLY=settle for some)
+	cd worker && python -m chaos.mutations --only "$(ONLY)"
 
 .PHONY: build
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz

@@ -60,9 +60,9 @@ def main(  # noqa: PLR0917 - click passes them by name
             verdicts.append(judge(asyncio.run(played.run())))
             found = verdicts[-1].findings
             click.echo(f"seed {seed}: {len(found)} findings; logs and history in {place}", err=True)
+            if json_file:
+                json_file.write_text(json.dumps(report.to_dict(verdicts), indent=1) + "\n")
     click.echo(report.text(verdicts))
-    if json_file:
-        json_file.write_text(json.dumps(report.to_dict(verdicts), indent=1) + "\n")
     sys.exit(any(verdict.findings for verdict in verdicts))
 
 
