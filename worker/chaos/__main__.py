@@ -18,6 +18,8 @@ from chaos.checker import Verdict, judge
 from chaos.history import History
 from chaos.play import LEASE, Play
 
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
 
 @click.command()
 @click.option("--seed", "seeds", multiple=True, default=("1",), help="A number, or a range as 1-20; repeatable.")
@@ -25,22 +27,26 @@ from chaos.play import LEASE, Play
 @click.option("--hours", type=float, help="Go on with the next seeds for so long.")
 @click.option("--faults", default="", help="Kinds of fault, with commas between; all of them unless given.")
 @click.option("--lease", default=LEASE, show_default=True, help="Lifetime of a lease, seconds.")
+@click.option("--drain", default=2.0, show_default=True, help="Seconds that a worker which ends gives its tasks.")
 @click.option("--rate", default=plan.TASKS_A_SECOND, show_default=True, help="Tasks a second.")
 @click.option("--no-poison", is_flag=True, help="Without tasks that kill, block or fill their process.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where logs and histories stay.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all to a file.")
-@click.option("--again", type=click.Path(path_type=Path, exists=True), help="Judge a history.json again; play nothing.")
+@click.option("--again", type=FILE, multiple=True, help="Judge a history.json again, and play nothing; repeatable.")
+@click.option("--docs", type=FILE, help="Write the figures into docs/reliability.md.")
 def main(  # noqa: PLR0917 - click passes them by name
     seeds: tuple[str, ...],
     duration: float,
     hours: float | None,
     faults: str,
     lease: int,
+    drain: float,
     rate: float,
     no_poison: bool,
     keep: Path | None,
     json_file: Path | None,
-    again: Path | None,
+    again: tuple[Path, ...],
+    docs: Path | None,
 ) -> None:
     """Throw faults that are drawn from seeds at a real fleet, and check what must hold all the same."""
     kinds = [kind.strip() for kind in faults.split(",") if kind.strip()] or list(plan.FAULTS)
@@ -48,7 +54,9 @@ def main(  # noqa: PLR0917 - click passes them by name
         raise click.BadParameter(f"{', '.join(unknown)}: no such kind; there are: {', '.join(plan.FAULTS)}, none")
     verdicts: list[Verdict] = []
     if again:
-        verdicts.append(judge(History.from_json(again.read_text())))
+        verdicts += [judge(History.from_json(path.read_text())) for path in again]
+        if json_file:
+            json_file.write_text(json.dumps(report.to_dict(verdicts), indent=1) + "\n")
     else:
         directory = keep or Path(tempfile.mkdtemp(prefix="chaos-"))
         until = time.monotonic() + 3600 * hours if hours else 0.0
@@ -56,13 +64,16 @@ def main(  # noqa: PLR0917 - click passes them by name
             if hours and time.monotonic() > until:
                 break
             place = directory / f"{seed}-{time.strftime('%H%M%S')}"
-            played = Play(seed, duration, place, kinds=kinds, lease=lease, rate=rate, poison=not no_poison)
+            options = {"kinds": kinds, "lease": lease, "drain": drain, "rate": rate, "poison": not no_poison}
+            played = Play(seed, duration, place, **options)
             verdicts.append(judge(asyncio.run(played.run())))
             found = verdicts[-1].findings
             click.echo(f"seed {seed}: {len(found)} findings; logs and history in {place}", err=True)
             if json_file:
                 json_file.write_text(json.dumps(report.to_dict(verdicts), indent=1) + "\n")
     click.echo(report.text(verdicts))
+    if docs:
+        docs.write_text(report.with_figures(docs.read_text(), verdicts))
     sys.exit(any(verdict.findings for verdict in verdicts))
 
 

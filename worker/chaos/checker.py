@@ -16,6 +16,8 @@ STOPPED_WITHIN = 0.35
 CLOSE = 0.15
 # Seconds of a run behind whose first quarter growth can be told from warming up.
 LONG_ENOUGH = 600
+# Faults that cost no run.
+GENTLE = frozenset({"end worker", "reset", "kill clients", "delay"})
 FINAL = {"completed": "completed", "failed": "error", "cancelled": "cancelled"}
 
 
@@ -119,6 +121,17 @@ def counted(history: History) -> Iterator[Finding]:
         for attempt, number in Counter(run.attempt for run in of_task).items():
             if number > 1:
                 yield Finding("counted", task, f"attempt {attempt} ran {number} times")
+
+
+def losses_have_a_cause(history: History) -> Iterator[Finding]:
+    """Where nothing was killed, frozen or cut off for long, no run is lost."""
+    if not GENTLE.issuperset(happened.kind for happened in history.faults):
+        return
+    if any(known.guilty for known in history.submitted.values()):
+        return
+    for task, record in history.records.items():
+        if record.losses:
+            yield Finding("a loss without a cause", task, f"{record.losses} losses ({record.status})")
 
 
 def has_run(history: History) -> Iterator[Finding]:
@@ -257,6 +270,7 @@ CHECKS: Sequence[Callable[[History], Iterator[Finding]]] = (
     ends_as_it_must,
     charged,
     counted,
+    losses_have_a_cause,
     has_run,
     early,
     doubled,

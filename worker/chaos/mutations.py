@@ -46,6 +46,12 @@ class Mutation:
 
 MACHINE = ("chaos.machine", "--seed", "1", "--examples", "100")
 
+
+def faults(kinds: str, *options: str, seed: int = 1) -> tuple[str, ...]:
+    """Return a run of some kinds of faults; where these cost no run, neither do its tasks."""
+    return ("chaos", "--seed", str(seed), "--duration", "15", "--faults", kinds, *options)
+
+
 MUTATIONS = (
     Mutation(
         "owner check in settle",
@@ -86,6 +92,41 @@ MUTATIONS = (
         "  if true then\n",
         MACHINE,
         "AssertionError",
+    ),
+    Mutation(
+        "own history is read after a reconnect",
+        "worker/fetcher.py",
+        "            recovers = flow.recover and not flow.heartbeat_overdue\n",
+        "            recovers = False\n",
+        faults("delay,reset,kill clients", "--no-poison", "--lease", "12", "--rate", "50"),
+        "a loss without a cause",
+    ),
+    Mutation(
+        "requeue after a read was ended",
+        "worker/fetcher.py",
+        "        await self._give_back()\n",
+        "",
+        faults("end worker", "--no-poison", "--lease", "8", "--drain", "6", "--rate", "90"),
+        "a loss without a cause",
+    ),
+    Mutation(
+        "renewal during a drain",
+        "worker/lease.py",
+        "        held = self._flow.runs.held\n        slots",
+        "        held = self._flow.runs.held if self._flow.open else {}\n        slots",
+        faults("end worker", "--no-poison", "--drain", "8"),
+        "a loss without a cause",
+    ),
+    Mutation(
+        "kill before requeue",
+        "execution/processes/executor_process.py",
+        "        if self.status is None:\n            with contextlib.suppress(OSError):\n"
+        "                os.killpg(self.pid, signal.SIGKILL)\n",
+        "        if self.status is None and self.runs:\n            self._owner.died(self)\n"
+        "            self._loop.call_later(3, self.kill)\n        elif self.status is None:\n"
+        "            with contextlib.suppress(OSError):\n                os.killpg(self.pid, signal.SIGKILL)\n",
+        faults("freeze executor", "--no-poison"),
+        "doubled under live leases",
     ),
 )
 

@@ -42,7 +42,7 @@ HEAL_WITHIN = 180.0
 READERS_WITHIN = 20.0
 # AOF as documented for production; a script may not run into a snapshot.
 REDIS = ('save ""', "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction")
-SETTINGS = ("--drain-timeout", "2", "--retry-backoff", "0.2", "--stall-timeout", "2", "--log-level", "info")
+SETTINGS = ("--retry-backoff", "0.2", "--stall-timeout", "2", "--log-level", "info")
 SETTINGS += ("--max-rss-per-process", "400000000")
 # Of the workers, in order: how many executor processes each has.
 ISOLATION = (("--processes", "1"), ("--processes", "2"), ("--processes", "1"), ("--processes", "2"))
@@ -52,13 +52,13 @@ FAILED = (RedisError, OSError, TimeoutError)
 class Member:
     """A place in the fleet: a worker's id, and the process that has it now."""
 
-    def __init__(self, name: str, url: str, options: tuple[str, ...], directory: Path, lease: int) -> None:
+    def __init__(self, name: str, url: str, options: tuple[str, ...], directory: Path) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         self.asked: list[str] = []
         self._env = environment(RUN_NOTES=str(directory / "notes"), RUN_NOTES_BY=name)
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--worker-id", name, "--redis-url", url]
-        command += ["--heartbeat-ttl", str(lease), "--concurrency", str(SLOTS), "--allow-import", "chaos.jobs"]
+        command += ["--concurrency", str(SLOTS), "--allow-import", "chaos.jobs"]
         self._command = tied([*command, *SETTINGS, *options], signal.SIGKILL)
         self.start()
 
@@ -96,6 +96,7 @@ class Play:
         lease: Seconds.
         rate: Tasks a second.
         poison: Whether there are tasks that do harm to their process.
+        drain: Seconds for which a worker that ends waits for its tasks.
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class Play:
         lease: int = LEASE,
         rate: float = plan.TASKS_A_SECOND,
         poison: bool = True,
+        drain: float = 2.0,
     ) -> None:
         self.directory = directory
         self.history = History(seed, duration, lease)
         self._works = plan.draw_work(seed, duration, rate=rate, poison=poison)
         self._faults = plan.draw_faults(seed, duration, kinds)
         self._lease = lease
+        self._drain = drain
         self._notes = directory / "notes"
         self._notes.mkdir(parents=True)
         self._members: list[Member] = []
@@ -163,8 +166,9 @@ class Play:
             self._fleet = Fleet(self._url, client)
             await self._fleet.broker.ensure_group()
             urls = [proxy.url for proxy in self._proxies] + [self._url] * (plan.WORKERS - plan.PROXIED)
+            options = ("--heartbeat-ttl", str(self._lease), "--drain-timeout", str(self._drain))
             self._members = [
-                Member(f"w{n}", url, ISOLATION[n], self.directory, self._lease) for n, url in enumerate(urls)
+                Member(f"w{n}", url, (*options, *ISOLATION[n]), self.directory) for n, url in enumerate(urls)
             ]
             async with (
                 self._producers() as producers,

@@ -9,6 +9,77 @@ from typing import Any
 from chaos.checker import Verdict, summary
 
 TOLD = 12
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+# Of each kind of fault: what may happen, and what holds.
+MATRIX = {
+    "kill worker": (
+        "its runs end where they are, its executor processes with them",
+        "they run again: at once where the same worker starts anew on that host, else when the lease has run out",
+    ),
+    "end worker": (
+        "runs that do not end within `--drain-timeout` are handed back",
+        "no run is lost; a hand-off charges nothing",
+    ),
+    "end worker, hurry": ("all runs are handed back at once", "no run is lost; a hand-off charges nothing"),
+    "freeze worker": (
+        "its leases run out; a run that is frozen with it may wake up beside its successor",
+        "what it does after its lease changes nothing; its executor processes end themselves at the lease's end",
+    ),
+    "kill executor": (
+        "the runs in that process are lost, and each runs alone next",
+        "the worker and other processes go on; nobody is charged without proof",
+    ),
+    "freeze executor": (
+        "what runs in it waits, and is killed after `--stall-timeout`",
+        "the process is dead before its tasks run again",
+    ),
+    "freeze redis": (
+        "everything waits",
+        "nothing is lost; runs whose lease could not be renewed are stopped and run again",
+    ),
+    "restart redis": ("everything waits for the AOF to be read", "nothing is lost"),
+    "kill redis": (
+        "everything waits; with `appendfsync everysec` a power cut may lose the last second",
+        "what had been written is there: the kernel keeps it when only the process dies",
+    ),
+    "pause clients": ("everything waits", "nothing is lost; runs whose lease could not be renewed run again"),
+    "kill clients": (
+        "a claim or an outcome whose answer was under way is in doubt",
+        "outcomes are sent again and count once; claims are found in the own history",
+    ),
+    "fill redis": (
+        "submit is refused with a clear error; progress events may be left out",
+        "outcomes are recorded all the same; what was accepted runs",
+    ),
+    "delay": ("everything takes longer", "nothing is lost"),
+    "drop": (
+        "calls hang, and arrive late",
+        "each call is given up after six seconds; what arrives late is refused by its fence",
+    ),
+    "reset": ("as where clients are killed", "as where clients are killed"),
+    "half-open": (
+        "a worker talks to nobody and is not told",
+        "it notices after six seconds, and stops its runs before their leases end",
+    ),
+}
+NAMES = {
+    "kill worker": "SIGKILL of a worker",
+    "end worker": "SIGTERM of a worker",
+    "end worker, hurry": "SIGTERM of a worker, twice",
+    "freeze worker": "SIGSTOP of a worker, for up to 6 s",
+    "kill executor": "SIGKILL of an executor process",
+    "freeze executor": "SIGSTOP of an executor process, for up to 6 s",
+    "freeze redis": "SIGSTOP of Redis, for up to 5 s",
+    "restart redis": "restart of Redis",
+    "kill redis": "SIGKILL of Redis, away for up to 2 s",
+    "pause clients": "CLIENT PAUSE, for up to 5 s",
+    "kill clients": "CLIENT KILL of all connections",
+    "fill redis": "`maxmemory` reached, for up to 4 s",
+    "delay": "network: each packet up to 0.3 s late",
+    "drop": "network: silence for up to 8 s, then all of it late",
+    "reset": "network: connections reset",
+    "half-open": "network: one side gone, the other not told for up to 10 s",
+}
 
 
 def to_dict(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -63,4 +134,47 @@ def text(verdicts: Sequence[Verdict]) -> str:
             seen = Counter(finding.check for finding in verdict.findings)
             lines += ["", f"seed {verdict.seed}: {len(verdict.findings)} findings: {dict(seen)}"]
             lines += [f"  {finding}" for finding in verdict.findings[:TOLD]]
+    return "\n".join(lines)
+
+
+def with_figures(page: str, verdicts: Sequence[Verdict]) -> str:
+    """Return docs/reliability.md with the figures of these runs.
+
+    Raises:
+        ValueError: The page has no place for them.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page needs the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{_figures(verdicts)}\n{END}{after}"
+
+
+def _figures(verdicts: Sequence[Verdict]) -> str:
+    number, found = totals(verdicts), sum(len(verdict.findings) for verdict in verdicts)
+    seeds = ", ".join(str(verdict.seed) for verdict in verdicts)
+    seconds = sum(verdict.duration for verdict in verdicts)
+    lines = [
+        f"Seeds {seeds}, {seconds:.0f} s of faults, {number['faults']} faults, {found} findings:",
+        "",
+        "| of {accepted} tasks that were accepted | |".format(**number),
+        "| --- | --- |",
+    ]
+    rows = ("completed", "failed", "cancelled", "lost", "stuck", "doubled under live leases", "doubled after expiry")
+    lines += [f"| {name} | {number[name]} |" for name in rows]
+    lines += [
+        f"| innocents charged with a crash | {number['innocents charged']} |",
+        f"| hung subscribers, of {number['subscribers']} | {number['hung subscribers']} |",
+        f"| runs; of these repeated after an error, lost, handed off | {number['runs']}; {number['retries']},"
+        f" {number['losses']}, {number['hand-offs']} |",
+        "",
+        "| fault | what may happen | what holds | runs again after: median, longest (times) |",
+        "| --- | --- | --- | --- |",
+    ]
+    times = recoveries(verdicts)
+    for kind, (may, holds) in MATRIX.items():
+        figure = (
+            "{:.1f} s, {:.1f} s ({})".format(*summary(times[kind]), len(times[kind])) if kind in times else "not drawn"
+        )
+        lines.append(f"| {NAMES[kind]} | {may} | {holds} | {figure} |")
     return "\n".join(lines)

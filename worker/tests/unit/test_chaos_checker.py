@@ -116,6 +116,13 @@ def later_attempt(known: History) -> None:
     known.records["again"].worker = "w0"
 
 
+def loss_without_cause(known: History) -> None:
+    """Nothing was killed, and no task does harm; yet one lost a run."""
+    known.faults = [Happened("reset", 5.0, 5.0, "w1")]
+    known.submitted["guilty"].guilty = False
+    known.submitted["guilty"].ends.append("failed")
+
+
 def recorded_without_run(known: History) -> None:
     known.runs[0].how = "stopped"
 
@@ -204,6 +211,7 @@ def worker_exits_badly(known: History) -> None:
         (uncounted_loss, "counted"),
         (attempt_used_twice, "counted"),
         (later_attempt, "counted"),
+        (loss_without_cause, "a loss without a cause"),
         (recorded_without_run, "recorded has run"),
         (result_of_another, "recorded has run"),
         (before_its_time, "early"),
@@ -263,6 +271,19 @@ def test_a_report_tells_of_every_seed_and_finding() -> None:
     assert told["recovery"]["kill worker"] == {"times": 2, "median": 3.5, "longest": 3.5}
     assert [row["check"] for row in told["findings"]] == ["leftovers"]
     assert "x never expires" in report.text(verdicts)
+
+
+def test_figures_go_to_their_place_on_the_page() -> None:
+    page = f"# Title\n{report.BEGIN}\nformer figures\n{report.END}\nend\n"
+    written = report.with_figures(page, [checker.judge(history())])
+    assert "former figures" not in written
+    assert written.startswith("# Title\n")
+    assert written.endswith(f"{report.END}\nend\n")
+    assert "| lost | 0 |" in written
+    assert "3.5 s, 3.5 s (1) |" in written
+    assert set(report.MATRIX) == set(report.NAMES) == set(FAULTS)
+    with pytest.raises(ValueError, match="needs the lines"):
+        report.with_figures("# Title", [])
 
 
 def test_a_seed_makes_the_same_run_each_time() -> None:
