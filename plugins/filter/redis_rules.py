@@ -52,7 +52,7 @@ _value:
 
 DEFAULT = "orbiter"
 # They begin as records do, and are none.
-LISTS = ("by_time", "index")
+LISTS = ("by_time", "ended", "index")
 
 
 def all_but(prefix, names):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.machine import BenchmarkError, pin
 from benchmarks.report import Measure
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.records import ended_score
 from orbiter.distributed.models import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def _finished(machine: Machine, status: str, queue: str, number: int) -> None:
             for task_id in ids:
                 pipeline.hset(KEYS.task(task_id), mapping=fields | {"task_id": task_id})
             pipeline.sadd(KEYS.index, *ids)
-            for name in (KEYS.by_time, of_queue.tasks, KEYS.ended(status)):
+            for name in (KEYS.by_time, of_queue.tasks):
                 pipeline.zadd(name, dict.fromkeys(ids, now))
+            pipeline.zadd(KEYS.ended, dict.fromkeys(ids, ended_score(status, now)))
             pipeline.execute()
 
 

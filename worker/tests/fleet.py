@@ -20,8 +20,8 @@ from tests.support import PATIENCE, wait_until
 
 QUEUE = "orbiter:tasks"
 # What may be there for ever; everything else expires.
-WITHOUT_TTL = {QUEUE, f"{{{QUEUE}}}:dead", f"{{{QUEUE}}}:id", keys.INDEX, keys.BY_TIME, keys.tagged(QUEUE, "tasks")}
-WITHOUT_TTL |= {keys.ended(status) for status in ("completed", "failed", "cancelled")}
+WITHOUT_TTL = {QUEUE, f"{{{QUEUE}}}:dead", f"{{{QUEUE}}}:id", keys.INDEX, keys.BY_TIME, keys.ENDED}
+WITHOUT_TTL |= {keys.tagged(QUEUE, "tasks")}
 
 
 def job_payload(job: str, text: str = "", **fields: Any) -> TaskPayload:

@@ -6,20 +6,20 @@ from orbiter.distributed.broker.keys import Keys, group, tagged
 
 _KEYS = Keys()
 
-INDEX, BY_TIME, FLEET = _KEYS.index, _KEYS.by_time, _KEYS.fleet
+INDEX, BY_TIME, ENDED, FLEET = _KEYS.index, _KEYS.by_time, _KEYS.ended, _KEYS.fleet
 TASK_PREFIX, WORKER_PREFIX = _KEYS.task_prefix, _KEYS.worker_prefix
 task, stream, events, cancel = _KEYS.task, _KEYS.event_stream, _KEYS.events, _KEYS.cancel
-worker, control, ended = _KEYS.worker, _KEYS.control, _KEYS.ended
+worker, control = _KEYS.worker, _KEYS.control
 
 __all__ = [
     "BY_TIME",
+    "ENDED",
     "FLEET",
     "INDEX",
     "TASK_PREFIX",
     "WORKER_PREFIX",
     "cancel",
     "control",
-    "ended",
     "events",
     "group",
     "stream",

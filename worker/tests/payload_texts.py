@@ -25,6 +25,7 @@ ODD_PAYLOADS = [
     ('{"task_id":null}', "", ""),
     ('{"task_id":"index"}', "", ""),
     ('{"task_id":"by_time"}', "", ""),
+    ('{"task_id":"ended"}', "", ""),
     (f'{{"task_id":"{200 * "x"}"}}', 200 * "x", 200 * "x"),
     (f'{{"task_id":"{201 * "x"}"}}', "", ""),
     ('["task_id"]', "", ""),

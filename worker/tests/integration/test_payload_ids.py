@@ -31,7 +31,7 @@ _BOTH = "".join((_LIB / f"{part}.lua").read_text() for part in ("plain_task_id",
 _READ = f"#!lua flags=no-writes\n{_BOTH}return {{ plain_task_id(ARGV[1]) or '', task_id_of(ARGV[1]) or '' }}"
 
 IDS = st.one_of(
-    st.from_regex(r"[A-Za-z0-9_.:@-]{1,201}", fullmatch=True), st.sampled_from(["index", "by_time"]), st.text()
+    st.from_regex(r"[A-Za-z0-9_.:@-]{1,201}", fullmatch=True), st.sampled_from(["index", "by_time", "ended"]), st.text()
 )
 PAYLOADS = st.one_of(
     st.builds(lambda task_id: TaskPayload.model_construct(task_id=task_id).to_json(), IDS),

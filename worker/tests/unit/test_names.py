@@ -29,7 +29,7 @@ from tests.unit.cli.test_bad_input import URL, invoke, one_line
 GOOD = ["q", "orbiter:tasks", "q:1", "A-b_c.d@e", "0", "x" * 128]
 BAD = ["", "q q", "{q}", "q*", "ü", "q\n", "x" * 129, "a/b", "\x00", "\udcff"]
 BAD_NAMESPACES = ["a b", "a:b", "{a", "a}", "{}", "{{a}}", "{a}:b", "a*", "ü", "x" * 65, "a@b", "\udcff"]
-BAD_TASK_IDS = ["", "index", "by_time", "x" * 201, "\udcff"]
+BAD_TASK_IDS = ["", "index", "by_time", "ended", "x" * 201, "\udcff"]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -116,7 +116,7 @@ async def test_no_door_takes_an_id_that_no_task_can_have(task_id: str) -> None:
         SyncTaskHandle(task_id, redis_url=URL)
 
 
-@pytest.mark.parametrize("task_id", ["index", "by_time", "x" * 201, ""])
+@pytest.mark.parametrize("task_id", ["index", "by_time", "ended", "x" * 201, ""])
 @pytest.mark.parametrize("command", ["status", "cancel", "events", "retry"])
 def test_no_command_asks_for_an_id_that_no_task_can_have(command: str, task_id: str) -> None:
     # orbiter:task:index is a set: to read it as a task was an error of Redis' own.

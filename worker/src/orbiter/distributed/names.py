@@ -11,9 +11,9 @@ DEFAULT_NAMESPACE = "orbiter"
 LONGEST_NAMESPACE = 64
 LONGEST_TASK_ID = 200
 # {namespace}:task:{id} would be one of our own keys.
-RESERVED_TASK_IDS = frozenset({"index", "by_time"})
+RESERVED_TASK_IDS = frozenset({"index", "by_time", "ended"})
 # Likewise {namespace}:{queue}.
-_RESERVED_QUEUES = re.compile(r"fleet|deploy|(?:task|stream|workers|ended):.*")
+_RESERVED_QUEUES = re.compile(r"fleet|deploy|(?:task|stream|workers):.*")
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 # What pydantic-ai is given to find a model by: never an address, or a path that leaves the provider's own.
 _MODEL = re.compile(r"(?!.*(?://|:/|(?:^|[:/])\.\.?(?:$|/)))[A-Za-z0-9][A-Za-z0-9_.:@+/-]{0,255}")
@@ -104,7 +104,7 @@ def check_task_id(name: str) -> str:
         InvalidNameError: It breaks the rule.
     """
     if not isinstance(name, str) or name in RESERVED_TASK_IDS or not 1 <= len(name) <= LONGEST_TASK_ID:
-        reserved = " and ".join(sorted(RESERVED_TASK_IDS))
+        reserved = ", ".join(sorted(RESERVED_TASK_IDS))
         raise _refused(name, "task id", f"1 to {LONGEST_TASK_ID} characters; {reserved} are reserved")
     if not name.isascii():
         try:

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker import loading
 from orbiter.distributed.broker.calls import cluster, core
-from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult
+from orbiter.distributed.broker.records import EVENT_STATUS, UNREAD, CancelOutcome, Entry, StartResult, ended_score
 from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.broker.task_broker import RELIST_KEYS, TaskBroker
 from orbiter.distributed.connection.redis_url import check
@@ -358,7 +358,7 @@ class ClusterBroker(TaskBroker):
         now = int(await self.now() * 1000)
         async with self.client.pipeline(transaction=False) as pipeline:
             for task_id, status in ended.items():
-                pipeline.zadd(self.keys.ended(status), {task_id: now})
+                pipeline.zadd(self.keys.ended, {task_id: ended_score(status, now)})
             # No outcome depends on it; whoever reconciles lists what is on no list.
             await self.within(pipeline.execute(raise_on_error=False))
 

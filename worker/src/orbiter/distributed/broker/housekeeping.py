@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
-from orbiter.distributed.broker.records import EVENT_STATUS
+from orbiter.distributed.broker.records import EVENT_STATUS, ended_score
 from orbiter.distributed.broker.spoilt import readable
 from orbiter.distributed.limits import TASK_TTL
 from orbiter.distributed.names import RESERVED_TASK_IDS
@@ -169,13 +169,13 @@ class Housekeeping:
         return found
 
     async def trim(self, gone: Collection[str]) -> None:
-        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off those of ended tasks."""
+        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off that of ended tasks."""
         before = int((await self.now() - self._broker.task_ttl) * 1000)
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             if gone:
                 pipeline.zrem(self._broker.keys.tasks, *gone)
             for status in EVENT_STATUS:
-                pipeline.zremrangebyscore(self._keys.ended(status), "-inf", before)
+                pipeline.zremrangebyscore(self._keys.ended, ended_score(status, 0), ended_score(status, before))
             await self._broker.within(pipeline.execute())
 
     async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
@@ -184,7 +184,8 @@ class Housekeeping:
             if created:
                 pipeline.zadd(self._broker.keys.tasks, dict(created), nx=True)
             for status, rows in ended.items():
-                pipeline.zadd(self._keys.ended(status), dict(rows), nx=True)
+                scores = {task_id: ended_score(status, at) for task_id, at in rows.items()}
+                pipeline.zadd(self._keys.ended, scores)
             await self._broker.within(pipeline.execute())
 
     async def mend_times(self, now: float) -> None:

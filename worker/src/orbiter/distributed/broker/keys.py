@@ -34,6 +34,7 @@ class Keys:
         namespace: Their first word.
         index: Ids of all tasks.
         by_time: The same by the time of their creation.
+        ended: Ids of those that have ended, by their status and the time of that (:func:`.records.ended_score`).
         fleet: Workers by their last beat.
         task_prefix: What stands before the id in the name of a task's hash.
         stream_prefix: Likewise of its event stream.
@@ -41,7 +42,6 @@ class Keys:
         cancel_prefix: Likewise of the channel of its cancellation.
         worker_prefix: Likewise of a worker's heartbeat.
         control_prefix: Likewise of the channel of a worker's commands.
-        ended_prefix: What stands before the status in the name of a list of tasks that have ended so.
 
     Raises:
         InvalidNameError: No namespace can have this name.
@@ -50,6 +50,7 @@ class Keys:
     namespace: str = DEFAULT_NAMESPACE
     index: str = field(init=False)
     by_time: str = field(init=False)
+    ended: str = field(init=False)
     fleet: str = field(init=False)
     task_prefix: str = field(init=False)
     stream_prefix: str = field(init=False)
@@ -57,13 +58,13 @@ class Keys:
     cancel_prefix: str = field(init=False)
     worker_prefix: str = field(init=False)
     control_prefix: str = field(init=False)
-    ended_prefix: str = field(init=False)
 
     def __post_init__(self) -> None:
         check_namespace(self.namespace)
         for name, text in {
             "index": "task:index",
             "by_time": "task:by_time",
+            "ended": "task:ended",
             "fleet": "fleet",
             "task_prefix": "task:",
             "stream_prefix": "stream:",
@@ -71,7 +72,6 @@ class Keys:
             "cancel_prefix": "cancel:",
             "worker_prefix": "workers:",
             "control_prefix": "control:",
-            "ended_prefix": "ended:",
         }.items():
             object.__setattr__(self, name, f"{self.namespace}:{text}")
 
@@ -98,10 +98,6 @@ class Keys:
     def control(self, worker_id: str) -> str:
         """Return the channel on which a worker is told to drain, to be quiet, or to resume."""
         return self.control_prefix + worker_id
-
-    def ended(self, status: str) -> str:
-        """Return the list of the tasks that have ended so: completed, failed or cancelled; by the time of that."""
-        return self.ended_prefix + status
 
     def of_queue(self, queue: str) -> QueueKeys:
         """Return the names for a queue of this namespace."""

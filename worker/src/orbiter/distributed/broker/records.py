@@ -26,6 +26,13 @@ EVENT_STATUS: Mapping[str, Literal["completed", "error", "cancelled"]] = {
     "failed": "error",
     "cancelled": "cancelled",
 }
+# On the list of ended tasks each status has a range of scores, wider than any time in ms (until the year 2286).
+ENDED_RANGE = 10**13
+
+
+def ended_score(status: str, moment: float) -> int:
+    """Return the place of a task on the list of ended ones: by its status, then by the time of its end, epoch ms."""
+    return list(EVENT_STATUS).index(status) * ENDED_RANGE + int(moment)
 
 
 class CancelOutcome(StrEnum):

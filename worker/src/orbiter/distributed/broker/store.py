@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from redis.exceptions import NoPermissionError, ResponseError
 
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.records import ENDED_RANGE, ended_score
 from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import DEFAULT_QUEUE, TERMINAL, TaskResult, TaskStatus, broken_rule
@@ -104,7 +105,7 @@ class TaskStore(Connected):
         Those of a status in which tasks end are in the order of their end, all others in that of their creation.
         """
         found: list[TaskResult] = []
-        async for ids in self._pages(await self._source(status, queue)):
+        async for ids in self._pages(await self._source(status, queue), status):
             fitting = ids if status is None and queue is None else await self._fitting(ids, status, queue)
             for at in range(0, len(fitting), PAGE):
                 tasks = await self.get_many(fitting[at : at + PAGE])
@@ -116,7 +117,7 @@ class TaskStore(Connected):
     async def _source(self, status: TaskStatus | str | None, queue: str | None) -> str:
         """Return the shortest list on which all such tasks are."""
         lists = [self._keys.of_queue(queue).tasks] if queue is not None else []
-        lists += [self._keys.ended(status)] if status in TERMINAL else []
+        lists += [self._keys.ended] if status in TERMINAL else []
         if not lists:
             return self._keys.by_time
         try:
@@ -130,10 +131,15 @@ class TaskStore(Connected):
             return self._keys.by_time
         return min(lists, key=lambda name: lengths[name])
 
-    async def _pages(self, source: str) -> AsyncIterator[list[str]]:
+    async def _pages(self, source: str, status: TaskStatus | str | None) -> AsyncIterator[list[str]]:
         redis: Any = self.client
+        # Those of one status lie together on the list of ended ones.
+        first: Any = "-inf"
+        last: Any = "+inf"
+        if status is not None and source == self._keys.ended:
+            first, last = ended_score(status, 0), ended_score(status, ENDED_RANGE - 1)
         at, size = 0, PAGE
-        while ids := await redis.zrevrange(source, at, at + size - 1):
+        while ids := await redis.zrange(source, last, first, byscore=True, desc=True, offset=at, num=size):
             # A client may put anything on the list: what would be the name of a list is no record.
             yield [task_id for task_id in ids if task_id not in RESERVED_TASK_IDS]
             at, size = at + len(ids), LARGE_PAGE

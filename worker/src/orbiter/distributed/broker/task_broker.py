@@ -107,8 +107,9 @@ class TaskBroker(Connected):
         self.task_ttl = task_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl, "stream_events": stream_events}
         self.group = self.keys.group
-        self._lists = {self.keys.index: "set", self.keys.by_time: "zset", self.keys.tasks: "zset"}
-        self._lists |= {self.keys.ended(status): "zset" for status in EVENT_STATUS}
+        self._lists = {self.keys.index: "set"} | dict.fromkeys(
+            (self.keys.by_time, self.keys.ended, self.keys.tasks), "zset"
+        )
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}

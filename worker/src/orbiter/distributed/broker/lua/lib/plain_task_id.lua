@@ -5,5 +5,5 @@
 -- read by a JSON parser. An id says nothing about the rest of the text: the worker parses all of it before it runs it.
 local function plain_task_id(text)
   local id = string.match(text, '^{"task_id": ?"([%w_%.:@-]+)"')
-  return id and #id <= 200 and id ~= 'index' and id ~= 'by_time' and id or nil
+  return id and #id <= 200 and id ~= 'index' and id ~= 'by_time' and id ~= 'ended' and id or nil
 end
