@@ -40,7 +40,7 @@ def test_forty_scalings_lose_no_task_and_charge_none(server, tmp_path):
     workers, ids, steps = [Worker(server, tmp_path, **settings)], [], Counter()
 
     async def follow():
-        calm_since, deadline = None, time.monotonic() + 400
+        calm_since, deadline = None, time.monotonic() + 600
         async with Client(server.url) as client:
             while True:
                 assert time.monotonic() < deadline, steps
