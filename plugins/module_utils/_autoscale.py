@@ -67,22 +67,22 @@ class Plan:
     calm_since: float | None
 
 
-def decide(queue, hosts, *, target, quiet, now, calm_since=None):
+def decide(queue, hosts, *, target, patience, now, calm_since=None):
     """Return how many instances each host is to have.
 
     1. A host outside of its limits comes to the nearer one.
     2. Up, at once: the oldest task waits longer than the target; or half as long, and more tasks wait than there are
        slots; or tasks wait and there is no slot at all. As many instances as all tasks need that wait or run, at least
        one more, at most twice as many as there are.
-    3. Down, late: for ``quiet`` seconds nothing has waited for half the target, and all tasks would have left a quarter
-       of the slots free with one step fewer. A step is one instance of ten, at least one; the time begins anew then.
+    3. Down, late: for ``patience`` seconds nothing has waited for half the target, and a step fewer would have left a
+       quarter of the slots free. A step is one instance of ten, at least one; the time begins anew then.
     4. What grows is the host with the largest share of its limit left, what shrinks the one with the smallest.
 
     Args:
         queue: What there is to do.
         hosts: The hosts, by name.
         target: Seconds that a task may wait.
-        quiet: Seconds that it has to be calm before a step down.
+        patience: Seconds that it has to be calm before a step down.
         now: The time, in seconds.
         calm_since: What the last decision has returned; None for the first one. A time to come counts as now.
     """
@@ -101,8 +101,8 @@ def decide(queue, hosts, *, target, quiet, now, calm_since=None):
     if queue.oldest > EARLY * target or _load(queue) > FULL * _slots(shrunk):
         return _plan(hosts, "stay", "the slots are needed", None)
     since = now if calm_since is None else min(calm_since, now)
-    calm = f"calm for {now - since:.0f} of {quiet:.0f} s"
-    return _plan(shrunk, "down", calm, now) if now - since >= quiet else _plan(hosts, "stay", calm, since)
+    calm = f"calm for {now - since:.0f} of {patience:.0f} s"
+    return _plan(shrunk, "down", calm, now) if now - since >= patience else _plan(hosts, "stay", calm, since)
 
 
 def _short(queue, slots, target):

@@ -17,7 +17,7 @@ description:
   - Up at once, where the oldest task waits longer than O(target_wait), or half as long and more tasks wait than there
     are slots. As many instances as all tasks need that wait or run, at least one more, at most twice as many as there
     are.
-  - Down late, where for O(quiet) seconds nothing has waited for half of O(target_wait), and a quarter of the slots
+  - Down late, where for O(patience) seconds nothing has waited for half of O(target_wait), and a quarter of the slots
     would be free with one step fewer. A step is one instance of ten, at least one, and the time begins anew after it.
   - A host outside of its limits comes to the nearer one before anything else.
 options:
@@ -57,7 +57,7 @@ options:
     description: Seconds that a task may wait.
     type: float
     default: 30
-  quiet:
+  patience:
     description: Seconds that it has to be calm before a step down.
     type: float
     default: 300
@@ -69,7 +69,7 @@ options:
     description:
       - File that keeps from one run to the next since when it is calm, by the clock of this host. A check does not
         write it.
-      - A file that is not there, or that is of another queue, knows nothing, so that the quiet time begins anew.
+      - A file that is not there, or that is of another queue, knows nothing, so that the calm time begins anew.
     type: path
 attributes:
   check_mode:
@@ -162,7 +162,7 @@ def main():
                 "options": HOST,
             },
             "target_wait": {"type": "float", "default": 30},
-            "quiet": {"type": "float", "default": 300},
+            "patience": {"type": "float", "default": 300},
             "calm": {"type": "float", "default": 0},
             "memory": {"type": "path"},
         },
@@ -178,7 +178,7 @@ def main():
         queue_of(options["queue"]),
         hosts,
         target=options["target_wait"],
-        quiet=options["quiet"],
+        patience=options["patience"],
         now=now,
         calm_since=min(known, default=None),
     )
@@ -204,7 +204,7 @@ def main():
 
 def refused(options):
     """Return what is wrong with the options, or nothing."""
-    for name in ("target_wait", "quiet", "calm"):
+    for name in ("target_wait", "patience", "calm"):
         if not 0 <= options[name] < float("inf"):
             return f"{name} is {options[name]}; it must be a number of seconds, 0 or more."
     for name in ("waiting", "running", "oldest_waiting"):

@@ -177,7 +177,7 @@ def number_rule(names, pattern, text):
 
 number_rule(NUMBERS, "0*[1-9][0-9]*", "a whole number, 1 or more.")
 number_rule(NUMBERS_OR_NONE, "[0-9]+", "a whole number, 0 or more. 0 means no limit.")
-number_rule(("worker_max_task_retries", "worker_autoscale_quiet"), "[0-9]+", "a whole number, 0 or more.")
+number_rule(("worker_max_task_retries", "worker_autoscale_patience"), "[0-9]+", "a whole number, 0 or more.")
 number_rule(("worker_max_events",), "[1-9][0-9]{2,}", "a whole number, 100 or more.")
 number_rule(
     SIZES,

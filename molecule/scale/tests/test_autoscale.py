@@ -11,7 +11,7 @@ RULES = {
     "worker_instances_min": 1,
     "worker_instances_max": 3,
     "worker_autoscale_wait": 2,
-    "worker_autoscale_quiet": 1,
+    "worker_autoscale_patience": 1,
 }
 LEAST, MOST = 2, 6  # on two hosts
 

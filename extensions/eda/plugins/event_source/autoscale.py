@@ -58,7 +58,7 @@ options:
     description: Seconds that a task may wait.
     type: float
     default: 30
-  quiet:
+  patience:
     description: Seconds that it has to be calm before a step down.
     type: float
     default: 300
@@ -77,8 +77,8 @@ EXAMPLES = r"""
       worker2: {max: 16}
 """
 
-NUMBERS = {"min": 1, "slots": 4, "target_wait": 30.0, "quiet": 300.0, "delay": 15.0}
-LEAST = {"min": 0, "max": 0, "slots": 1, "target_wait": 0, "quiet": 0, "delay": 0.1}
+NUMBERS = {"min": 1, "slots": 4, "target_wait": 30.0, "patience": 300.0, "delay": 15.0}
+LEAST = {"min": 0, "max": 0, "slots": 1, "target_wait": 0, "patience": 0, "delay": 0.1}
 
 
 def _part(name: str) -> ModuleType:
@@ -150,7 +150,7 @@ class Watch:
             autoscale.Queue(info["waiting"], info["oldest_waiting"] or 0.0, info["running"]),
             hosts,
             target=self.options["target_wait"],
-            quiet=self.options["quiet"],
+            patience=self.options["patience"],
             now=now,
             calm_since=self._calm_since,
         )

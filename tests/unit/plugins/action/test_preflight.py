@@ -49,7 +49,7 @@ def test_instances_are_within_the_limits_of_autoscale(prepare):
             "w2 worker_instances=2 worker_instances_min=1 worker_instances_max=few",
             "w3 worker_instances=2 worker_instances_min=1 worker_instances_max=8",
             "w4 worker_instances=-1",
-            "w5 worker_autoscale_wait=0 worker_autoscale_quiet=long",
+            "w5 worker_autoscale_wait=0 worker_autoscale_patience=long",
         ],
     )
     assert "w1: worker_instances_min is 3 and worker_instances 2; it must not be above it." in said
@@ -58,7 +58,7 @@ def test_instances_are_within_the_limits_of_autoscale(prepare):
     assert "w3: " not in said
     assert "w4: worker_instances_" not in said
     assert "w5: worker_autoscale_wait is 0;" in said
-    assert "w5: worker_autoscale_quiet is long;" in said
+    assert "w5: worker_autoscale_patience is long;" in said
 
 
 def test_misspelt_limits_of_autoscale_are_refused(prepare):

@@ -13,7 +13,7 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._autoscale import Ho
 from hypothesis import given
 from hypothesis import strategies as st
 
-RULES = {"target": 30, "quiet": 300}
+RULES = {"target": 30, "patience": 300}
 TWO = {"a": Host(1, 1, 4, 4), "b": Host(1, 1, 4, 4)}
 SIX = {"a": Host(3, 1, 4, 4), "b": Host(3, 1, 4, 4)}
 
@@ -36,7 +36,7 @@ SIX = {"a": Host(3, 1, 4, 4), "b": Host(3, 1, 4, 4)}
         (Queue(0, 0, 0), {"a": Host(0, 0, 4, 4)}, None, "stay", {"a": 0}),
         # The host with the largest share of its limit left grows, whatever the numbers are.
         (Queue(1, 31, 8), {"a": Host(2, 1, 4, 4), "b": Host(3, 1, 9, 4)}, None, "up", {"a": 2, "b": 4}),
-        # Down after the quiet time, one at a time, to nothing where that is allowed.
+        # Down after the calm time, one at a time, to nothing where that is allowed.
         (Queue(0, 0, 2), SIX, None, "stay", {"a": 3, "b": 3}),
         (Queue(0, 0, 2), SIX, 701, "stay", {"a": 3, "b": 3}),
         (Queue(0, 0, 2), SIX, 700, "down", {"a": 3, "b": 2}),
@@ -107,7 +107,7 @@ def test_whatever_there_is_the_plan_is_within_limits_and_goes_one_way(queue, hos
 
 
 class Day:
-    """A day's load on four hosts: quiet nights, two peaks, a burst; what comes is drawn by a seed."""
+    """A day's load on four hosts: still nights, two peaks, a burst; what comes is drawn by a seed."""
 
     LONG = 24 * 3600
     EVERY = 30  # seconds between two decisions

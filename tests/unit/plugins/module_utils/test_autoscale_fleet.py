@@ -53,7 +53,7 @@ def test_forty_scalings_lose_no_task_and_charge_none(server, tmp_path):
                     Queue(info.waiting, info.oldest_waiting or 0.0, info.running),
                     {"host": Host(len(workers), 1, MOST, SLOTS)},
                     target=0.5,
-                    quiet=0.3,
+                    patience=0.3,
                     now=time.monotonic(),
                     calm_since=calm_since,
                 )

@@ -41,7 +41,7 @@ def test_what_is_as_it_should_be_is_no_change(plan):
     assert answer["diff"]["before"] == answer["diff"]["after"]
 
 
-def test_quiet_is_remembered_from_run_to_run_and_ends_with_a_step_down(plan, tmp_path):
+def test_calm_is_remembered_from_run_to_run_and_ends_with_a_step_down(plan, tmp_path):
     memory = tmp_path / "memory.json"
     began = time.time()
     first = plan(IDLE, memory=str(memory))
@@ -57,7 +57,7 @@ def test_quiet_is_remembered_from_run_to_run_and_ends_with_a_step_down(plan, tmp
     assert memory.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_waits_ends_the_quiet(plan, tmp_path):
+def test_what_waits_ends_the_calm(plan, tmp_path):
     memory = tmp_path / "memory.json"
     plan(IDLE, memory=str(memory))
     plan(BUSY, memory=str(memory))
@@ -81,7 +81,7 @@ def test_a_memory_that_is_none_or_of_another_queue_knows_nothing(plan, tmp_path,
     assert json.loads(memory.read_text())["queue"] == "orbiter:tasks"
 
 
-def test_quiet_that_somebody_else_has_seen_counts(plan):
+def test_calm_that_somebody_else_has_seen_counts(plan):
     assert plan(IDLE, calm=299)["direction"] == "stay"
     assert plan(IDLE, calm=301)["direction"] == "down"
 

@@ -52,9 +52,9 @@ def test_each_queue_decides_for_its_own_hosts(decide):
 
 
 def test_settings_and_what_a_watcher_has_seen_count(decide):
-    numbers, _shown = decide(host("w1", instances=3), worker_autoscale_quiet=60, orbiter_autoscale_calm=61)
+    numbers, _shown = decide(host("w1", instances=3), worker_autoscale_patience=60, orbiter_autoscale_calm=61)
     assert numbers == {"w1": ("3", "2")}
-    numbers, _shown = decide(host("w1", instances=3), worker_autoscale_quiet=60, orbiter_autoscale_calm=59)
+    numbers, _shown = decide(host("w1", instances=3), worker_autoscale_patience=60, orbiter_autoscale_calm=59)
     assert numbers == {"w1": ("3", "3")}
     numbers, _shown = decide(host("w1", waiting=1, oldest=41), worker_autoscale_wait=50)
     assert numbers == {"w1": ("1", "1")}

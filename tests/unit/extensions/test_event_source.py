@@ -55,7 +55,7 @@ def test_tasks_and_nobody_is_a_reason_for_more(events, run):
 
 def test_workers_that_live_are_counted_and_a_step_down_tells_how_long_it_was_calm(events, worker):
     worker()
-    (event,) = events(min=0, quiet=1)
+    (event,) = events(min=0, patience=1)
     assert event["direction"] == "down"
     assert (event["instances"], event["wanted"]) == (1, 0)
     assert 1 <= event["calm"] < 60
@@ -78,7 +78,7 @@ def test_redis_that_does_not_answer_is_said_once(events):
     [
         ({"max": None}, "max is None"),
         ({"min": 5}, "min is 5 and max 4"),
-        ({"quiet": "long"}, "quiet is 'long'"),
+        ({"patience": "long"}, "patience is 'long'"),
         ({"delay": 0}, "delay is 0"),
         ({"hosts": ["w1"]}, "hosts is"),
         ({"hosts": {"w1": {"max": -1}}}, "max is -1"),
