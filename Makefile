@@ -93,6 +93,11 @@ soak: setup ## The same for hours, seed after seed (SEED=1 HOURS=2): memory, con
 mutations: setup ## Put faults into the code itself, one at a time, and see that each is found (ONLY=settle for some)
 	cd worker && python -m chaos.mutations --only "$(ONLY)"
 
+.PHONY: bench-peers
+bench-peers: setup ## Measure ours beside BullMQ, dramatiq, taskiq, huey, streaq and saq (needs Node.js; half an hour)
+	tools/peers.sh .cache/peers
+	cd worker && python -m benchmarks.peers "$(CURDIR)/.cache/peers" --json "$(CURDIR)/.cache/bench-peers.json" $(BENCH)
+
 .PHONY: build
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
 	tools/build.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pins every dependency, with hashes: the worker's for each Python version that hosts may have, the controller's, what the
-# worker's unit tests need, and what projects are built with. Of the worker's, py311.txt is what every release has, and
+# worker's unit tests need, what `make bench-peers` measures beside, and what projects are built with. Of the worker's, py311.txt is what every release has, and
 # py311-EXTRA.txt what an extra adds to it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,5 +43,8 @@ pin_for_linux --python-version 3.11 requirements/controller.in worker/pyproject.
 echo requirements/unit.txt
 pin_for_linux --python-version 3.11 worker/pyproject.toml "${tested[@]}" --group worker/pyproject.toml:unit \
   --constraints requirements/controller.txt --output-file requirements/unit.txt
+echo requirements/peers.txt
+pin_for_linux --python-version 3.11 requirements/peers.in --output-file requirements/peers.txt
+npm install --prefix worker/benchmarks/peer_programs --package-lock-only --ignore-scripts --no-audit --no-fund --silent
 echo roles/release/files/build.txt
 pin --universal --python-version 3.11 --only-binary :all: requirements/build.in --output-file roles/release/files/build.txt

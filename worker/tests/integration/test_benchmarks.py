@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.support import WORKER_DIRECTORY, environment
 
 
-def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+def benchmarks(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -71,6 +71,23 @@ def test_quick_events_memory_and_listings_measure_what_readers_and_operators_wai
     shown = [name for name in rows["listings"] if "memory" in name]
     # The command's own, and not its parent's; twice what it takes.
     assert [name for name in shown if not 20 < rows["listings"][name] < 100] == []
+
+
+def test_peers_measure_ours_in_a_worker_and_in_its_executor_process(tmp_path: Path):
+    file = tmp_path / "peers.json"
+    options = ("--tasks", "300", "--waits", "12", "--rounds", "1", "--json", str(file))
+    done = benchmarks(str(tmp_path), "ours", "ours, isolated", *options, module="benchmarks.peers")
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(file.read_text())["rounds"]
+    assert list(rounds) == ["ours", "ours, isolated"]
+    assert all(value > 0 for values in rounds.values() for [*found] in values for value in found)
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_an_unknown_peer_is_a_usage_error_that_names_the_known_ones(tmp_path: Path):
+    done = benchmarks(str(tmp_path), "celery", module="benchmarks.peers")
+    assert done.returncode == 2
+    assert "bullmq, dramatiq, taskiq, huey, streaq, saq" in done.stderr
 
 
 def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):
