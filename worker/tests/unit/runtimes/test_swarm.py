@@ -5,7 +5,7 @@ import json
 
 import pytest
 from pydantic_ai import exceptions
-from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 
 from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import is_final
@@ -71,3 +71,21 @@ async def test_a_team_lead_delegates_by_tools():
     assert called == ["delegate_to_data_base", "delegate_to_c"]
     assert json.loads(result["final_output"]) == dict.fromkeys(called, "success (no tool calls)")
     assert not any(is_final(event) for event in run.events)
+
+
+async def test_agents_that_a_lead_delegates_to_in_one_answer_run_at_the_same_time():
+    together = asyncio.Barrier(2)
+
+    async def stream(messages, info):
+        if info.instructions:
+            await asyncio.wait_for(together.wait(), 60)
+            yield info.instructions
+        elif len(messages) == 1:
+            calls = [DeltaToolCall(name=f"delegate_to_{name}", json_args='{"task": "x"}') for name in "bc"]
+            yield dict(enumerate(calls))
+        else:
+            yield "done"
+
+    config = {"agents": [agent("lead"), agent("b", instructions="B"), agent("c", instructions="C")], "mode": "team"}
+    result, _ = await execute(config, "x", FunctionModel(stream_function=stream))
+    assert result["output"] in {"BCdone", "CBdone"}
