@@ -48,7 +48,7 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
             partial(isolation.measure, tasks=tasks, waits=50 if quick else 300, agents=tasks // 20), rounds
         ),
         "events": Plan(
-            partial(streaming.measure, tokens=50 if quick else 500, deltas=10_000 if quick else 300_000), rounds
+            partial(streaming.measure, tokens=50 if quick else 500, deltas=10_000 if quick else 150_000), rounds
         ),
         "agents": Plan(partial(agents.measure, agents=max(100, tasks // 20)), rounds),
         "memory": Plan(partial(memory.measure, tasks=tasks), 1),
