@@ -320,3 +320,21 @@ def test_the_role_applies_what_its_templates_say(host, ansible):
     assert "\n-maxmemory 67108864\n" in checked
     assert "\n+maxmemory 65mb\n" in checked
     assert set(there.client.acl_users()) >= {"admin", "worker", "client", "monitor"}
+
+
+def test_who_stays_connected_without_tls_is_waited_for_and_is_no_failure(ansible, host):
+    there = host(OFF, ADMIN)
+    there.client.client_setname("me")
+    tasks = f"""
+    - module_defaults: {{orbiter.fleet.redis_clients: {{etc: "{there.etc}", socket: "{there.socket}"}}}}
+      vars: {{__redis_patience: 2}}
+      block:
+        - include_role: {{name: orbiter.fleet.redis, tasks_from: plain_clients}}
+        - debug: {{msg: "LEFT={{{{ __redis_plain.connected }}}} AFTER={{{{ __redis_plain.attempts }}}}="}}
+"""
+    inventory = [f"host ansible_connection=local ansible_python_interpreter={sys.executable}"]
+    done = ansible(inventory, tasks)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "LEFT=['127.0.0.1 as admin, me (1 connection)'] AFTER=2=" in done.stdout
+    (there.etc / "admin.password").unlink()
+    assert ansible(inventory, tasks).returncode == 2
