@@ -49,7 +49,7 @@ MACHINE = ("chaos.machine", "--seed", "1", "--examples", "100")
 
 def faults(kinds: str, *options: str, seed: int = 1) -> tuple[str, ...]:
     """Return a run of some kinds of faults; where these cost no run, neither do its tasks."""
-    return ("chaos", "--seed", str(seed), "--duration", "15", "--faults", kinds, *options)
+    return ("chaos", "--seed", str(seed), "--duration", "12", "--faults", kinds, *options)
 
 
 MUTATIONS = (
@@ -123,9 +123,9 @@ MUTATIONS = (
         "        if self.status is None:\n            with contextlib.suppress(OSError):\n"
         "                os.killpg(self.pid, signal.SIGKILL)\n",
         "        if self.status is None and self.runs:\n            self._owner.died(self)\n"
-        "            self._loop.call_later(3, self.kill)\n        elif self.status is None:\n"
+        "            self._loop.call_later(20, self.kill)\n        elif self.status is None:\n"
         "            with contextlib.suppress(OSError):\n                os.killpg(self.pid, signal.SIGKILL)\n",
-        faults("freeze executor", "--no-poison"),
+        faults("none", seed=45),
         "doubled under live leases",
     ),
 )

@@ -17,7 +17,7 @@ FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "end worker, hurry": (2, (0, 0)),
     "freeze worker": (3, (0.5, 6)),
     "kill executor": (4, (0, 0)),
-    "freeze executor": (3, (0.5, 6)),
+    "freeze executor": (3, (0.5, 9)),
     "freeze redis": (2, (0.3, 5)),
     "restart redis": (1.5, (0, 0)),
     "kill redis": (1.5, (0, 0)),
@@ -88,12 +88,15 @@ class Work:
 
 
 def draw_faults(seed: int, seconds: float, kinds: Collection[str] = tuple(FAULTS)) -> list[Fault]:
-    """Return the faults of a run, in order; without some kinds the others stay what they are."""
+    """Return the faults of a run, in order: as many of some kinds as there would be of all."""
+    known = [kind for kind in FAULTS if kind in kinds]
+    if not known:
+        return []
     draw = random.Random(f"faults {seed}")
     faults: list[Fault] = []
     at, redis_free = 1.0, 0.0
     while at < seconds - 0.5:
-        kind = draw.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
+        kind = draw.choices(known, [FAULTS[kind][0] for kind in known])[0]
         # None outlives the run: what follows it is to heal.
         lasts = min(draw.uniform(*FAULTS[kind][1]), seconds - at)
         worker = draw.randrange(PROXIED if kind in {"delay", "drop", "reset", "half-open"} else WORKERS)
@@ -103,7 +106,7 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str] = tuple(FAULTS
             if kind in OF_REDIS:
                 redis_free = at + lasts + 2
         at += 0.2 + draw.expovariate(1 / BETWEEN_FAULTS)
-    return [fault for fault in faults if fault.kind in kinds]
+    return faults
 
 
 # What a task does, and how often it is drawn.

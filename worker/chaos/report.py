@@ -68,7 +68,7 @@ NAMES = {
     "end worker, hurry": "SIGTERM of a worker, twice",
     "freeze worker": "SIGSTOP of a worker, for up to 6 s",
     "kill executor": "SIGKILL of an executor process",
-    "freeze executor": "SIGSTOP of an executor process, for up to 6 s",
+    "freeze executor": "SIGSTOP of an executor process, for up to 9 s",
     "freeze redis": "SIGSTOP of Redis, for up to 5 s",
     "restart redis": "restart of Redis",
     "kill redis": "SIGKILL of Redis, away for up to 2 s",
