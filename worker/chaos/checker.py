@@ -18,6 +18,9 @@ CLOSE = 0.15
 LONG_ENOUGH = 600
 # Faults that cost no run.
 GENTLE = frozenset({"end worker", "reset", "kill clients", "delay"})
+# These cost none either, where a lease lasts for longer than several of them.
+GENTLE_TO_LONG_LEASES = GENTLE | {"drop", "half-open"}
+LONG_LEASE = 30
 FINAL = {"completed": "completed", "failed": "error", "cancelled": "cancelled"}
 
 
@@ -125,7 +128,8 @@ def counted(history: History) -> Iterator[Finding]:
 
 def losses_have_a_cause(history: History) -> Iterator[Finding]:
     """Where nothing was killed, frozen or cut off for long, no run is lost."""
-    if not GENTLE.issuperset(happened.kind for happened in history.faults):
+    gentle = GENTLE_TO_LONG_LEASES if history.lease >= LONG_LEASE else GENTLE
+    if not gentle.issuperset(happened.kind for happened in history.faults):
         return
     if any(known.guilty for known in history.submitted.values()):
         return

@@ -96,9 +96,9 @@ MUTATIONS = (
     Mutation(
         "own history is read after a reconnect",
         "worker/fetcher.py",
-        "            recovers = flow.recover and not flow.heartbeat_overdue\n",
-        "            recovers = False\n",
-        faults("delay,reset,kill clients", "--no-poison", "--lease", "12", "--rate", "50"),
+        "        # What is on its way to us is pending here, too.\n",
+        "        self._flow.recover = False\n        return\n",
+        faults("drop,reset", "--no-poison", "--lease", "30", "--rate", "40", seed=182),
         "a loss without a cause",
     ),
     Mutation(
