@@ -76,6 +76,15 @@ def test_where_nothing_is_to_do_nothing_changes(followed, play):
     assert "changed=0" in done.stdout
 
 
+def test_a_run_that_fails_changes_nothing_and_lets_others_deploy(followed, play, fleet):
+    before = fleet.instances()
+    done = play("playbooks/autoscale.yml", **RULES | {"worker_instances_max": 0})
+    assert done.returncode == 2
+    assert "worker_instances_max is 0 and worker_instances 1" in said(done)
+    assert fleet.instances() == before
+    assert not fleet.redis.exists("orbiter:deploy")
+
+
 def test_a_drained_host_stays_out(followed, play, fleet):
     assert play("playbooks/drain.yml", "--limit=worker2").returncode == 0
     done = play("playbooks/autoscale.yml", **RULES)
