@@ -23,7 +23,7 @@ def said(done):
 @pytest.fixture(scope="module")
 def followed(play, fleet):
     """Let the load rise until the fleet is as large as it may be, and fall until it is as small; note each step."""
-    ids, runs = fleet.submit([3.0] * 120), []
+    ids, runs = fleet.submit([3.0] * 480), []
 
     def follow(*options):
         done = play("playbooks/autoscale.yml", *options, **RULES)
@@ -33,7 +33,7 @@ def followed(play, fleet):
     while runs[-1][1] < MOST and len(runs) < 6:
         follow()
     risen = len(runs)
-    fleet.wait_until_done(ids, within=240)
+    fleet.wait_until_done(ids, within=300)
     with Load(fleet, interval=1) as load:
         while runs[-1][1] > LEAST and len(runs) < risen + 12:
             follow()
@@ -65,7 +65,7 @@ def test_instances_end_at_the_minimum_of_each_host(followed, fleet):
 
 
 def test_no_task_is_lost_or_charged(followed, fleet):
-    assert len(followed["ids"]) > 120
+    assert len(followed["ids"]) > 480
     fleet.assert_nothing_lost(followed["ids"])
 
 
@@ -73,7 +73,7 @@ def test_where_nothing_is_to_do_nothing_changes(followed, play):
     done = play("playbooks/autoscale.yml", **RULES)
     assert done.returncode == 0
     assert "stay: every host has its least instances" in said(done)
-    assert "changed=0" in done.stdout
+    assert "changed: [" not in done.stdout
 
 
 def test_a_run_that_fails_changes_nothing_and_lets_others_deploy(followed, play, fleet):
