@@ -102,14 +102,6 @@ MUTATIONS = (
         "a loss without a cause",
     ),
     Mutation(
-        "requeue after a read was ended",
-        "worker/fetcher.py",
-        "        await self._give_back()\n",
-        "",
-        faults("end worker", "--no-poison", "--lease", "8", "--drain", "6", "--rate", "90"),
-        "a loss without a cause",
-    ),
-    Mutation(
         "renewal during a drain",
         "worker/lease.py",
         "        held = self._flow.runs.held\n        slots",

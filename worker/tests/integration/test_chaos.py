@@ -11,8 +11,8 @@ from chaos.checker import judge
 from chaos.play import Play
 
 # Others, or longer: CHAOS_SEEDS=1,2 CHAOS_SECONDS=120; `make chaos` replays one and prints a table.
-SEEDS = os.environ.get("CHAOS_SEEDS", "3").split(",")
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
+SEEDS = os.environ.get("CHAOS_SEEDS", "1").split(",")
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
 
 
 @pytest.mark.alone
