@@ -16,9 +16,6 @@ description:
   - Each option asks for one part; machine-id, Python and clock are always told.
   - It runs on any Python that Ansible runs on, so that a host whose Python is too old for the fleet can be told so.
 options:
-  asked:
-    description: The moment by the clock of who asks, in seconds since 1970. It comes back beside the host's own.
-    type: float
   runs_as:
     description: A user, whose service has to be able to run the Python that Ansible uses; anybody, if it is not there.
     type: str
@@ -88,9 +85,8 @@ EXAMPLES = r"""
 
 - name: Ask for the clock
   orbiter.fleet.host_info:
-    asked: "{{ now().timestamp() }}"
   register: clock
-  failed_when: (clock.now - clock.asked) | abs > 5
+  failed_when: clock.asked - clock.now > 5 or clock.now - clock.answered > 5
 """
 
 RETURN = r"""
@@ -110,10 +106,15 @@ now:
   type: float
   sample: 1771327815.2
 asked:
-  description: As O(asked) said.
-  returned: when O(asked) is given
+  description: The controller's clock when it asked, in seconds since 1970.
+  returned: always
   type: float
   sample: 1771327815.0
+answered:
+  description: The controller's clock when it had the answer.
+  returned: always
+  type: float
+  sample: 1771327815.4
 interpreter:
   description: The Python that virtual environments are made from, and why a service of O(runs_as) cannot run it.
   returned: when O(runs_as) is given
@@ -198,7 +199,6 @@ def main():
     names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
-            "asked": {"type": "float"},
             "runs_as": {"type": "str"},
             "packages": names,
             "users": names,
@@ -224,8 +224,6 @@ def main():
         seen["releases"] = _history.installed(Path(wanted["releases"]))
     if wanted["docker"]:
         seen["docker"] = _docker.engine()
-    if wanted["asked"] is not None:
-        seen["asked"] = wanted["asked"]
     if wanted["redis"] is not None:
         seen["redis"] = _redis_host.look(_redis_host.wanted_of(module, "redis"))
     module.exit_json(changed=False, **seen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 # Exchanges with a host; results of a host, skipped or not, as each costs the controller time; lines on the screen.
-MOST, RESULTS, LINES = 4, 30, 60
+MOST, RESULTS, LINES = 4, 12, 60
 # What runs once for all runs on the first host: it connects to Redis, is asked who works and what another queue holds.
 ONCE = {"worker1": (2, 8)}
 

@@ -53,11 +53,10 @@ def test_docker_is_installed_only_where_it_is_asked_for(ansible):
     """A host without an engine is refused otherwise, before anything changes."""
     forms = {"never": "no", "nor": "false", "nothing": "0", "please": "yes"}
     tasks = """
-    - include_role: {name: orbiter.fleet.worker, tasks_from: preflight_host}
+    - include_role: {name: orbiter.fleet.worker, tasks_from: preflight_docker}
       vars:
         worker_deploy: compose
-        __worker_host: {asked: 0, now: 0, docker: {trouble: not installed, systemd: false, docker: "", compose: ""}}
-        __worker_asked_until: 0
+        __worker_host: {docker: {trouble: not installed, systemd: false, docker: "", compose: ""}}
         ansible_facts:
           os_family: Debian
           distribution: Debian
