@@ -4,8 +4,8 @@
 
 Makes test hosts, containers with systemd on a network of their own (ORBITER_TEST_NET and ORBITER_TEST_NAME name it),
 deploys a fleet of the largest size, and measures for each size, with as many of the hosts: site.yml where nothing is to
-change, scale.yml with one instance more on one host, and on every host. Prints the medians as a Markdown table and
-removes the hosts. Needs what `make demo` needs.
+change, scale.yml with one instance more on one host, and on every host. Prints the medians as a Markdown table, what
+a host more costs, and how busy the machine was; removes the hosts. Needs what `make demo` needs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def inventory(folder: Path, workers: int) -> Path:
         "testhost_suite": "bookworm",
         "orbiter_redis_password": "of a benchmark only",
         "worker_instances": 1,
+        "worker_extras": [],  # half as much to build and install
     }
     hosts = {f"worker{number}": {"ansible_host": f"{net}.{10 + number}"} for number in range(1, workers + 1)}
     groups = {
@@ -85,10 +86,16 @@ def measure(folder: Path, size: int, rounds: int) -> dict[str, float]:
         play(hosts, "playbooks/scale.yml")
         every.append(play(hosts, "playbooks/scale.yml", "--extra-vars=instances=2"))
         play(hosts, "playbooks/scale.yml")
-    ran = json.loads(count.read_text())["remote"]
+    counted = json.loads(count.read_text())
+    # The first host does what runs once as well.
+    ran, ended = (
+        max(len(counted[kind][f"worker{host}"]) for host in range(min(2, size), size + 1))
+        for kind in ("remote", "results")
+    )
     return {
         "hosts": size,
-        "tasks": max(len(ran[f"worker{number}"]) for number in range(1, size + 1)),
+        "tasks": ran,
+        "results": ended,
         "site": statistics.median(site),
         "one": statistics.median(one),
         "every": statistics.median(every),
@@ -115,11 +122,18 @@ def main() -> None:
             if not args.keep:
                 play(every, "playbooks/demo_down.yml")
     print(
-        "| worker hosts | remote tasks a host | site.yml, no change | one instance more on one host | on every host |"
+        "| worker hosts | remote tasks a host | results a host | site.yml, no change | one instance more on one host "
+        "| on every host |"
     )
-    print("| --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        print("| {hosts} | {tasks} | {site:.1f} s | {one:.1f} s | {every:.1f} s |".format(**row))
+        print("| {hosts} | {tasks} | {results} | {site:.1f} s | {one:.1f} s | {every:.1f} s |".format(**row))
+    if len(rows) > 1:
+        slope, base = statistics.linear_regression([row["hosts"] for row in rows], [row["site"] for row in rows])
+        print(f"\nsite.yml, no change: {base:.1f} s, and {slope:.2f} s a worker host")
+    print(
+        f"load of the machine, which has {os.cpu_count()} cores: {', '.join(f'{one:.1f}' for one in os.getloadavg())}"
+    )
 
 
 if __name__ == "__main__":

@@ -72,3 +72,8 @@ class CallbackModule(Default):
                 f" --limit '{(context.CLIARGS.get('subset') or 'all')}:!{':!'.join(away)}'",
                 color=constants.COLOR_UNREACHABLE,
             )
+
+    def v2_playbook_on_no_hosts_matched(self):
+        """Show which plays have nothing to do only to whoever asks for more."""
+        if self._display.verbosity:
+            super().v2_playbook_on_no_hosts_matched()

@@ -27,6 +27,11 @@ TASKS = """
       assert: {that: false, quiet: true}
       ignore_errors: true
 """
+# A play of its own.
+NOBODY = """
+- name: Nobody's
+  hosts: all:!all
+"""
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def brief(ansible, monkeypatch):
     """Return a function that plays the tasks; it gives what it shows."""
     monkeypatch.setenv("ANSIBLE_STDOUT_CALLBACK", "orbiter.fleet.brief")
     monkeypatch.setenv("ANSIBLE_DISPLAY_SKIPPED_HOSTS", "false")
-    return lambda *options: ansible([HERE], TASKS, *options).stdout
+    return lambda *options: ansible([HERE], TASKS + NOBODY, *options).stdout
 
 
 def test_what_is_as_it_should_be_is_not_shown(brief):
@@ -42,11 +47,13 @@ def test_what_is_as_it_should_be_is_not_shown(brief):
     assert all(f"TASK [{name}]" in shown for name in ("Says", "Changes", "Fails")), shown
     assert all(f"TASK [{name}]" not in shown for name in ("Nothing", "Each", "Not here"))
     assert '"msg": "hello"' in shown
+    assert "no hosts matched" not in shown
 
 
 def test_all_results_are_shown_to_whoever_asks(brief):
     shown = brief("-v")
     assert all(f"TASK [{name}]" in shown for name in ("Nothing", "Each", "Says"))
+    assert "no hosts matched" in shown
 
 
 def test_settings_of_the_checkout_name_it():

@@ -298,7 +298,8 @@ def test_who_is_connected_without_tls_is_told_by_address_user_and_name(host, mod
 def test_the_role_applies_what_its_templates_say(host, ansible):
     there = host(ADMIN)
     (there.etc / "admin.password").write_text(f"{Server.password}\n")
-    given = {"redis_password": Server.password, "__redis_version": "7.0.15", "__redis_seen": {"packages": {"redis-server": "7.0.15"}}}
+    seen = {"packages": {"redis-server": "7.0.15"}}
+    given = {"redis_password": Server.password, "__redis_version": "7.0.15", "__redis_seen": seen}
     tasks = f"""
     - module_defaults: {{orbiter.fleet.redis_settings: {{etc: "{there.etc}", socket: "{there.socket}"}}}}
       block:
