@@ -92,7 +92,7 @@ pending:
   elements: str
   sample: [default]
 ended:
-  description: Who was disconnected, because that user was turned off.
+  description: Who was disconnected, because that user was turned off or removed.
   returned: always
   type: list
   elements: str
@@ -211,10 +211,15 @@ class Host:
             # One command a user: it has its old rights or its new ones, and its connections stay.
             self._redis.ask("ACL", "SETUSER", name, *start, *rules)
             if turned_off:
-                self.ended += callers(client for client in self._redis.clients() if client["user"] == name)
+                self.note_ended(name)
                 self._redis.ask("CLIENT", "KILL", "USER", name)
-        for name in before.keys() - wanted.keys() if not beside else ():
+        for name in sorted(before.keys() - wanted.keys()) if not beside else ():
+            self.note_ended(name)
             self._redis.ask("ACL", "DELUSER", name)
+
+    def note_ended(self, name: str) -> None:
+        """Note who is about to be disconnected with a user."""
+        self.ended += callers(client for client in self._redis.clients() if client["user"] == name)
 
     def move_replicas(self, name: str) -> None:
         """Have replicas that have logged in as a user log in anew, one after another, so that the others stay."""

@@ -582,14 +582,16 @@ def redis_users(values):
 
 @rule("redis")
 def redis_worker_hosts(values):
-    """Users can be called like the worker hosts."""
-    wrong = [host for host in values["redis_worker_hosts"] if not fits(host, USER)]
-    if wrong:
+    """Worker hosts' users are nobody else's."""
+    given = values["redis_worker_hosts"]
+    hosts = given.values() if isinstance(given, Mapping) else []
+    users = {host.get("user") for host in hosts if isinstance(host, Mapping)}
+    twice = sorted(users & tenants(values)["users"].keys())
+    if twice:
         yield (
             "redis_worker_hosts",
-            f"with redis_user_per_host each worker host is a user of Redis, and {', '.join(wrong)} cannot be: a name "
-            "has letters, digits, or any of _ . -. Call it otherwise in the inventory, and give its address as "
-            "ansible_host.",
+            f"each worker host is a user of Redis, and {', '.join(twice)} would be one of redis_namespaces as well. "
+            "Call the host, or the namespace or its client, otherwise.",
         )
 
 

@@ -172,9 +172,12 @@ def url(tmp_path):
     return shown
 
 
-def test_workers_connect_as_worker_also_without_a_password_of_the_inventory(url):
+SHARED = {"redis_bind": "10.0.0.1", "redis_user_per_host": False}
+
+
+def test_workers_have_a_password_also_without_one_of_the_inventory(url):
     one, other = url(redis_bind="10.0.0.1"), url(redis_bind="10.0.0.1", orbiter_redis_password="another password")
-    assert one.startswith("redis://worker:")
+    assert one.startswith("redis://worker-worker1:")
     assert one.endswith("@10.0.0.1:6379/0")
     assert len(one.split(":")[2].split("@")[0]) == 48
     assert one != other
@@ -182,13 +185,15 @@ def test_workers_connect_as_worker_also_without_a_password_of_the_inventory(url)
 
 def test_workers_have_the_password_that_the_inventory_gives_them(url):
     users = {"worker": {"password": "w/rker"}}
-    assert url(redis_bind="10.0.0.1", orbiter_redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
-    assert url(redis_bind="10.0.0.1", redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
+    assert url(**SHARED, orbiter_redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
+    assert url(**SHARED, redis_users=users) == "redis://worker:w%2Frker@10.0.0.1:6379/0"
+    own = {"worker-worker1": {"password": "w/rker"}}
+    assert url(redis_bind="10.0.0.1", redis_users=own) == "redis://worker-worker1:w%2Frker@10.0.0.1:6379/0"
 
 
 def test_workers_of_another_namespace_connect_as_its_user(url):
-    tenants = {"redis_bind": "10.0.0.1", "redis_namespaces": [{"name": "{acme}"}], "worker_namespace": "{acme}"}
-    own = url(redis_bind="10.0.0.1", orbiter_namespace="{acme}")
+    tenants = SHARED | {"redis_namespaces": [{"name": "{acme}"}], "worker_namespace": "{acme}"}
+    own = url(**SHARED, orbiter_namespace="{acme}")
     other, given = url(**tenants), url(**tenants, redis_users={"acme-worker": {"password": "w/rker"}})
     assert own.startswith("redis://worker:")
     assert other.startswith("redis://acme-worker:")
@@ -196,11 +201,18 @@ def test_workers_of_another_namespace_connect_as_its_user(url):
     assert given == "redis://acme-worker:w%2Frker@10.0.0.1:6379/0"
 
 
-def test_each_worker_host_connects_as_a_user_of_its_own_where_that_is_wanted(url):
-    one = {"redis_bind": "10.0.0.1", "redis_user_per_host": True}
+def test_each_worker_host_connects_as_a_user_of_its_own(url):
+    one = {"redis_bind": "10.0.0.1"}
     assert url(**one).startswith("redis://worker-worker1:")
     tenant = one | {"redis_namespaces": [{"name": "acme"}], "worker_namespace": "acme"}
     assert url(**tenant).startswith("redis://acme-worker-worker1:")
+    assert url(**one, redis_user_per_host="no").startswith("redis://worker:")
+
+
+def test_a_host_shares_a_user_as_long_as_redis_has_no_other_for_it_and_is_left_out(url):
+    for users, user in ((["worker"], "worker"), (["worker", "worker-worker1"], "worker-worker1")):
+        seen = {"redis_bind": "10.0.0.1", "__site_redis_looked": {"users": users}}
+        assert url(**seen).startswith(f"redis://{user}:")
 
 
 def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_contacted(tmp_path):

@@ -11,7 +11,7 @@ from conftest import changed, shown
 # A worker host, so that the two fleets of the scenario stay as they are.
 TENANT = "worker2"
 HOSTS = {"orbiter_redis_hosts": TENANT, "orbiter_worker_hosts": TENANT}
-# No password for `worker`, which there is all the same.
+# No password for the user of the worker host, which there is all the same.
 USERS = {"orbiter_redis_users": {"client": {"password": "the cl1ent's own"}}}
 STATE = "sha256sum /etc/redis/*; ls /var/lib/redis; systemctl show --property=MainPID --value redis-server"
 AS_OPERATOR = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock"
@@ -81,8 +81,8 @@ def test_an_adopted_redis_is_the_fleets(again):
 def test_there_is_a_worker_without_a_password_of_the_inventory_and_with_a_workers_rights(adopted, again, runner):
     variables = runner.get_variables(TENANT)
     operator = variables["orbiter_redis_password"].encode()
-    password = hashlib.pbkdf2_hmac("sha256", operator, b"redis user worker", 200_000, 24).hex()
-    worker = redis.Redis(variables["ansible_host"], username="worker", password=password)
+    password = hashlib.pbkdf2_hmac("sha256", operator, f"redis user worker-{TENANT}".encode(), 200_000, 24).hex()
+    worker = redis.Redis(variables["ansible_host"], username=f"worker-{TENANT}", password=password)
     assert worker.ping()
     for command in (("ACL", "SETUSER", "me", "on"), ("REPLICAOF", "10.0.0.1", "6379"), ("CONFIG", "GET", "*")):
         with pytest.raises(redis.exceptions.NoPermissionError):

@@ -70,7 +70,7 @@ def test_two_follow_the_master_and_three_sentinels_agree(servers, master):
 
 
 def test_workers_login_at_the_sentinels_may_ask_for_the_master_and_nothing_else(fleet, servers):
-    assert fleet.redis_url.startswith("rediss+sentinel://worker:")
+    assert fleet.redis_url.startswith("rediss+sentinel://worker-worker1:")
     secret = fleet.redis_url.partition("sentinel_password=")[2].partition("&")[0]
     shell = f"export REDISCLI_AUTH={secret}; redis-cli {TLS} -p 26379 --user reader"
     assert "6379" in servers["redis1"].check_output(f"{shell} sentinel get-master-addr-by-name orbiter")

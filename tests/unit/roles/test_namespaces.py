@@ -16,6 +16,10 @@ from users import refused, written
 
 PATIENCE = 60
 TENANTS = [{"name": "acme", "queues": ["mail", "acme:reports"], "clients": ["app", "cron"]}, {"name": "{blue}"}]
+HOSTS = {
+    "w1": {"user": "worker-w1", "shared": "worker"},
+    "w2": {"user": "acme-worker-w2", "shared": "acme-worker"},
+}
 
 
 def reach(rules):
@@ -42,15 +46,35 @@ def test_each_namespace_has_users_that_reach_its_keys_only(ansible, tmp_path):
 
 
 def test_each_worker_host_has_a_user_with_the_rights_of_the_worker_of_its_namespace(ansible, tmp_path):
-    hosts, given = {"w1": "orbiter", "w2": "acme"}, {"acme-worker": {"password": "password of acme"}}
+    given = {name: {"password": f"password of {name}"} for name in ("worker", "acme-worker")}
     path = tmp_path / "users.acl"
-    rules = written(ansible, path, redis_namespaces=TENANTS, redis_users=given, redis_worker_hosts=hosts)
+    rules = written(ansible, path, redis_namespaces=TENANTS, redis_users=given, redis_worker_hosts=HOSTS)
     assert rules["worker-w1"] == rules["worker"]
     assert rules["acme-worker-w2"] == rules["acme-worker"]
     assert reach(rules["acme-worker-w2"]) == {"acme"}
     passwords = dict(line.split()[1::3][:2] for line in path.read_text().splitlines() if line)
     assert len({passwords[name] for name in ("worker", "worker-w1", "acme-worker", "acme-worker-w2")}) == 4
-    assert "fe80::1 cannot be: a name has letters" in refused(ansible, redis_worker_hosts={"fe80::1": "orbiter"})
+
+
+@pytest.mark.parametrize(
+    ("each", "given", "wanted"),
+    [
+        (True, {}, {"worker-w1", "acme-worker-w2"}),
+        ("no", {}, {"worker"}),
+        (True, {"worker": {"password": "the word of who shares"}}, {"worker", "worker-w1", "acme-worker-w2"}),
+    ],
+    ids=["one each", "shared", "both"],
+)
+def test_worker_hosts_share_a_user_only_where_the_inventory_says_so(ansible, tmp_path, each, given, wanted):
+    said = {"redis_worker_hosts": HOSTS, "redis_user_per_host": each, "redis_users": given}
+    rules = written(ansible, tmp_path / "users.acl", redis_namespaces=TENANTS[:1], **said)
+    assert {name for name in rules if name.startswith(("worker", "acme-worker-"))} == wanted
+
+
+def test_a_worker_host_has_nobody_elses_user(ansible):
+    hosts = {"client": HOSTS["w1"] | {"user": "worker-client"}}
+    said = refused(ansible, redis_worker_hosts=hosts, redis_namespaces=[{"name": "worker"}])
+    assert "worker-client would be one of redis_namespaces as well" in said
 
 
 def test_users_of_the_fleet_are_those_of_its_namespace(ansible, tmp_path):

@@ -157,6 +157,22 @@ def test_a_queue_is_the_same_with_its_namespace_and_without(ansible, given):
     assert "worker_queue is" not in done.stdout
 
 
+def test_users_of_worker_hosts_have_names_that_redis_takes_and_each_its_own(ansible, tmp_path):
+    names = ["plain-1.example.net", "10.0.0.1", "fe80::1", "fe80__1", "me@host", "größe", "a" * 150, "a" * 151]
+    groups = {"redis": {"hosts": {"queue": {}}}, "workers": {"hosts": {name: {} for name in names}}}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"children": groups}}))
+    show = {"debug": {"msg": "USERS={{ orbiter_redis_worker_hosts.values() | map(attribute='user') | join(',') }}="}}
+    fleet = str(CHECKOUT / "playbooks/vars/fleet.yml")
+    (tmp_path / "show.yml").write_text(
+        json.dumps([{"hosts": "queue", "gather_facts": False, "vars_files": [fleet], "tasks": [show]}])
+    )
+    done = ansible([], tmp_path / "show.yml", f"--inventory={tmp_path}/hosts.yml")
+    users = re.search("USERS=(.*?)=", done.stdout)[1].split(",")
+    assert {"worker-plain-1.example.net", "worker-10.0.0.1", "worker-fe80__1"} <= set(users)
+    assert len(set(users)) == len(names), users
+    assert [user for user in users if not re.fullmatch(r"[A-Za-z0-9_.-]{1,110}", user)] == []
+
+
 @pytest.mark.parametrize(
     ("redis", "said", "refused"),
     [

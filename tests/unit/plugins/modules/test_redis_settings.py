@@ -120,6 +120,8 @@ def test_a_secret_among_the_settings_is_not_shown(host, apply):
 def test_users_are_made_changed_and_removed(host, apply):
     there = host(OFF, ADMIN, user("worker", "old word"), user("gone", "old word"))
     text = there.write(OFF, ADMIN, user("worker", "new word", "~q* -@all +get +ping"), user("client", "new word"))
+    caller = redis.Redis(port=there.server.port, username="gone", password="old word", client_name="app")
+    caller.ping()
     would = apply(there, users=text, check=True)
     assert there.lets_in("worker", "old word")
     changed = apply(there, users=text)
@@ -127,6 +129,8 @@ def test_users_are_made_changed_and_removed(host, apply):
     assert there.lets_in("worker", "new word")
     assert not there.lets_in("worker", "old word")
     assert there.client.acl_getuser("gone") is None
+    assert changed["ended"] == ["127.0.0.1 as gone, app (1 connection)"]
+    caller.close()
     for diff in (would["diff"], changed["diff"]):
         assert "#(old password)" in diff["before"]
         assert "#(new password)" in diff["after"]
