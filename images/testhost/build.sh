@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 # What every Debian server has, and no more: the roles install the rest.
-packages=systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt,ca-certificates,iproute2,procps
+packages=systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt,ca-certificates,iproute2,procps,nftables
 # What a container has no use for, or may not do.
 masked="dev-hugepages.mount sys-fs-fuse-connections.mount systemd-udevd.service systemd-logind.service getty.target
   console-getty.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service systemd-binfmt.service"

@@ -870,7 +870,7 @@ def canary(values):
 
 def firewall(values):
     """Yield what is wrong with what the firewall is told."""
-    wanted = values.get("orbiter_firewall", False)
+    wanted = values.get("orbiter_firewall", True)
     clients, each = values.get("orbiter_firewall_clients", []), values.get("orbiter_firewall_connections", 0)
     if (
         not is_boolean(wanted)
