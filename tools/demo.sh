@@ -17,9 +17,10 @@ step 'What is left in the queue'
 # redis-cli reads its password from the environment too.
 REDISCLI_AUTH=$(tr -d '\n' <.cache/demo/redis_password)
 export REDISCLI_AUTH
+demo_redis=(redis-cli --user admin --tls --cacert .cache/demo/redis-tls/ca.pem -h 172.28.77.10)
 printf 'waiting: %s, claimed: %s\n' \
-  "$(redis-cli --user admin -h 172.28.77.10 XLEN orbiter:tasks)" \
-  "$(redis-cli --user admin -h 172.28.77.10 XPENDING orbiter:tasks orbiter:tasks:group | head -1)"
+  "$("${demo_redis[@]}" XLEN orbiter:tasks)" \
+  "$("${demo_redis[@]}" XPENDING orbiter:tasks orbiter:tasks:group | head -1)"
 
 step 'Who did the work: orbiter worker list'
 sleep 2  # a worker's heartbeat tells news within a second

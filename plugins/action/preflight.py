@@ -217,6 +217,6 @@ def readable(redis, groups):
         others = "the other hosts" if len(callers) > 1 else callers[0]
         yield (
             f"{', '.join(groups['redis'])}: Redis speaks no TLS (redis_tls is false), so passwords, tasks and results "
-            f"can be read by whoever reads along in the network between it and {others}; a new fleet gets TLS by "
-            'redis_tls: true, one that runs by orbiter.fleet.redis_tls (docs/secure.md, "TLS").'
+            f"can be read by whoever reads along in the network between it and {others}; a new fleet gets TLS "
+            'without redis_tls: false, one that runs by orbiter.fleet.redis_tls (docs/secure.md, "TLS").'
         )

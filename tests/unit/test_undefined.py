@@ -160,6 +160,7 @@ def url(tmp_path):
     """Return a function that gives the URL that worker1 gets of an inventory."""
 
     def shown(**inventory):
+        inventory = {"redis_tls": False} | inventory
         play = {
             "hosts": "worker1",
             "gather_facts": False,
@@ -223,6 +224,27 @@ def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_con
     assert "Look at the hosts" not in done.stdout
     served = deployed(tmp_path, inventory | {"redis_namespaces": [{"name": "acme"}]}, "site.yml")
     assert "Look at the hosts" in served.stdout, served.stdout
+
+
+def test_hosts_that_reach_redis_through_a_network_use_tls(ansible, tmp_path):
+    """Unless the inventory says otherwise, or no other host uses it."""
+    variables = str(CHECKOUT / "playbooks/vars/fleet.yml")
+    show = {"debug": {"msg": "URL={{ orbiter_redis_url }}= CA={{ orbiter_redis_ca }}="}}
+    play = {"hosts": "workers", "gather_facts": False, "vars_files": [variables], "tasks": [show]}
+    (tmp_path / "show.yml").write_text(json.dumps([play]))
+    for workers, said, tls in (
+        ("worker", "", True),
+        ("worker", "redis_tls=no", False),
+        ("queue", "", False),
+        ("queue", "redis_tls=yes", True),
+    ):
+        fleet = ["[redis]", f"queue redis_bind=10.0.0.1 {said}", "[workers]", workers]
+        done = ansible([*fleet, "[all:vars]", "orbiter_redis_password=x"], tmp_path / "show.yml")
+        scheme, tail = ("rediss", "?ssl_ca_certs=/etc/orbiter/redis-ca.pem") if tls else ("redis", "")
+        assert re.search(rf"URL={scheme}://worker-{workers}:\w+@10.0.0.1:6379/0{re.escape(tail)}=", done.stdout), (
+            workers
+        )
+        assert bool(re.search(r"CA=\S*/.redis-tls/ca.pem=", done.stdout)) is tls
 
 
 def test_a_url_of_the_inventory_is_taken_as_it_is(url):

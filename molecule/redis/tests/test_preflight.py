@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
-from conftest import changed, shown
+from conftest import FLEETS, as_json, changed, shown
+
+CHECKOUT = Path(__file__).parents[3]
 
 GOOD = "Tr0ub4dor&3 and a staple"
 MISTAKES = {
@@ -65,3 +71,33 @@ def test_a_disk_that_is_nearly_full_is_said(site):
     assert done.returncode == 2
     assert "MB are free in /var/lib/redis, and Redis needs 1000000000" in shown(done)
     assert changed(done) == []
+
+
+@pytest.fixture
+def silent(inventory, tmp_path):
+    """Return the inventory without what it says of TLS."""
+    listed = subprocess.run(
+        ["ansible-inventory", "--inventory", inventory, "--list"], capture_output=True, text=True, check=True
+    )
+    known = as_json(listed.stdout)["_meta"]["hostvars"]
+    for name in FLEETS:
+        known[name].pop("redis_tls", None)
+    groups = {"redis": list(FLEETS), "workers": list(FLEETS.values())}
+    hosts = {group: {"hosts": {name: known[name] for name in names}} for group, names in groups.items()}
+    file = tmp_path / "hosts.json"
+    file.write_text(json.dumps({"all": {"children": hosts}}))
+    return str(file)
+
+
+@pytest.mark.parametrize("limit", ["redis1:worker1", "worker1"])
+def test_a_redis_without_tls_gets_none_that_the_inventory_does_not_name(silent, servers, limit):
+    before = servers["redis1"].run_id()
+    words = ["-e", "orbiter_redis_hosts=redis1", "-e", "orbiter_worker_hosts=worker1", "--limit", limit]
+    command = ["ansible-playbook", "--inventory", silent, "playbooks/rolling_update.yml", *words]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "redis1: its Redis runs without TLS" in shown(done)
+    assert "redis_tls: false" in shown(done)
+    assert "orbiter.fleet.redis_tls" in shown(done)
+    assert changed(done) == []
+    assert servers["redis1"].run_id() == before

@@ -176,9 +176,14 @@ def test_users_of_worker_hosts_have_names_that_redis_takes_and_each_its_own(ansi
 @pytest.mark.parametrize(
     ("redis", "said", "refused"),
     [
-        ("queue", [], r"redis_tls is false and redis_tls_port 6379, where Redis' port without TLS is 6379"),
+        (
+            "queue",
+            [],
+            r"redis_tls is not in the inventory and redis_tls_port 6379, where Redis' port without TLS is 6379",
+        ),
         ("queue", ["redis_tls=true"], r"redis_tls is true and redis_tls_port 6379, .*redis_tls_port: 6380"),
-        ("queue", ["redis_tls_port=6380"], r"redis_tls is false and redis_tls_port 6380, .*redis_tls: true"),
+        ("queue", ["redis_tls_port=6380"], r"redis_tls is not in the inventory and .* 6380, .*redis_tls: true"),
+        ("queue", ["redis_tls=no", "redis_tls_port=6380"], r"redis_tls is false and redis_tls_port 6380"),
         ("queue[1:3]", ["redis_tls=true", "redis_tls_port=6380"], r"The inventory has 3 Redis hosts, .*at once"),
     ],
 )
@@ -193,12 +198,13 @@ def test_a_move_to_tls_that_cannot_be_is_refused_before_a_host_is_asked(ansible,
 @pytest.mark.parametrize(
     ("workers", "said", "times"),
     [
-        ("work[1:2]", "", 1),
+        ("work[1:2]", "redis_tls=no", 1),
         ("work[1:2]", "redis_tls=true", 0),
+        ("work[1:2]", "", 0),
         ("queue", "", 0),
         ("work[1:2] orbiter_redis_url=rediss://elsewhere", "", 0),
     ],
-    ids=["no TLS", "TLS", "one host", "a Redis elsewhere"],
+    ids=["no TLS", "TLS", "the default", "one host", "a Redis elsewhere"],
 )
 def test_what_it_means_that_redis_has_no_tls_is_said_once_where_others_can_read_along(ansible, workers, said, times):
     fleet = [workers if line == "work" else line for line in FLEET]
