@@ -99,6 +99,14 @@ def test_the_same_again_changes_nothing(servers, site):
     assert changed(site("redis1")) == []
 
 
+def test_a_run_for_redis_alone_has_the_firewall(servers, site):
+    host = servers["redis1"].host
+    assert site("redis1", orbiter_firewall=False).returncode == 0
+    assert host.run("nft list table inet orbiter").rc != 0
+    assert site("redis1", orbiter_firewall=True).returncode == 0
+    assert "6379" in host.check_output("nft list chain inet orbiter input")
+
+
 def test_nothing_of_redis_is_readable_to_others(server):
     listed = server.host.check_output("find /etc/redis /run/redis/redis-server.sock -not -type d -printf '%p %m\\n'")
     modes = dict(line.split() for line in listed.splitlines())

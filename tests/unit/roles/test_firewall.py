@@ -37,3 +37,19 @@ def test_new_hosts_get_a_firewall_and_hosts_that_serve_without_are_asked_for(ans
     given = [] if said is None else ["--extra-vars", json.dumps({"orbiter_firewall": said})]
     done = ansible(FLEET, tmp_path / "show.yml", *given)
     assert re.findall("STATE=(.*?)=", done.stdout) == [wanted] * 3, done.stdout
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [f"{role}{part}" for role in ("redis", "temporal") for part in ("", "_install", "_configure", "_service")],
+)
+def test_what_begins_to_serve_has_a_firewall_before_whatever_part_of_site_it_is_made_by(ansible, tag):
+    fleet = ["[redis]", "r1", "[temporal]", "t1", "[workers]", "w1"]
+    done = ansible(fleet, CHECKOUT / "site.yml", "--list-tasks", f"--tags={tag}")
+    assert done.returncode == 0, done.stderr
+    before, found, after = done.stdout.partition("Let in the fleet")
+    role = f"orbiter.fleet.{tag.partition('_')[0]} : "
+    assert found
+    assert role in after
+    prepared = before.rpartition("(Firewall)")[0]
+    assert role not in prepared.rpartition("(Lock)")[2]
