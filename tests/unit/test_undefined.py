@@ -211,8 +211,8 @@ def test_each_worker_host_connects_as_a_user_of_its_own(url):
 
 
 def test_a_host_shares_a_user_as_long_as_redis_has_no_other_for_it_and_is_left_out(url):
-    for users, user in ((["worker"], "worker"), (["worker", "worker-worker1"], "worker-worker1")):
-        seen = {"redis_bind": "10.0.0.1", "__site_redis_looked": {"users": users}}
+    for users, user in (("user worker", "worker"), ("user worker\nuser worker-worker1", "worker-worker1")):
+        seen = {"redis_bind": "10.0.0.1", "__site_redis_looked": {"rc": 0, "stdout": users}}
         assert url(**seen).startswith(f"redis://{user}:")
 
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import FLEETS, as_json, changed, shown
+from conftest import as_json, changed, shown
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -74,30 +74,65 @@ def test_a_disk_that_is_nearly_full_is_said(site):
 
 
 @pytest.fixture
-def silent(inventory, tmp_path):
-    """Return the inventory without what it says of TLS."""
+def other(inventory, tmp_path):
+    """Return a function that plays on the first fleet, with an inventory that says something else of the Redis host."""
     listed = subprocess.run(
         ["ansible-inventory", "--inventory", inventory, "--list"], capture_output=True, text=True, check=True
     )
     known = as_json(listed.stdout)["_meta"]["hostvars"]
-    for name in FLEETS:
-        known[name].pop("redis_tls", None)
-    groups = {"redis": list(FLEETS), "workers": list(FLEETS.values())}
-    hosts = {group: {"hosts": {name: known[name] for name in names}} for group, names in groups.items()}
-    file = tmp_path / "hosts.json"
-    file.write_text(json.dumps({"all": {"children": hosts}}))
-    return str(file)
+
+    def run(playbook, *options, without=(), **said):
+        redis = {name: value for name, value in known["redis1"].items() if name not in without} | said
+        groups = {"redis": {"redis1": redis}, "workers": {"worker1": known["worker1"]}}
+        hosts = {group: {"hosts": members} for group, members in groups.items()}
+        (tmp_path / "hosts.json").write_text(json.dumps({"all": {"children": hosts}}))
+        command = ["ansible-playbook", "--inventory", str(tmp_path / "hosts.json"), playbook, *options]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        print(done.stdout[-20_000:], done.stderr[-20_000:])
+        return done
+
+    return run
 
 
 @pytest.mark.parametrize("limit", ["redis1:worker1", "worker1"])
-def test_a_redis_without_tls_gets_none_that_the_inventory_does_not_name(silent, servers, limit):
+def test_a_redis_without_tls_gets_none_that_the_inventory_does_not_name(other, servers, limit):
     before = servers["redis1"].run_id()
-    words = ["-e", "orbiter_redis_hosts=redis1", "-e", "orbiter_worker_hosts=worker1", "--limit", limit]
-    command = ["ansible-playbook", "--inventory", silent, "playbooks/rolling_update.yml", *words]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    done = other("playbooks/rolling_update.yml", "--limit", limit, without=["redis_tls"])
     assert done.returncode == 2
     assert "redis1: its Redis runs without TLS" in shown(done)
     assert "redis_tls: false" in shown(done)
     assert "orbiter.fleet.redis_tls" in shown(done)
     assert changed(done) == []
     assert servers["redis1"].run_id() == before
+
+
+def test_a_worker_host_that_redis_has_no_user_for_is_refused_where_redis_is_left_out(play):
+    hosts = {"orbiter_redis_hosts": "redis1", "orbiter_worker_hosts": "worker1"}
+    acme = {"redis_namespaces": [{"name": "acme"}], "worker_namespace": "acme"}
+    done = play("site.yml", "--limit=worker1", **hosts, **acme)
+    assert done.returncode == 2
+    assert "worker1: Redis has no user for these yet (acme-worker)" in shown(done)
+    assert "--limit 'redis1:worker1'" in shown(done)
+    assert changed(done) == []
+
+
+@pytest.fixture
+def powerless(servers):
+    """Return a shell of the Redis host that may not touch the kernel's tables, as in a container without NET_ADMIN."""
+    host, path = servers["redis1"].host, "/root/powerless"
+    words = "exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin /bin/sh"
+    host.check_output(f"printf '#!/bin/sh\n%s \"$@\"\n' '{words}' > {path} && chmod 700 {path}")
+    yield path
+    host.check_output(f"rm {path}")
+
+
+def test_where_no_firewall_can_be_made_that_is_said_and_an_error_where_the_inventory_asks_for_one(other, powerless):
+    asked, unasked = (
+        other("site.yml", "--tags=redis", ansible_shell_executable=powerless, **said)
+        for said in ({"orbiter_firewall": True}, {})
+    )
+    assert (asked.returncode, unasked.returncode) == (2, 0)
+    assert "redis1: no firewall can be made: " in shown(asked)
+    assert "Operation not permitted" in shown(asked)
+    assert "redis1: no firewall can be made here (" in shown(unasked)
+    assert changed(asked) == changed(unasked) == []
