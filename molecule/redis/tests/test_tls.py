@@ -50,6 +50,14 @@ def test_workers_check_the_certificate(server, on):
     assert worker.file("/etc/orbiter/redis-ca.pem").content_string == server.authority.read_text()
 
 
+def test_redis_cli_takes_the_url_that_workers_take_and_the_authority_from_the_environment(server, on):
+    """The guide's troubleshooting, where Redis speaks TLS: redis-cli -u $ORBITER_REDIS_URL ping."""
+    url = on("worker2").check_output('. /etc/orbiter/worker.env; printf %s "$ORBITER_REDIS_URL"')
+    ping = "redis-cli --no-auth-warning -u %s ping"
+    assert "PONG" not in server.host.run(ping, url).stdout
+    assert server.host.check_output(f"SSL_CERT_FILE=/etc/redis/tls/ca.pem {ping}", url) == "PONG"
+
+
 def test_keys_are_kept_from_others(server):
     key = server.host.file("/etc/redis/tls/redis.key")
     assert (key.mode, key.user) == (0o640, "redis")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import contextmanager, suppress
 from urllib.parse import quote
@@ -21,6 +22,12 @@ def ports(server):
     """Return the ports that Redis listens at."""
     listening = server.host.check_output("ss --no-header --listening --tcp --numeric --processes | grep redis-server")
     return {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
+
+
+def guarded(server):
+    """Return the ports that the firewall guards."""
+    chain = server.host.check_output("nft list chain inet orbiter input")
+    return {int(port) for port in re.search("tcp dport != {(.*?)}", chain)[1].split(",")}
 
 
 @contextmanager
@@ -62,7 +69,7 @@ def moved(servers, on, play):
     after_check = (ports(server), processes(worker))
     with somebody(plain), StubbornLoad(plain) as first:
         stays = play(PLAYBOOK, **wanted)
-        both = ports(server)
+        both = (ports(server), guarded(server))
     with StubbornLoad(secure) as second:
         closes = play(PLAYBOOK, **wanted)
         one = ports(server)
@@ -93,7 +100,11 @@ def test_the_plain_port_stays_open_while_somebody_is_connected_by_it_and_the_pla
     assert f"the workers use TLS, and port {PLAIN} stays open without it, as these are connected by it: " in said
     assert ".1 as admin" in said  # the network's gateway is the machine of the tests
     assert " as worker" not in said.partition("are connected by it: ")[2]
-    assert moved["both"] == {PLAIN, SECURE}
+    assert moved["both"][0] == {PLAIN, SECURE}
+
+
+def test_both_ports_are_behind_the_firewall_while_both_are_open(moved):
+    assert moved["both"][1] == {PLAIN, SECURE}
 
 
 def test_it_closes_when_nobody_is_and_workers_stay_where_they_are(moved):
