@@ -22,7 +22,7 @@ LONG = 6.0  # seconds; a worker that is told to leave waits for one
 
 def wave(rng):
     """Return the tasks of a rise: short ones, and some that outlive a drain."""
-    seconds = [rng.uniform(0.1, 0.5) for _ in range(60)] + [LONG] * 3
+    seconds = [rng.uniform(0.1, 0.5) for number in range(60)] + [LONG] * 3
     return [
         TaskPayload(
             agent_config={"runtime": "callable", "name": "sleep", "target": "jobs:sleep"},
