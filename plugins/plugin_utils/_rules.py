@@ -848,6 +848,7 @@ AGREED = (
     *(
         "redis_port",
         "redis_tls",
+        "redis_user_per_host",
         "redis_password",
         "redis_users",
         "redis_namespace",
