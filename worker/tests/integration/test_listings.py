@@ -54,8 +54,9 @@ async def test_tasks_are_listed_by_status_and_queue(fleet: Fleet) -> None:
     async with working(fleet, max_retries=0):
         done = [(await fleet.ends(await fleet.submit("echo"))).task_id for _ in range(2)]
         failed = (await fleet.ends(await fleet.submit("fail"))).task_id
-    waiting, gone = [await fleet.submit("echo", not_before=4e9) for _ in range(2)]
-    elsewhere = await other.submit(TaskPayload())
+    # Of one millisecond they may be: then they are in the order of their names.
+    waiting, gone = [await fleet.submit("echo", task_id=name, not_before=4e9) for name in ("a-waiting", "b-gone")]
+    elsewhere = await other.submit(TaskPayload(task_id="c-elsewhere"))
     await fleet.broker.cancel(gone)
     await other.disconnect()
     assert await listed(fleet, "completed") == done[::-1]
@@ -109,11 +110,48 @@ async def test_tasks_that_0_1_or_an_earlier_release_recorded_are_listed_by_a_rou
 async def test_lists_forget_what_has_expired(fleet: Fleet) -> None:
     await many(fleet.client, 3)
     await fleet.client.delete(keys.task("completed-1"))
-    # Kept for a day: this one ended before.
-    await fleet.client.zadd(keys.ENDED, {"completed-2": ended_score("completed", (time.time() - 90_000) * 1000)})
+    # What a client may put there: no place of any task.
+    odd = {"before": -5, "between": ended_score("failed", 9e12), "after": 4e13, "never": float("-inf")}
+    await fleet.client.zadd(keys.ENDED, odd)
     await Sweeper(Housekeeping(fleet.broker), "w", lease=30).sweep(1)
-    assert sorted(await fleet.client.zrange(keys.tagged(QUEUE, "tasks"), 0, -1)) == ["completed-0", "completed-2"]
-    assert "completed-2" not in await fleet.client.zrange(keys.ENDED, 0, -1)
+    for name in (keys.tagged(QUEUE, "tasks"), keys.ENDED):
+        assert sorted(await fleet.client.zrange(name, 0, -1)) == ["completed-0", "completed-2"]
+
+
+async def test_many_that_have_expired_are_forgotten_by_one_sweep(fleet: Fleet) -> None:
+    await many(fleet.client, 3_500)
+    await fleet.client.delete(*[keys.task(f"completed-{at}") for at in range(3_000)])
+    await Sweeper(Housekeeping(fleet.broker), "w", lease=30).sweep(1)
+    for name in (keys.tagged(QUEUE, "tasks"), keys.ENDED):
+        assert await fleet.client.zcard(name) <= 1_500
+
+
+async def test_an_impossible_time_ends_no_round(fleet: Fleet) -> None:
+    await many(fleet.client, 1)
+    await fleet.client.zadd(keys.BY_TIME, {"completed-0": float("-inf")})
+    await Sweeper(Housekeeping(fleet.broker), "w", lease=0.001).look()
+    assert await listed(fleet) == ["completed-0"]
+
+
+async def test_tasks_of_a_queue_come_in_the_order_of_their_end_from_either_list(fleet: Fleet) -> None:
+    now = time.time()
+    for number in range(3):
+        task_id = f"t{number}"
+        fields = {"task_id": task_id, "status": "failed", "queue": QUEUE, "completed_at": str(now - number)}
+        await fleet.client.hset(keys.task(task_id), mapping=fields)
+        await fleet.client.zadd(keys.tagged(QUEUE, "tasks"), {task_id: now * 1000 + number})
+        await fleet.client.zadd(keys.ENDED, {task_id: ended_score("failed", (now - number) * 1000)})
+    for more in range(2):  # the one list is shorter, then the other one
+        assert await listed(fleet, "failed", QUEUE, limit=2) == ["t0", "t1"]
+        await many(fleet.client, 5 * (more + 1), status="completed", queue=(OTHER, QUEUE)[more])
+
+
+async def test_workers_of_0_1_are_seen_beside_one_of_ours_that_is_gone(fleet: Fleet) -> None:
+    await fleet.client.zadd(keys.FLEET, {"gone": time.time() * 1000})
+    beat = {"status": "running", "last_heartbeat": str(time.time()), "hostname": "h", "concurrency": "1"}
+    await fleet.client.hset(keys.worker("old"), mapping=beat)
+    found = {worker.worker_id: worker.status for worker in await get_worker_fleet_status(fleet.url)}
+    assert found == {"gone": "dead", "old": "running"}
 
 
 @pytest.mark.parametrize("key", [keys.ENDED, keys.tagged(QUEUE, "tasks")])

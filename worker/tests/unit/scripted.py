@@ -413,12 +413,12 @@ class ScriptedHousekeeping(Scripted):
     async def note_workers(self, worker_ids: Sequence[str]) -> None:
         await self._step("note_workers", list(worker_ids))
 
-    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
-        task_ids: list[str] = await self._step("queue_tasks", skip, default=[])
+    async def listing(self, name: str, *, skip: int, count: int) -> list[str]:
+        task_ids: list[str] = await self._step("listing", name, skip, default=[])
         return task_ids
 
-    async def trim(self, gone: Sequence[str]) -> None:
-        await self._step("trim", list(gone))
+    async def unlist(self, name: str, gone: Sequence[str]) -> None:
+        await self._step("unlist", name, list(gone))
 
     async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
         await self._step("list_again", dict(created), dict(ended))

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.broker.calls import core
 from orbiter.distributed.broker.queue_info import read_backlog
-from orbiter.distributed.broker.records import EVENT_STATUS, ended_score
+from orbiter.distributed.broker.records import ENDED_RANGE, EVENT_STATUS, ended_score
 from orbiter.distributed.broker.spoilt import readable
-from orbiter.distributed.limits import TASK_TTL
+from orbiter.distributed.limits import FLEET_TTL, TASK_TTL
 from orbiter.distributed.names import RESERVED_TASK_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orbiter.distributed.broker.queue_info import Backlog
-    from orbiter.distributed.broker.records import Entry, Lost, Mended
+    from orbiter.distributed.broker.records import Entry, Listing, Lost, Mended
     from orbiter.distributed.broker.task_broker import TaskBroker
 
 PROGRESS_KEPT = 3600
+# Seconds for which a worker of 0.1 is on the list of workers after each sweep.
+NOTED_TTL = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,26 +159,24 @@ class Housekeeping:
         await self._broker.within(self._broker.client.zremrangebyscore(self._keys.fleet, "-inf", int(before * 1000)))
 
     async def note_workers(self, worker_ids: Iterable[str]) -> None:
-        """List workers that live and do not list themselves, as those of 0.1."""
-        now = int(await self.now() * 1000)
-        if beats := dict.fromkeys(worker_ids, now):
+        """List workers that live and do not list themselves, as those of 0.1, for a short time: they take no leave."""
+        beat = int((await self.now() - FLEET_TTL + NOTED_TTL) * 1000)
+        if beats := dict.fromkeys(worker_ids, beat):
             await self._broker.within(self._broker.client.zadd(self._keys.fleet, beats))
 
-    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
-        """Return a page of the queue's own list of tasks, the oldest first."""
+    async def listing(self, name: Listing, *, skip: int, count: int) -> list[str]:
+        """Return a page of a list of tasks, the oldest first: of the queue's own, or of ended ones by status."""
         redis: Any = self._broker.client
-        found: list[str] = await self._broker.within(redis.zrange(self._broker.keys.tasks, skip, skip + count - 1))
+        found: list[str] = await self._broker.within(redis.zrange(self._listing(name), skip, skip + count - 1))
         return found
 
-    async def trim(self, gone: Collection[str]) -> None:
-        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off that of ended tasks."""
-        before = int((await self.now() - self._broker.task_ttl) * 1000)
-        async with self._broker.client.pipeline(transaction=False) as pipeline:
-            if gone:
-                pipeline.zrem(self._broker.keys.tasks, *gone)
-            for status in EVENT_STATUS:
-                pipeline.zremrangebyscore(self._keys.ended, ended_score(status, 0), ended_score(status, before))
-            await self._broker.within(pipeline.execute())
+    async def unlist(self, name: Listing, gone: Collection[str]) -> None:
+        """Take the tasks ``gone`` off such a list."""
+        if gone:
+            await self._broker.within(self._broker.client.zrem(self._listing(name), *gone))
+
+    def _listing(self, name: Listing) -> str:
+        return self._broker.keys.tasks if name == "tasks" else self._keys.ended
 
     async def list_again(self, created: Mapping[str, float], ended: Mapping[str, Mapping[str, float]]) -> None:
         """List tasks where they are not listed: of this queue, and by status; each with its time, milliseconds."""
@@ -186,10 +186,11 @@ class Housekeeping:
             for status, rows in ended.items():
                 scores = {task_id: ended_score(status, at) for task_id, at in rows.items()}
                 pipeline.zadd(self._keys.ended, scores)
-            await self._broker.within(pipeline.execute())
+            # A Redis that is full, or the rights of an earlier release: only listings need these.
+            await self._broker.within(pipeline.execute(raise_on_error=False))
 
     async def mend_times(self, now: float) -> None:
-        """Take tasks off the order of time that have an impossible place there: before 1970, or a day or more ahead.
+        """Take tasks off the lists by time that have an impossible place there: before 1970, or a day or more ahead.
 
         Those that are known get their places anew, as tasks of 0.1 clients do.
 
@@ -200,6 +201,11 @@ class Housekeeping:
         async with redis.pipeline(transaction=False) as pipeline:
             pipeline.zremrangebyscore(self._keys.by_time, "-inf", "(0")
             pipeline.zremrangebyscore(self._keys.by_time, f"({latest}", "+inf")
+            pipeline.zremrangebyscore(self._keys.ended, "-inf", "(0")
+            *ranges, last = [ended_score(status, 0) for status in EVENT_STATUS]
+            for first in ranges:
+                pipeline.zremrangebyscore(self._keys.ended, f"({first + latest}", f"({first + ENDED_RANGE}")
+            pipeline.zremrangebyscore(self._keys.ended, f"({last + latest}", "+inf")
             await self._broker.within(pipeline.execute())
 
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Verdict: TypeAlias = Literal["run", "drop", "dead", "read"]
 # How a task must run: as any; with no other in its executor process; with no other in its worker.
 Alone: TypeAlias = Literal["", "child", "worker"]
+# Lists of tasks for listings: those of a queue; those that have ended.
+Listing: TypeAlias = Literal["tasks", "ended"]
 Renewal: TypeAlias = Literal["ok", "lost", "cancel"]
 # What a task's final event calls the status in which it has ended.
 EVENT_STATUS: Mapping[str, Literal["completed", "error", "cancelled"]] = {

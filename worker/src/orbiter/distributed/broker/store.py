@@ -104,15 +104,21 @@ class TaskStore(Connected):
 
         Those of a status in which tasks end are in the order of their end, all others in that of their creation.
         """
+        queue = None if queue is None else self._keys.of_queue(queue).stream
+        source = await self._source(status, queue)
+        # Another list has them in another order: all of them are looked at, and put into that of their end.
+        reorder = status in TERMINAL and queue is not None and source == self._keys.of_queue(queue).tasks
         found: list[TaskResult] = []
-        async for ids in self._pages(await self._source(status, queue), status):
+        async for ids in self._pages(source, status):
             fitting = ids if status is None and queue is None else await self._fitting(ids, status, queue)
             for at in range(0, len(fitting), PAGE):
                 tasks = await self.get_many(fitting[at : at + PAGE])
                 found += [task for task in tasks if task is not None and _fits(task, status, queue)]
-                if len(found) >= limit:
+                if len(found) >= limit and not reorder:
                     return found[:limit]
-        return found
+        if reorder:
+            found.sort(key=lambda task: task.completed_at or 0, reverse=True)
+        return found[:limit]
 
     async def _source(self, status: TaskStatus | str | None, queue: str | None) -> str:
         """Return the shortest list on which all such tasks are."""

@@ -6,6 +6,7 @@ consumer).
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,9 +108,7 @@ class TaskBroker(Connected):
         self.task_ttl = task_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl, "stream_events": stream_events}
         self.group = self.keys.group
-        self._lists = {self.keys.index: "set"} | dict.fromkeys(
-            (self.keys.by_time, self.keys.ended, self.keys.tasks), "zset"
-        )
+        self._lists = {self.keys.index, self.keys.by_time, self.keys.ended}
         self._patience = patience
         self._deadlines = Deadlines()
         self._scripts: dict[str, AsyncScript] = {}
@@ -401,8 +400,16 @@ class TaskBroker(Connected):
         """
         beside = {self.keys.beside(name): kind for name, kind in _BESIDE.items()}
         calls = [core.mend({self.queue_name: "stream", **beside}, then="aside")]
-        calls += [core.mend({name: kind}, then="remove") for name, kind in self._lists.items()]
+        calls += [
+            core.mend({self.keys.index: "set"}, then="remove"),
+            core.mend({self.keys.by_time: "zset"}, then="remove"),
+        ]
         mended = [row for call in calls for row in await self.run(call)]
+        for name in (self.keys.ended, self.keys.tasks):
+            # Only listings need these: the rights of an earlier release do not name them.
+            with contextlib.suppress(NoPermissionError):
+                rows: list[Mended] = await self.run(core.mend({name: "zset"}, then="remove"))
+                mended += rows
         if any(key == self.queue_name for key, _ in mended):
             await self.ensure_group()
         return mended
@@ -462,7 +469,11 @@ class TaskBroker(Connected):
             pipeline.zadd(self.keys.by_time, dict(created), nx=True)
             if ours:
                 pipeline.zadd(self.keys.tasks, dict(created), nx=True)
-            await self.within(pipeline.execute())
+            replies = await self.within(pipeline.execute(raise_on_error=False))
+        # Only listings need the third: the rights of an earlier release do not name it.
+        for reply in replies[:2]:
+            if isinstance(reply, Exception):
+                raise reply
 
     async def end_lost(self, lost: Lost) -> str:
         """End a task that the queue does not hold any more; return the status that stands, or an empty text.

@@ -19,7 +19,7 @@ from orbiter.distributed.names import DEFAULT_NAMESPACE
 from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -120,19 +120,13 @@ async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
         beats: Any = await client.zrange(keys.fleet, 0, -1, withscores=True)
     except ResponseError:
         beats = []
-    if beats:
-        ids = sorted(worker_id for worker_id, _ in beats)
-    else:
+    ids = sorted(worker_id for worker_id, _ in beats)
+    now, hashes = await _read_beats(client, keys, ids)
+    if not any(hashes):
         # Workers of 0.1 do not list themselves; one of ours that works beside them does it for them.
         names = {name async for name in client.scan_iter(match=f"{keys.worker_prefix}*", count=_SCAN_COUNT)}
         ids = [name.removeprefix(keys.worker_prefix) for name in sorted(names)]
-    pipeline = client.pipeline(transaction=False)
-    pipeline.time()
-    for worker_id in ids:
-        pipeline.hgetall(keys.worker(worker_id))
-    # Errors stay with their key: something foreign below the prefix stands for itself, and must not hide the fleet.
-    (seconds, micros), *hashes = await pipeline.execute(raise_on_error=False)
-    now = seconds + micros / 1e6
+        now, hashes = await _read_beats(client, keys, ids)
     last_beats = {worker_id: score / 1000 for worker_id, score in beats}
     fleet = [
         worker_health(worker_id, fields, now=now) if isinstance(fields, dict) else _no_heartbeat(worker_id, fields)
@@ -146,6 +140,16 @@ async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
         if worker_id not in present
     ]
     return sorted(fleet, key=lambda worker: (worker.hostname, worker.instance, worker.worker_id))
+
+
+async def _read_beats(client: Redis, keys: Keys, worker_ids: Sequence[str]) -> tuple[float, list[Any]]:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.time()
+    for worker_id in worker_ids:
+        pipeline.hgetall(keys.worker(worker_id))
+    # Errors stay with their key: something foreign below the prefix stands for itself, and must not hide the fleet.
+    (seconds, micros), *hashes = await pipeline.execute(raise_on_error=False)
+    return seconds + micros / 1e6, hashes
 
 
 def _no_heartbeat(worker_id: str, error: object) -> WorkerHealth:

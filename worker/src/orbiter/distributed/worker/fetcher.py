@@ -278,8 +278,13 @@ class Fetcher:
         # the next slot that a run leaves stays free for the sweep.
         if await self._woken(SLOT_WITHIN):
             return
-        with contextlib.suppress(RedisError, OSError):
+        try:
             await self._sweeper.look()
+        except (RedisError, OSError):
+            pass  # the next turn begins anew
+        except Exception:
+            # A fault of ours, or data that nobody thought of, must not end the runs beside it.
+            logger.exception("looking at the queue failed; trying again")
 
     async def _woken(self, within: float) -> bool:
         try:

@@ -317,7 +317,7 @@ class Reconciler:
                 moment = int(moment) if 0 < moment < now else now
                 ended.setdefault(record.values["status"], {})[record.task_id] = moment
         if known:
-            await self._store.list_again({record.task_id: int(record.listed) for record in known}, ended)
+            await self._store.list_again({record.task_id: int(max(0.0, record.listed)) for record in known}, ended)
 
     async def _records(self, task_ids: Sequence[str], *, unnamed: bool = False) -> list[_Record]:
         """Return the records of this queue's tasks; ``unnamed`` ones (0.1's), which say none, as the default one's."""

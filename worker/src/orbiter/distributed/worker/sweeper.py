@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.broker.housekeeping import Consumer
     from orbiter.distributed.broker.queue_info import Backlog
-    from orbiter.distributed.broker.records import Entry
+    from orbiter.distributed.broker.records import Entry, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +60,14 @@ class SweepStore(ReconcileStore, MendStore, Protocol):
     async def note_workers(self, worker_ids: Iterable[str]) -> None:
         """List workers that live and do not list themselves."""
 
-    async def queue_tasks(self, *, skip: int, count: int) -> list[str]:
-        """Return a page of the queue's own list of tasks."""
+    async def listing(self, name: Listing, *, skip: int, count: int) -> list[str]:
+        """Return a page of a list of tasks, the oldest first."""
 
-    async def trim(self, gone: Collection[str]) -> None:
-        """Take the tasks ``gone`` off the queue's own list, and what ended too long ago off those of ended tasks."""
+    async def unlist(self, name: Listing, gone: Collection[str]) -> None:
+        """Take the tasks ``gone`` off such a list."""
 
     async def mend_times(self, now: float) -> None:
-        """Take tasks off the order of time that have an impossible place there; ``now`` is epoch seconds."""
+        """Take tasks off the lists by time that have an impossible place there; ``now`` is epoch seconds."""
 
     async def prune(self, gone: Iterable[str], waiting: Iterable[str]) -> None:
         """Take the tasks ``gone`` off the lists, and keep the records of those ``waiting``."""
@@ -115,7 +115,7 @@ class Sweeper:
         self._pruned = "-inf"
         self._seen = 0
         self._adopted = 0
-        self._trimmed = 0
+        self._trimmed: dict[Listing, int] = {"tasks": 0, "ended": 0}
         self._reconciler = Reconciler(store, lease=lease)
 
     async def sweep(self, count: int) -> list[Entry]:
@@ -145,10 +145,9 @@ class Sweeper:
             self._next = 0.0
             return entries
         try:
-            await self._store.note_workers(
-                [consumer.name for consumer in consumers if consumer.status and not consumer.version]
-            )
             await self._tidy([consumer.name for consumer in consumers if _is_gone(consumer)])
+            old = [consumer.name for consumer in consumers if consumer.status and not consumer.version]
+            await self._store.note_workers(old)
         except ResponseError as error:
             # What was reclaimed is to be started all the same.
             logger.warning("the queue cannot be tidied: %s", error)
@@ -164,8 +163,9 @@ class Sweeper:
             await self._prune()
             if self._pruned == "-inf":
                 break
-        await self._trim()
         await self._adopt()
+        for name in self._trimmed:
+            await self._trim(name)
 
     @property
     def due_in(self) -> float:
@@ -238,13 +238,23 @@ class Sweeper:
         self._seen = kept + (self._seen if str(last) == self._pruned else 0)
         self._pruned = str(last)
 
-    async def _trim(self) -> None:
-        """Forget some tasks of this queue's list whose records have expired, and what ended too long ago."""
-        task_ids = await self._store.queue_tasks(skip=self._trimmed, count=ADOPT_BATCH)
+    async def _trim(self, name: Listing) -> None:
+        """Forget tasks of a list whose records have expired: the oldest, while most of them have; then some others."""
+        for _ in range(PRUNE_BATCHES):
+            looked, gone = await self._trim_page(name, 0)
+            if gone < ADOPT_BATCH / 2:
+                break
+        if looked == ADOPT_BATCH:
+            skip = max(self._trimmed[name], ADOPT_BATCH)
+            looked, gone = await self._trim_page(name, skip)
+            self._trimmed[name] = 0 if looked < ADOPT_BATCH else skip + looked - gone
+
+    async def _trim_page(self, name: Listing, skip: int) -> tuple[int, int]:
+        task_ids = await self._store.listing(name, skip=skip, count=ADOPT_BATCH)
         records = await self._store.records(task_ids, ["status"])
         gone = [task_id for task_id, (status,) in zip(task_ids, records, strict=True) if status is None]
-        await self._store.trim(gone)
-        self._trimmed = 0 if len(task_ids) < ADOPT_BATCH else self._trimmed + len(task_ids) - len(gone)
+        await self._store.unlist(name, gone)
+        return len(task_ids), len(gone)
 
     async def _adopt(self) -> None:
         """Give some tasks that only 0.1 clients and workers know their place in the order of time, or forget them."""
