@@ -219,7 +219,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return hosts
 
     def _add(self, name, workers):
-        """Make a host of its workers."""
+        """Make a host of its workers, unless Ansible has a group of that name."""
+        if name in self.inventory.groups:
+            self.display.warning(f"orbiter.fleet.workers: {name} of a heartbeat is the name of a group; left out")
+            return
         every = self.inventory.add_group(to_safe_group_name(self.get_option("group"), force=True, silent=True))
         self.inventory.add_host(name, group=every)
         variables = wrap_var(variables_of(workers))
@@ -228,7 +231,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         for kind in ("queue", "namespace"):
             for one in variables[f"fleet_{kind}s"]:
                 group = self.inventory.add_group(to_safe_group_name(f"{kind}_{one}", force=True, silent=True))
-                self.inventory.add_child(group, name)
+                self.inventory.add_host(name, group=group)
         strict = self.get_option("strict")
         self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)

@@ -119,6 +119,7 @@ class Play:
         self._drain = drain
         self._notes = directory / "notes"
         self._notes.mkdir(parents=True)
+        self._redis_free = asyncio.Lock()
         self._members: list[Member] = []
         self._proxies: list[FaultsProxy] = []
         self._readers: set[asyncio.Task[None]] = set()
@@ -410,7 +411,9 @@ class Play:
             case "delay" | "drop" | "reset" | "half-open":
                 return await self._break_network(fault, self._proxies[fault.worker])
             case _:
-                return await self._break_redis(fault)
+                # One at a time: a server that is being restarted cannot be killed.
+                async with self._redis_free:
+                    return await self._break_redis(fault)
         return None
 
     async def _break_network(self, fault: Fault, proxy: FaultsProxy) -> str:
@@ -531,9 +534,9 @@ async def _background(*works: Any) -> AsyncIterator[None]:
 
 
 async def _freeze(processes: list[psutil.Process], seconds: float) -> None:
-    for process in processes:
-        process.suspend()
     try:
+        for process in processes:
+            process.suspend()
         await asyncio.sleep(seconds)
     finally:
         for process in reversed(processes):

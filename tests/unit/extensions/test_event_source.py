@@ -36,6 +36,8 @@ def events(source, server):
             except TimeoutError:
                 pass
             finally:
+                if task.done():
+                    task.result()  # its error
                 task.cancel()
             return found
 

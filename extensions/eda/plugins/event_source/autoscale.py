@@ -176,7 +176,8 @@ class Watch:
             own = self.options["hosts"].get(name) or {}
             least, most = (own.get(limit, self.options[limit]) for limit in ("min", "max"))
             slots = max((row["concurrency"] for row in here), default=self.options["slots"])
-            found[name] = autoscale.Host(len(here), least, max(least, most), slots)
+            # One where nobody works, as it is drained or away, is none that has to come to its limits.
+            found[name] = autoscale.Host(len(here), least if here else 0, max(least, most), slots)
         return found
 
 
