@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Thing = TypeVar("Thing")
 QUEUE = "orbiter:tasks"
-# Of this checkout's worker. The tests' own releases are 99.0.1 and 99.0.2 (later), and 0.0.9 (earlier).
+# Of this checkout's worker. The tests' own releases are 99.0.1 to 99.0.4 (later), and 0.0.9 (earlier).
 VERSION = tomllib.loads((Path(__file__).parents[1] / "worker/pyproject.toml").read_text())["project"]["version"]
 
 

@@ -226,7 +226,7 @@ def test_release_that_is_not_signed_by_who_may_or_was_changed_since_is_refused_b
     for name in ("ours", "theirs"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
         public[name] = (tmp_path / f"{name}.pub").read_text().strip()
-    folder = source("99.0.2")
+    folder = source("99.0.4")
 
     def seen():
         return {name: host.check_output("ls -lA --full-time /opt/orbiter/releases") for name, host in workers.items()}
@@ -244,11 +244,11 @@ def test_release_that_is_not_signed_by_who_may_or_was_changed_since_is_refused_b
     assert refused("ours")
     assert refused("ours", "theirs")
     assert refused("theirs", "ours")
-    archives = list((CHECKOUT / ".cache/release").glob("99.0.2-*/*.tar"))
+    archives = list((CHECKOUT / ".cache/release").glob("99.0.4-*/*.tar"))
     assert archives
     flip(archives)
     assert refused("ours", "ours")
     flip(archives)
     assert deploy("ours", "ours").returncode == 0
-    assert all(release.startswith("99.0.2-") for release in releases(workers).values())
+    assert all(release.startswith("99.0.4-") for release in releases(workers).values())
     assert all(host.file("/opt/orbiter/current/sbom.cdx.json").exists for host in workers.values())
