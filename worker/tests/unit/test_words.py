@@ -45,6 +45,7 @@ LOOKED_AT = {
         "distributed/settings.py",
         "distributed/telemetry/instruments.py",
         "distributed/telemetry/metrics.py",
+        "distributed/worker/incarnation.py",
         "distributed/worker/redis_watch.py",
         "distributed/worker/status.py",
     },
