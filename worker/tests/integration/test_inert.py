@@ -80,6 +80,7 @@ async def hostile_fleet(fleet: Fleet) -> None:
         else:
             await client.sadd(keys.task(task_id), "x")
     await client.sadd(keys.worker("no-hash"), "x")
+    await client.zadd(keys.FLEET, {"no-hash": 1, "honest": 1})
     await client.hset(keys.task("honest"), mapping={"status": "completed", "result": '{"output": "yes"}'})
     await client.zadd(keys.BY_TIME, {"honest": 9})
     await client.hset(keys.worker("honest"), mapping={"last_heartbeat": "99999999999", "queue": QUEUE})

@@ -135,7 +135,8 @@ class TaskStore(Connected):
             if not str(error).startswith("WRONGTYPE"):
                 raise
             return self._keys.by_time
-        return min(lists, key=lambda name: lengths[name])
+        # What 0.1 and earlier releases recorded is on neither list until a round has put it there.
+        return min(lists, key=lambda name: lengths[name]) if all(lengths.values()) else self._keys.by_time
 
     async def _pages(self, source: str, status: TaskStatus | str | None) -> AsyncIterator[list[str]]:
         redis: Any = self.client

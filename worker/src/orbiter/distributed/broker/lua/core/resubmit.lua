@@ -6,7 +6,7 @@
 -- ARGV  task id, agent name, created_at (epoch seconds, text), entry id of its dead letter (empty if it has none), id
 --       of an entry of its that still waits on the queue (empty if there is none)
 -- Returns 'pending' (it will run), 'gone' (no such letter or entry any more), or 'not ' and the status that forbids it.
---!include entry_fields TASK_TTL now_ms requeue_dead_letter list_task
+--!include entry_fields TASK_TTL now_ms requeue_dead_letter list_tasks
 local queue, dead = KEYS[1], KEYS[2]
 local task, events, index, by_time, tasks = unpack(KEYS, 3, 7)
 local id, agent, created, letter, waiting = unpack(ARGV)
@@ -23,7 +23,7 @@ redis.call('HSET', task, 'task_id', id, 'status', 'pending', 'retries', 0, 'cras
   'agent_name', agent)
 redis.call('HSETNX', task, 'created_at', created)
 redis.call('EXPIRE', task, TASK_TTL)
-list_task(index, by_time, tasks, id, now_ms())
+list_tasks(index, by_time, tasks, { id }, { now_ms(), id })
 -- The old final event would end every new subscriber at once.
 redis.call('DEL', events)
 

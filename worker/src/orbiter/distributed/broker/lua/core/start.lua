@@ -8,7 +8,7 @@
 -- Returns for each claim { verdict, deliveries, attempt, retries, alone } with verdict 'run'; 'drop' (ended, or not
 -- ours); or 'dead' (a dead letter, also of what cannot be started).
 --!include check_fence TASK_TTL now_ms start_task read_start each dead_letter entry_fields drop_entry
---!include list_task
+--!include list_tasks
 local queue, dead, index, by_time, tasks = unpack(KEYS, 1, 5)
 local group, consumer, max_crashes, alive = unpack(ARGV, 1, 4)
 
@@ -23,7 +23,7 @@ local function start(n)
     -- Put there by a 0.1 client, which writes no hash, or its hash has expired.
     redis.call('HSET', task, 'task_id', id, 'created_at', created, 'queue', queue, 'agent_name', agent)
     redis.call('EXPIRE', task, TASK_TTL)
-    list_task(index, by_time, tasks, id, now_ms())
+    list_tasks(index, by_time, tasks, { id }, { now_ms(), id })
   else
     -- A worker of 0.1 does not write it. What has no queue is never found to be lost.
     redis.call('HSETNX', task, 'queue', queue)

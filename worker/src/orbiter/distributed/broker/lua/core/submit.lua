@@ -5,13 +5,13 @@
 -- ARGV  for each task: task id, payload JSON, agent name, created_at (epoch seconds, text), not_before (epoch ms; '' is
 --       now)
 -- Returns how many were not known before. Fails with OOM, having written nothing, when Redis is full.
---!include now_ms TASK_TTL list_task
-local call, queue, accepted = redis.call, KEYS[1], 0
+--!include now_ms TASK_TTL list_tasks
+local call, queue, accepted, places = redis.call, KEYS[1], {}, {}
 for n = 7, #KEYS do
   local task, at = KEYS[n], 5 * n - 34
   local id, payload, due = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 4])
   if call('EXISTS', task) == 0 then
-    accepted = accepted + 1
+    accepted[#accepted + 1] = id
     local since, place, place_is
     if due and due > now_ms() then
       since = now_ms()
@@ -31,7 +31,8 @@ for n = 7, #KEYS do
       -- Known for as long as it can still run.
       call('PEXPIRE', task, string.format('%d', due - since + TASK_TTL * 1000))
     end
-    list_task(KEYS[4], KEYS[5], KEYS[6], id, since)
+    places[#places + 1], places[#places + 2] = since, id
   end
 end
-return accepted
+list_tasks(KEYS[4], KEYS[5], KEYS[6], accepted, places)
+return #accepted
