@@ -72,7 +72,7 @@ def test_the_first_inventory_goes_as_far_as_hosts_that_do_not_exist(terminal, in
 def test_passwords_and_settings_of_the_first_inventory_take_effect(terminal, installed):
     agents = section("docs/inventory.md", "Your own agents")
     write_files(terminal, agents)
-    names = "orbiter_redis_password, orbiter_redis_users.worker.password, worker_allow_imports, release_app"
+    names = "orbiter_redis_password, orbiter_redis_users.client.password, worker_allow_imports, release_app"
     said = terminal.done(
         "ansible worker1.example.net -i inventories/mine --ask-vault-pass --connection local"
         f" -m ansible.builtin.debug -a 'msg={{{{ [{names}] | to_json }}}}'"

@@ -43,6 +43,7 @@ def beat(server: Any, host: str, *, number: int = 1, seconds: int = 300) -> None
     fields = WELL | {"worker_id": f"{host}-{number}-aabbccdd", "hostname": host, "started_at": now}
     server.client.hset(key, mapping=fields | {"last_heartbeat": now, "machine_id": "0" * 32})
     server.client.expire(key, seconds)
+    server.client.zadd("orbiter:fleet", {fields["worker_id"]: float(now) * 1000})
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
