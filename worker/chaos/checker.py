@@ -103,9 +103,12 @@ def ends_as_it_must(history: History) -> Iterator[Finding]:
 
 
 def charged(history: History) -> Iterator[Finding]:
-    """No task is charged with a crash that has not done any harm."""
+    """No task is charged with a crash that has not done any harm, but for those that were killed while they ran alone.
+
+    The first loss is beside others, and never charged; a later one may be (docs/protocol.md, "Losses and crashes").
+    """
     for task, record in history.records.items():
-        if record.crashes and not history.submitted[task].guilty:
+        if record.crashes and record.crashes >= record.losses and not history.submitted[task].guilty:
             text = f"{record.crashes} crashes, {record.losses} losses ({record.error})"
             yield Finding("innocent charged", task, text)
 
