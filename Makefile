@@ -47,8 +47,8 @@ lint: setup ## Check style, types, shell and Lua scripts
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
 	cd worker && $(CURDIR)/tools/pytest.sh tests/unit
-	@# Ansible in one process each, mostly: two at once on two cores.
-	tools/pytest.sh tests/unit -n 2 --dist worksteal
+	@# Ansible in one process each, mostly: two files at once on two cores; tests of one file may build on each other.
+	tools/pytest.sh tests/unit -n 2 --dist loadfile
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own

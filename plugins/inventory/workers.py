@@ -159,7 +159,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             ) from None
 
     def _where(self):
-        """Return where Redis is, how to log in, and how to encrypt. What is wrong is said without the URL."""
+        """Return where Redis is, how to log in, and how to encrypt. No error tells the URL."""
         url = self.get_option("redis_url")
         try:
             parts = urlsplit(url)

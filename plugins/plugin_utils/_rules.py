@@ -150,7 +150,7 @@ def instance_limits(values):
     for name, where, beyond, remedy in limits:
         limit = values[f"worker_instances_{name}"]
         if limit == now or not fits(now, "[0-9]+"):
-            continue  # what is wrong with it is said of worker_instances
+            continue  # the rule for worker_instances tells what is wrong with it
         if not fits(limit, "[0-9]+"):
             yield (
                 f"worker_instances_{name}",

@@ -108,7 +108,7 @@ async def main(queue: asyncio.Queue[Any], args: dict[str, Any]) -> None:
     watch, said = Watch(args), ""
     while True:
         event = await asyncio.to_thread(watch.look)
-        # What cannot be asked is said once.
+        # A queue that cannot be asked is one event, however often it is tried.
         if event["direction"] not in {"stay", "unknown"} or (
             event["direction"] == "unknown" and event["reason"] != said
         ):

@@ -105,7 +105,6 @@ class TaskBroker(Connected):
         self.max_crashes = max_crashes
         self.max_payload_bytes = payload_limit() if max_payload_bytes is None else max_payload_bytes
         self.event_ttl = event_ttl
-        self.task_ttl = task_ttl
         self._kept = {"task_ttl": task_ttl, "event_ttl": event_ttl, "stream_events": stream_events}
         self.group = self.keys.group
         self._lists = {self.keys.index, self.keys.by_time, self.keys.ended}
