@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orbiter.distributed.errors import ConfigurationError
-from orbiter.distributed.runtimes.agent_config import AgentConfig, SwarmConfig, parse_config
-from orbiter.distributed.runtimes.function import CallableConfig
+from orbiter.distributed.runtimes.submitted import check_agent
 
 
 class AgentFileError(ValueError):
@@ -47,20 +46,3 @@ def read_agent(path: str) -> dict[str, Any]:
 def no_constant(name: str) -> None:
     """Refuse NaN and infinities, which Python reads although JSON has none."""
     raise ValueError(f"{name} is not a JSON number")
-
-
-def check_agent(config: dict[str, Any]) -> None:
-    """Check an ``agent_config`` as far as this machine can: what it imports only its worker knows.
-
-    Raises:
-        ConfigurationError: A field is missing or breaks its rule; the message names field and rule.
-    """
-    runtime = config.get("runtime", "agent")
-    if not isinstance(runtime, str):
-        raise ConfigurationError("agent_config.runtime: must be a string")
-    if runtime == "callable":
-        parse_config(CallableConfig, config)
-    elif runtime == "agent" and "agents" in config:
-        parse_config(SwarmConfig, config).stages()
-    elif runtime == "agent":
-        parse_config(AgentConfig, config)

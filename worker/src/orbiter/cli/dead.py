@@ -23,6 +23,7 @@ from orbiter.cli.options import (
     run,
 )
 from orbiter.cli.output import print_line
+from orbiter.cli.prefixes import whole_task_id
 from orbiter.cli.render import format_time, page, print_json, print_view, table
 from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
 from orbiter.distributed.inert import inert
@@ -30,6 +31,7 @@ from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
 
 _REASON_LIMIT = 120
 
@@ -103,7 +105,7 @@ def _without_payload(letter: DeadLetter) -> dict[str, Any]:
 @json_option
 def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
     """Show a dead letter with its payload."""
-    letter = run(redis_url, _find(redis_url, queue, name))
+    letter = run(redis_url, _find(redis_url, queue, name, exact=as_json))
     if letter is None:
         raise Failure(f"Dead letter not found on queue {queue}: {name}")
     try:
@@ -131,9 +133,11 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
     print_view(Text(inert(text, keep="\n")))
 
 
-async def _find(redis_url: str, queue: str, name: str) -> DeadLetter | None:
+async def _find(redis_url: str, queue: str, name: str, *, exact: bool) -> DeadLetter | None:
     async with open_redis(redis_url) as client:
-        return await DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client).find(name)
+        letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
+        found = await letters.find(name)
+        return found if found or exact else await letters.find(await whole_task_id(client, name))
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shlex
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +22,12 @@ from orbiter.cli.output import print_line
 from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
 from orbiter.dev.worker_process import WorkerProcess
-from orbiter.distributed.errors import MissingExtraError, OrbiterError
+from orbiter.distributed.errors import MissingExtraError, OrbiterError, how_to_install
 from orbiter.distributed.names import DEFAULT_NAMESPACE, default_queue
 from orbiter.distributed.worker.logs import LOG_LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _SOME_AGENT = '{"name": "helper", "model": "test"}'
@@ -45,6 +47,7 @@ class _Options:
     concurrency: int
     drain_timeout: float
     log_level: str
+    dashboard_port: int
 
     def worker_options(self) -> list[str]:
         """Return the options of the worker that follow from it."""
@@ -82,6 +85,9 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the data of Redis here.  [default: a temporary directory]",
 )
+@click.option(
+    "--dashboard-port", type=click.IntRange(0, 65535), default=0, help="Port of the dashboard.  [default: any free one]"
+)
 @namespace_option
 @queue_option
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=4, show_default=True, help="Slots of the worker.")
@@ -100,7 +106,7 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     help="Least important kind of message of the worker that is shown.",
 )
 def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -> None:
-    """Try out agents: a Redis of its own, one worker that reloads when your code changes, and a log of all tasks.
+    """Try out agents: a Redis of its own, a worker that reloads when your code changes, a dashboard, and a live log.
 
     Needs a redis-server 7 or newer: on PATH, or from the extra [redis-server]. Everything ends with Ctrl+C.
     """
@@ -124,7 +130,7 @@ async def _develop(options: _Options) -> None:
     stopping = asyncio.Event()
     workers: list[WorkerProcess] = []
     with _signals(stopping, workers):
-        async with own_redis(port=options.port, data=options.data) as server:
+        async with own_redis(port=options.port, data=options.data) as server, _dashboard(log, server, options):
             _print_how_to_submit(log, server, options)
             worker = WorkerProcess(
                 server.url,
@@ -187,6 +193,25 @@ async def _watch(code: Code, worker: WorkerProcess, log: LiveLog) -> None:
         log.print(f"no reload when code changes: {errors.exceptions[0]}", style="yellow")
 
 
+@contextlib.asynccontextmanager
+async def _dashboard(log: LiveLog, server: RedisServer, options: _Options) -> AsyncIterator[None]:
+    """Serve the dashboard, where the extra is installed that it needs."""
+    try:
+        from orbiter.dashboard.options import Options  # noqa: PLC0415 - an extra brings what it needs
+        from orbiter.dashboard.server import serving  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("orbiter"):
+            raise
+        log.print(f"no dashboard: {how_to_install('dashboard')}", style="yellow")
+        yield
+        return
+    port, place = options.dashboard_port, (options.namespace, options.queue)
+    # Whoever can reach it can reach this Redis, too.
+    async with serving(Options(server.url, *place, port=port, allow_actions=True)) as (address, _):
+        log.print(f"Dashboard at {address}")
+        yield
+
+
 @contextlib.contextmanager
 def _signals(stopping: asyncio.Event, workers: list[WorkerProcess]) -> Iterator[None]:
     """Let Ctrl+C, SIGTERM and a closed terminal stop everything; a second one does not wait for running tasks."""
@@ -218,4 +243,14 @@ def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options) -
     submit = f'orbiter task submit "Fleets of agents" --stream{place} --agent'
     has_agent = Path("agent.json").is_file()
     line = f"{submit} agent.json" if has_agent else f"echo {shlex.quote(_SOME_AGENT)} | {submit} -"
-    print_line(f"In another terminal:\n\n  export ORBITER_REDIS_URL={server.url}\n  {line}\n", keep="\n")
+    lines = [_go_here(), f"export ORBITER_REDIS_URL={server.url}", line]
+    print_line("\n  ".join(["In another terminal:\n", *lines]) + "\n", keep="\n")
+
+
+def _go_here() -> str:
+    """Return the line that makes another terminal find what this one does: the directory, and the command."""
+    # By the path that somebody typed, where a folder on it is a link.
+    here = os.environ.get("PWD", "")
+    place = here if here and Path(here).is_dir() and Path(here).samefile(".") else str(Path.cwd())
+    activate = Path(sys.prefix) / "bin" / "activate"
+    return f"cd {shlex.quote(place)}" + (f" && . {shlex.quote(str(activate))}" if activate.is_file() else "")

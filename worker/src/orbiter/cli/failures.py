@@ -22,3 +22,9 @@ class UsageFailure(Failure):
     """The command line asks for what cannot be."""
 
     exit_code = 2
+
+
+class KnownTask(Failure):
+    """A task has the id that another one was to have."""
+
+    exit_code = 3

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from orbiter.cli.failures import Failure, UsageFailure
 from orbiter.distributed.broker.keys import Keys
-from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, mask
+from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, mask
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
@@ -222,10 +222,8 @@ def run(url: str, work: Coroutine[Any, Any, T], *, runner: Callable[[Coroutine[A
         raise UsageFailure(f"Error: {error}") from None
     except OrbiterError as error:
         raise Failure(f"Error: {error}") from None
-    except redis.AuthenticationError as error:
-        raise Failure(f"Error: {place} refused the login: {error}") from None
     except redis.ConnectionError as error:
-        raise Failure(f"Error: Cannot reach {place}: {error}") from None
+        raise Failure(f"Error: {explain(error, url)}") from None
     except (TimeoutError, redis.TimeoutError):
         raise Failure(f"Error: Cannot reach {place}: no answer within {_ANSWER_WITHIN:.0f} s") from None
     except redis.RedisError as error:

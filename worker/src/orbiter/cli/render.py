@@ -37,6 +37,7 @@ STATUS_STYLES = {
 # A pipe has no width: nothing may be cut or folded there.
 _PIPE_WIDTH = 100_000
 _RESULT_LIMIT = 200
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 # The longest name there may be is 200 characters; what Redis holds may be any length.
 CELL_LIMIT = 1000
 _LINE_LIMIT = TEXT_CAP
@@ -74,6 +75,15 @@ def format_time(seconds: float | None) -> str:
         return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, OSError, ValueError):
         return "-"
+
+
+def format_ago(seconds: float | None, now: float) -> str:
+    """Return an epoch time as ``12s ago``, ``5m ago``, ``3h ago``, ``2d ago``, or ``-``; one to come as ``in 5m``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    away = abs(now - seconds)
+    count, unit = next(((away / size, unit) for size, unit in _UNITS if away >= size), (away, "s"))
+    return f"{int(count)}{unit} ago" if seconds <= now else f"in {int(count)}{unit}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -161,26 +171,6 @@ def print_view(view: Table | Text) -> None:
 def task_json(task: TaskResult) -> dict[str, Any]:
     """Return a task as a JSON object, with its duration and waiting time in seconds."""
     return task.model_dump(mode="json") | {"duration": task.duration, "wait_time": task.wait_time}
-
-
-def tasks_view(tasks: Sequence[TaskResult]) -> Table | Text:
-    """Return the table of tasks."""
-    if not tasks:
-        return Text("No tasks found.")
-    return table(
-        "Distributed Tasks",
-        ("Task ID", "Status", "Worker", "Started", "Duration"),
-        [
-            (
-                task.task_id,
-                status_text(task),
-                task.worker_id or "-",
-                format_time(task.started_at),
-                format_duration(task),
-            )
-            for task in tasks
-        ],
-    )
 
 
 def print_task(task: TaskResult) -> None:

@@ -111,6 +111,13 @@ def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
 @redis_url_option
 @_settings_options
 @click.option(
+    "--import-from",
+    metavar="DIRECTORY",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Look here first for what tasks import, as orbiter dev does where it is started. Repeatable.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(LOG_FORMATS),
     default="human",
@@ -128,7 +135,9 @@ def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
     show_envvar=True,
     help="Least important kind of message that is logged.",
 )
-def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any) -> None:
+def start_worker(
+    redis_url: str, log_format: str, log_level: str, *, import_from: tuple[str, ...], **options: Any
+) -> None:
     """Claim tasks from the queue and run them, until SIGTERM or Ctrl+C.
 
     A stopped worker takes nothing new, lets running tasks end within --drain-timeout, hands the others back to the
@@ -148,6 +157,7 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         settings = WorkerSettings.of(**options)
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
+    _look_in(import_from)
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
     sys.excepthook = _log_uncaught
     _print_banner(redis_url, settings)
@@ -163,6 +173,13 @@ def start_worker(redis_url: str, log_format: str, log_level: str, **options: Any
         raise Failure(f"Error: {error}") from None
     _spare_the_collector()
     run(redis_url, worker.start(), runner=partial(run_contained, loop_factory=_loop_factory()))
+
+
+def _look_in(directories: tuple[str, ...]) -> None:
+    """Let this process, and those that it starts for tasks, import from directories before anywhere else."""
+    if directories:
+        sys.path[:0] = directories
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*directories, os.environ.get("PYTHONPATH"))))
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from orbiter.cli.agent_file import AgentFileError, no_constant, read_agent
 from orbiter.cli.event_printer import EventPrinter
-from orbiter.cli.failures import Failure
+from orbiter.cli.failures import Failure, KnownTask
 from orbiter.cli.moment import read_moment
 from orbiter.cli.options import fleet_options, json_option, open_client, queue_option, run, typed
 from orbiter.cli.output import print_line
@@ -22,7 +23,9 @@ from orbiter.cli.waiting import print_summary, progress, summarize, wait_for_tas
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.client.payloads import epoch_seconds
 from orbiter.distributed.connection.connected import redis_time
+from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus, validation_message
+from orbiter.distributed.runtimes.submitted import check_agent
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
 _SUBMIT_BATCH = 500
 
 
-def _read_agent(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, Any]:
+def _read_agent(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
     try:
-        return read_agent(value)
+        return None if value is None else read_agent(value)
     except AgentFileError as error:
         raise click.BadParameter(str(error), ctx, param) from None
 
@@ -60,6 +63,22 @@ def _read_moment(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def _agent(agent: dict[str, Any] | None, model: str | None, instructions: str | None) -> dict[str, Any]:
+    """Return the agent that the command line asks for."""
+    if (agent is None) == (model is None):
+        raise click.UsageError("give either --agent FILE or --model NAME", click.get_current_context())
+    if agent is not None:
+        if instructions is not None:
+            raise click.UsageError("--instructions goes with --model; --agent has its own", click.get_current_context())
+        return agent
+    config = {"name": "assistant", "model": typed(model or ""), "instructions": typed(instructions or "")}
+    try:
+        check_agent(config)
+    except ConfigurationError as error:
+        raise click.UsageError(f"--model: {error}", click.get_current_context()) from None
+    return config
+
+
 @dataclass(frozen=True)
 class _Following:
     """What is wanted after submitting."""
@@ -67,6 +86,7 @@ class _Following:
     wait: bool
     stream: bool
     as_json: bool
+    exist_ok: bool
 
 
 @click.command("submit")
@@ -74,14 +94,18 @@ class _Following:
 @click.option(
     "--agent",
     metavar="FILE",
-    required=True,
     callback=_read_agent,
     help="JSON file with the agent's configuration; - is stdin.",
 )
+@click.option("--model", metavar="NAME", help="In place of --agent: an agent without tools on this provider:model.")
+@click.option("--instructions", metavar="TEXT", help="What that agent is told before INPUT.")
 @fleet_options
 @queue_option
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Submit this many such tasks.")
-@click.option("--task-id", help="Unique name of the task; the same name twice is one task.  [default: generated]")
+@click.option("--task-id", help="Unique name of the task; exit 3 where there is one already.  [default: generated]")
+@click.option(
+    "--exist-ok", is_flag=True, help="Where there is a task of --task-id already, go on with that one: exit 0."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -114,11 +138,14 @@ class _Following:
 def submit(
     *,
     text: str,
-    agent: dict[str, Any],
+    agent: dict[str, Any] | None,
+    model: str | None,
+    instructions: str | None,
     redis_url: str,
     queue: str,
     count: int,
     task_id: str | None,
+    exist_ok: bool,
     timeout: float,
     not_before: datetime | timedelta | None,
     error_budget: int | None,
@@ -128,15 +155,18 @@ def submit(
     as_json: bool,
 ) -> None:
     """Submit INPUT to an agent: one task, or --count of them at once."""
+    config = _agent(agent, model, instructions)
     if count > 1 and (task_id is not None or stream):
         option = "--stream" if stream else "--task-id"
         raise click.UsageError(f"{option} is for one task and --count is {count}", click.get_current_context())
+    if exist_ok and task_id is None:
+        raise click.UsageError("--exist-ok goes with --task-id", click.get_current_context())
     names = {} if task_id is None else {"task_id": typed(task_id)}
     try:
         # Made one by one: each gets a task id of its own.
         tasks = [
             TaskPayload(
-                agent_config=agent,
+                agent_config=config,
                 input=typed(text),
                 detailed=stream,
                 metadata=metadata,
@@ -149,7 +179,7 @@ def submit(
         ]
     except ValidationError as error:
         raise click.UsageError(validation_message(error), click.get_current_context()) from None
-    following = _Following(wait=wait, stream=stream, as_json=as_json)
+    following = _Following(wait=wait, stream=stream, as_json=as_json, exist_ok=exist_ok or task_id is None)
     if not run(redis_url, _submit(redis_url, queue, tasks, not_before, following)):
         raise click.exceptions.Exit(1)
 
@@ -168,12 +198,14 @@ async def _submit(
             times = {"created_at": now, "not_before": due}
             batch = [task.model_copy(update=times) for task in tasks[first : first + _SUBMIT_BATCH]]
             task_ids += [handle.task_id for handle in await client.submit_payloads(batch)]
+        if not following.exist_ok:
+            await _refuse_known(client, batch[0], as_json=following.as_json)
         waits = following.wait or following.stream
         if not following.as_json:
             _print_submitted(task_ids)
         elif not waits:
-            single = len(task_ids) == 1
-            print_json({"task_id": task_ids[0], "queue": queue} if single else {"task_ids": task_ids, "queue": queue})
+            names = {"task_id": task_ids[0]} if len(task_ids) == 1 else {"task_ids": task_ids}
+            print_json(names | {"queue": queue, "submitted": True})
         if not waits:
             return True
         await _warn_without_workers(client)
@@ -182,6 +214,27 @@ async def _submit(
         if following.stream:
             return await _watch_one(client, task_ids[0], as_json=following.as_json)
         return await _wait_for_one(client.store, task_ids[0], as_json=following.as_json)
+
+
+async def _refuse_known(client: Client, task: TaskPayload, *, as_json: bool) -> None:
+    """End the command where the id was another task's already.
+
+    The record tells, not the reply: a call whose reply was lost is repeated, and finds its own task.
+
+    Raises:
+        KnownTask: It was.
+    """
+    record = await client.status(task.task_id)
+    if record is None or record.created_at == task.created_at:
+        return
+    if as_json:
+        print_json({"task_id": task.task_id, "queue": record.queue, "submitted": False, "status": record.status.value})
+        raise click.exceptions.Exit(KnownTask.exit_code)
+    raise KnownTask(
+        f"Task {task.task_id} exists already ({record.status}), nothing submitted. A task id names one task for as long"
+        f" as its record is kept. Show it: orbiter task status {shlex.quote(task.task_id)}; or give"
+        " another --task-id, or --exist-ok to go on with that one."
+    )
 
 
 def _print_submitted(task_ids: list[str]) -> None:

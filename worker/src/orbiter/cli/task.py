@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
+from rich.text import Text
 
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.completion import task_ids
 from orbiter.cli.event_printer import EventPrinter
-from orbiter.cli.failures import Failure
+from orbiter.cli.failures import Failure, UsageFailure
+from orbiter.cli.listing import DEFAULT_CHOICE, Choice, Column, column_options, listing
 from orbiter.cli.options import (
     TASK_ID,
     any_queue_option,
@@ -23,15 +27,22 @@ from orbiter.cli.options import (
     run,
 )
 from orbiter.cli.output import print_line
-from orbiter.cli.render import print_json, task_json, task_view, tasks_view
+from orbiter.cli.prefixes import whole_task_id
+from orbiter.cli.render import format_ago, format_duration, format_time, print_json, status_text, task_json, task_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.cluster_broker import broker_for
+from orbiter.distributed.broker.inputs import read_inputs
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import CancelOutcome
 from orbiter.distributed.broker.store import TaskStore
+from orbiter.distributed.connection.connected import redis_time
 from orbiter.distributed.models import TaskResult, TaskStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from redis.asyncio import Redis
+    from rich.table import Table
 
     from orbiter.distributed.models import Event
 
@@ -48,24 +59,109 @@ def task() -> None:
     """Submit tasks, follow, list, cancel and retry them."""
 
 
+_ERROR_SHOWN = 60
+_INPUT_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A task of the listing.
+
+    Attributes:
+        task: Its record.
+        input: What it was asked, where that is known.
+        now: Redis' clock, from which times are told; ``None`` to tell them as they are.
+    """
+
+    task: TaskResult
+    input: str
+    now: float | None
+
+    def time(self, seconds: float | None) -> str:
+        """Return a time for people."""
+        return format_time(seconds) if self.now is None else format_ago(seconds, self.now)
+
+
+_COLUMNS: tuple[Column[_Row], ...] = (
+    Column("id", "Task ID", lambda row: row.task.task_id),
+    Column("status", "Status", lambda row: status_text(row.task)),
+    Column("agent", "Agent", lambda row: row.task.agent_name or "-", rank=1),
+    Column("input", "Input", lambda row: _beginning(row.input, _INPUT_SHOWN), wide=True),
+    Column("attempt", "Attempt", lambda row: str(row.task.attempt), rank=3),
+    Column("error", "Error", lambda row: _beginning(row.task.error, _ERROR_SHOWN), rank=2),
+    Column("worker", "Worker", lambda row: row.task.worker_id or "-", rank=6),
+    Column("started", "Started", lambda row: row.time(row.task.started_at), rank=5),
+    Column("duration", "Duration", lambda row: format_duration(row.task), rank=4),
+    Column("created", "Created", lambda row: row.time(row.task.created_at), wide=True),
+    Column("completed", "Completed", lambda row: row.time(row.task.completed_at), wide=True),
+    Column("queue", "Queue", lambda row: row.task.queue or "-", wide=True),
+    Column("retries", "Retries", lambda row: str(row.task.retries), wide=True),
+    Column("crashes", "Crashes", lambda row: str(row.task.crashes), wide=True),
+    Column("handoffs", "Hand-offs", lambda row: str(row.task.handoffs), wide=True),
+    Column("error_type", "Error Type", lambda row: row.task.error_type or "-", wide=True),
+)
+
+
+def _beginning(text: str | None, shown: int) -> str:
+    # No more is looked at than can be shown: an input may be a megabyte.
+    line = " ".join((text or "-")[: 10 * shown].split())
+    return line if len(line) <= shown else f"{line[:shown]}..."
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What a listing shows.
+
+    Attributes:
+        tasks: The newest first.
+        inputs: Of those of them that have not ended, by id.
+        now: Redis' clock, epoch seconds; ``None`` for exact times.
+    """
+
+    tasks: Sequence[TaskResult]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    now: float | None = None
+
+
+def tasks_view(found: Tasks, choice: Choice = DEFAULT_CHOICE) -> Table | Text:
+    """Return the table of tasks."""
+    rows = [_Row(task, found.inputs.get(task.task_id, ""), found.now) for task in found.tasks]
+    return listing("Distributed Tasks", _COLUMNS, rows, choice) if rows else Text("No tasks found.")
+
+
 @task.command("list", cls=Watchable)
 @fleet_options
 @queue_filter_option
+@column_options(_COLUMNS)
 @click.option("--status", metavar="STATUS", help=f"Only tasks that are {', '.join(TaskStatus)}.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many.")
+@click.option("--utc", is_flag=True, help="Show exact times, in UTC, instead of how long ago.")
 @watch_option
 @json_option
 def list_tasks(
-    *, redis_url: str, only_queue: str | None, status: str | None, limit: int, watch: float | None, as_json: bool
+    *,
+    redis_url: str,
+    only_queue: str | None,
+    wide: bool,
+    columns: tuple[str, ...],
+    status: str | None,
+    limit: int,
+    utc: bool,
+    watch: float | None,
+    as_json: bool,
 ) -> None:
     """List tasks, the newest first."""
     wanted = _known_status(status)
+    with_inputs = not as_json and ("input" in columns or (wide and not columns))
 
-    async def look(client: Redis) -> list[TaskResult]:
+    async def look(client: Redis) -> Tasks:
         store = TaskStore(redis_url, namespace=namespace(), client=client)
-        return await store.list_tasks(wanted, limit, queue=only_queue)
+        tasks = await store.list_tasks(wanted, limit, queue=only_queue)
+        inputs = await read_inputs(client, Keys(namespace()), tasks) if with_inputs else {}
+        return Tasks(tasks, inputs, None if utc or as_json else await redis_time(client))
 
-    view = View(look=look, draw=tasks_view, as_json=lambda tasks: [task_json(found) for found in tasks])
+    draw = partial(tasks_view, choice=Choice(columns, wide=wide))
+    view = View(look=look, draw=draw, as_json=lambda found: [task_json(task) for task in found.tasks])
     show(redis_url, view, watch=watch, as_json=as_json)
 
 
@@ -75,7 +171,7 @@ def _known_status(status: str | None) -> TaskStatus | None:
     try:
         return TaskStatus(status.lower())
     except ValueError:
-        raise Failure(f"Invalid status: {status}. Valid values: {', '.join(TaskStatus)}") from None
+        raise UsageFailure(f"Invalid status: {status}. Valid values: {', '.join(TaskStatus)}") from None
 
 
 @task.command("status", cls=Watchable)
@@ -88,7 +184,8 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
     """Show everything known of one task; --watch ends when the task has."""
 
     async def look(client: Redis) -> TaskResult:
-        found = await TaskStore(redis_url, namespace=namespace(), client=client).get_status(task_id)
+        whole = task_id if as_json else await whole_task_id(client, task_id)
+        found = await TaskStore(redis_url, namespace=namespace(), client=client).get_status(whole)
         if found is None:
             raise Failure(f"Task not found: {task_id}")
         return found
@@ -103,7 +200,7 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
 @queue_option
 @json_option
 def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
-    """Cancel a task that waits or runs; exit 1 if there is nothing to cancel."""
+    """Cancel a task that waits or runs; exit 1 where it is unknown or has ended otherwise."""
     outcome, found = run(redis_url, _cancel(redis_url, queue, task_id))
     ended = found.status if found else None
     done = outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED) or ended is TaskStatus.CANCELLED
@@ -118,11 +215,14 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
         raise Failure(f"Task {task_id} has already ended: {ended or 'unknown'}.")
     if outcome is CancelOutcome.REQUESTED and ended is not TaskStatus.CANCELLED:
         print_line(f"Task {task_id} is running; its worker has been asked to cancel it.")
+    elif outcome is CancelOutcome.FINISHED:
+        print_line(f"Task {task_id} has been cancelled already.")
     else:
         print_line(f"Task {task_id} cancelled.")
 
 
 async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
+    """Return what became of the request, and the task's record."""
     async with open_client(redis_url, queue) as client:
         name = await queue_of_task(client.redis, task_id, queue)
         broker = broker_for(redis_url, queue_name=name, namespace=client.namespace, client=client.redis)
@@ -145,6 +245,7 @@ def events(task_id: str, redis_url: str, follow: bool, as_json: bool) -> None:
 async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) -> bool:
     """Print the events; tell whether task or events are known."""
     async with open_client(redis_url) as client:
+        task_id = task_id if as_json else await whole_task_id(client.redis, task_id)
         known = await client.status(task_id) is not None
         if follow and not known:
             return False

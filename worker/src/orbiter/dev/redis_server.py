@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from orbiter.dev.tied import tied
 from orbiter.distributed.connection.redis_url import connect
-from orbiter.distributed.errors import OrbiterError
+from orbiter.distributed.errors import OrbiterError, how_to_install
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -31,10 +31,13 @@ _HOST = "127.0.0.1"
 _START_WITHIN = 10.0
 _STOP_WITHIN = 5.0
 _TAIL_LINES = 10
-_HOW_TO_INSTALL = (
-    "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis; "
-    "anywhere: pip install 'orbiter-distributed[redis-server]')"
-)
+
+
+def _how_to_install_it() -> str:
+    return (
+        "install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis;"
+        f" anywhere: {how_to_install('redis-server')})"
+    )
 
 
 class RedisServer:
@@ -73,8 +76,8 @@ def find_redis_server() -> str:
             return program
         too_old.append(f"{program} is {version or 'not one that runs'}")
     if too_old:
-        raise OrbiterError(f"redis-server {OLDEST} or newer is needed and {', '.join(too_old)}: {_HOW_TO_INSTALL}")
-    raise OrbiterError(f"no redis-server on PATH: {_HOW_TO_INSTALL}")
+        raise OrbiterError(f"redis-server {OLDEST} or newer is needed and {', '.join(too_old)}: {_how_to_install_it()}")
+    raise OrbiterError(f"no redis-server on PATH: {_how_to_install_it()}")
 
 
 def _candidates() -> Iterator[str]:

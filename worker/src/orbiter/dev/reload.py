@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.errors import MissingExtraError, OrbiterError
+from orbiter.distributed.errors import MissingExtraError, OrbiterError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -94,7 +94,7 @@ async def watch_code(code: Code, changed: Callable[[list[Path]], None]) -> None:
     try:
         import watchfiles  # noqa: PLC0415, F401 - of an extra
     except ImportError:
-        raise MissingExtraError("pip install 'orbiter-distributed[reload]'") from None
+        raise MissingExtraError(how_to_install("reload")) from None
     async with asyncio.TaskGroup() as watching:
         if code.directories:
             watching.create_task(_watch(code.directories, changed, only=None))

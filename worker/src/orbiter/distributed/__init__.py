@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from orbiter.distributed.broker.task_broker import TaskBroker
     from orbiter.distributed.broker.worker_health import WorkerHealth, WorkerHealthCheck, get_worker_fleet_status
     from orbiter.distributed.client.client import Client
+    from orbiter.distributed.client.ends import (
+        TaskCancelledError,
+        TaskEndError,
+        TaskExpiredError,
+        TaskFailedError,
+        TaskUnreadableError,
+    )
     from orbiter.distributed.client.handle import distributed
     from orbiter.distributed.client.sync import SyncClient, SyncTaskHandle, distributed_sync, submit_many
     from orbiter.distributed.client.task import TaskHandle
@@ -73,11 +80,16 @@ _HOME = {
     "SyncClient": "client.sync",
     "SyncTaskHandle": "client.sync",
     "TaskBroker": "broker.task_broker",
+    "TaskCancelledError": "client.ends",
+    "TaskEndError": "client.ends",
+    "TaskExpiredError": "client.ends",
+    "TaskFailedError": "client.ends",
     "TaskHandle": "client.task",
     "TaskPayload": "models",
     "TaskResult": "models",
     "TaskStatus": "models",
     "TaskStore": "broker.store",
+    "TaskUnreadableError": "client.ends",
     "TemporalExecutor": "temporal",
     "TransientError": "errors",
     "Worker": "worker.worker",
@@ -118,11 +130,16 @@ __all__ = [
     "SyncClient",
     "SyncTaskHandle",
     "TaskBroker",
+    "TaskCancelledError",
+    "TaskEndError",
+    "TaskExpiredError",
+    "TaskFailedError",
     "TaskHandle",
     "TaskPayload",
     "TaskResult",
     "TaskStatus",
     "TaskStore",
+    "TaskUnreadableError",
     "TemporalExecutor",
     "TransientError",
     "Worker",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from orbiter.distributed.secrecy import hide
 
@@ -11,6 +15,9 @@ if TYPE_CHECKING:
 
 TEXT_CAP = 10_000
 NAME_CAP = 200
+_PACKAGE = "orbiter-distributed"
+# What the role orbiter.fleet.release puts into the environment that it makes on a host.
+_IN_A_RELEASE = "sbom.cdx.json"
 _name_of_class: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
@@ -39,7 +46,7 @@ class TaskLimitError(ConfigurationError):
 
 
 class MissingExtraError(ConfigurationError):
-    """A library that the task needs is not installed; the text names the extra that brings it."""
+    """A library that the task needs is not installed; the text names the extra that brings it, and how to get it."""
 
 
 class ResultTooLargeError(ConfigurationError):
@@ -120,3 +127,28 @@ def kind_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Return an error's text, or its class name where it has none."""
     return text_of(error) or kind_of(error)
+
+
+def how_to_install(extra: str) -> str:
+    """Return what installs an extra of this package where it was installed from: a directory, a wheel, or an index."""
+    if (Path(sys.prefix) / _IN_A_RELEASE).exists():
+        return f"add {extra} to worker_extras in the fleet's inventory, and deploy a new release"
+    origin = _origin()
+    url = str(origin.get("url", ""))
+    if not url.startswith("file://"):
+        return f"pip install '{_PACKAGE}[{extra}]'"
+    if "dir_info" not in origin:
+        return f"pip install '{_PACKAGE}[{extra}] @ {url}'"
+    editable = "--editable " if origin["dir_info"].get("editable") else ""
+    return f"pip install {editable}'{unquote(url.removeprefix('file://'))}[{extra}]'"
+
+
+def _origin() -> dict[str, Any]:
+    """Return what pip noted of where this package came from (PEP 610); nothing where it came from an index."""
+    from importlib.metadata import PackageNotFoundError, distribution  # noqa: PLC0415 - 40 ms that only this needs
+
+    try:
+        noted = json.loads(distribution(_PACKAGE).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}

@@ -11,6 +11,12 @@ TASK_TTL = 86_400
 EVENT_TTL = 3_600
 FLEET_TTL = 86_400
 DEAD_LETTERS_TTL = 7 * 86_400
+# Minutes for which a queue's counts are kept, each in a place of its own that the next day's takes; and for how many
+# seconds after the last of them.
+MINUTES = 1_440
+MINUTES_TTL = 90_000
+# Of the tokens of a day.
+USAGE_TTL = 36 * 86_400
 # Of keys that were moved aside, as they were of no use.
 BROKEN_TTL = 7 * 86_400
 # Bytes of JSON.

@@ -13,7 +13,7 @@ LONGEST_TASK_ID = 200
 # {namespace}:task:{id} would be one of our own keys.
 RESERVED_TASK_IDS = frozenset({"index", "by_time", "ended"})
 # Likewise {namespace}:{queue}.
-_RESERVED_QUEUES = re.compile(r"fleet|deploy|(?:task|stream|workers):.*")
+_RESERVED_QUEUES = re.compile(r"fleet|deploys?|audit|(?:task|stream|workers):.*")
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 # What pydantic-ai is given to find a model by: never an address, or a path that leaves the provider's own.
 _MODEL = re.compile(r"(?!.*(?://|:/|(?:^|[:/])\.\.?(?:$|/)))[A-Za-z0-9][A-Za-z0-9_.:@+/-]{0,255}")

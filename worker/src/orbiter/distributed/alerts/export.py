@@ -35,6 +35,7 @@ def prometheus_rules(rules: Sequence[AlertRule] = RULES, *, queue: str | None = 
             "        annotations:",
             f"          summary: {json.dumps(rule.title)}",
             f"          description: {json.dumps(_description(rule))}",
+            f"          runbook_url: {rule.runbook_url}",
         ]
     return "\n".join([*lines, ""])
 

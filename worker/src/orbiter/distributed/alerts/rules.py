@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COOLDOWN = 300.0
+_RUNBOOK = "https://github.com/orbiter-fleet/orbiter.fleet/blob/main/docs/runbook.md"
 _COMPARISONS = {">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
 
@@ -44,6 +45,11 @@ class AlertRule:
     severity: Severity
     unit: str = ""
     cooldown: float = COOLDOWN
+
+    @property
+    def runbook_url(self) -> str:
+        """Where it says what to look at and what to do: the heading of docs/runbook.md that is the title."""
+        return f"{_RUNBOOK}#{self.title.lower().replace(' ', '-')}"
 
     def holds(self, value: float) -> bool:
         """Tell whether this value makes the alert fire."""

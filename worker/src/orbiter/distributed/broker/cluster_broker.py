@@ -8,9 +8,10 @@ finds from the record what is still to be done.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker import loading
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from orbiter.distributed.broker.calls import Call
+    from orbiter.distributed.broker.rates import Counts
     from orbiter.distributed.broker.records import Batch, Claim, Delivery, Lost, Outcome, Renewal
     from orbiter.distributed.models import TaskPayload
 
@@ -284,9 +286,12 @@ class ClusterBroker(TaskBroker):
             pipeline.zadd(self.keys.fleet, {beat.worker_id: now})
             pipeline.expire(self.keys.fleet, FLEET_TTL)
             await self.within(pipeline.execute())
+        # The heartbeat stands, and the command was taken: neither depends on charts.
+        with suppress(RedisError, OSError):
+            await self.run(cluster.count(self.keys, beat.counts), client)
         return command
 
-    async def deregister(self, worker_id: str, *, life: str = "") -> None:
+    async def deregister(self, worker_id: str, *, life: str = "", counts: Counts | None = None) -> None:
         """Take a worker that stops in order off the listings, and its empty consumer off the group."""
         # One step after the other: a life that begins between the two beats again.
         if await self.within(self.client.hget(self.keys.worker(worker_id), "life")) not in {None, life}:
@@ -295,6 +300,8 @@ class ClusterBroker(TaskBroker):
             pipeline.delete(self.keys.worker(worker_id))
             pipeline.zrem(self.keys.fleet, worker_id)
             await self.within(pipeline.execute())
+        if counts is not None and (counts.text() or counts.used()):
+            await self.run(cluster.count(self.keys, counts))
         await self.run(cluster.deregister(self.keys, worker_id))
 
     def hang_up(self, reader: Any) -> None:

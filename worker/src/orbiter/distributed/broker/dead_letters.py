@@ -15,7 +15,7 @@ from orbiter.distributed.models import DEFAULT_QUEUE, InvalidPayloadError, TaskP
 from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -112,9 +112,9 @@ class DeadLetters(Connected):
         """Return how many there are."""
         return int(await self.client.xlen(self.key))
 
-    async def newest(self, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-        """Yield up to ``limit`` dead letters (all without one), the newest first."""
-        end, left = "+", limit
+    async def newest(self, limit: int | None = None, *, after: str = "") -> AsyncIterator[DeadLetter]:
+        """Yield up to ``limit`` dead letters (all without one), the newest first, from behind that entry id on."""
+        end, left = f"({after}" if after else "+", limit
         while left is None or left > 0:
             rows: Any = await self.client.xrevrange(self.key, max=end, count=PAGE if left is None else min(PAGE, left))
             for entry_id, fields in rows:
@@ -126,14 +126,41 @@ class DeadLetters(Connected):
 
     async def find(self, name: str) -> DeadLetter | None:
         """Return a dead letter by its entry id, or the newest one of a task by the task's id."""
-        if _ENTRY_ID.fullmatch(name):
-            rows: Any = await self.client.xrange(self.key, min=name, max=name)
-            if rows:
-                return DeadLetter.of(*rows[0])
+        letter = await self.at(name)
+        if letter is not None:
+            return letter
         async for letter in self.newest():
             if letter.task_id == name:
                 return letter
         return None
+
+    async def entries(self, task_ids: Collection[str]) -> dict[str, str]:
+        """Return the entry id of the newest dead letter of each of these tasks that has one."""
+        found: dict[str, str] = {}
+        async for letter in self.newest():
+            if letter.task_id in task_ids:
+                found.setdefault(letter.task_id, letter.entry_id)
+                if len(found) == len(task_ids):
+                    break
+        return found
+
+    async def at(self, entry_id: str) -> DeadLetter | None:
+        """Return a dead letter by its entry id alone."""
+        rows: Any = None
+        if _ENTRY_ID.fullmatch(entry_id):
+            rows = await self.client.xrange(self.key, min=entry_id, max=entry_id)
+        return DeadLetter.of(*rows[0]) if rows else None
+
+    async def get(self, entry_id: str) -> DeadLetter:
+        """Return a dead letter by its entry id alone.
+
+        Raises:
+            DeadLetterError: There is none.
+        """
+        letter = await self.at(entry_id)
+        if letter is None:
+            raise DeadLetterError(f"Dead letter not found on queue {self.queue_name}: {entry_id}")
+        return letter
 
     async def drop(self, entry_ids: Sequence[str]) -> int:
         """Delete dead letters for good; return how many there were."""
@@ -157,8 +184,12 @@ class DeadLetters(Connected):
         """
         return await self._resubmit(letter.task(), letter=letter.entry_id)
 
-    async def retry_task(self, task_id: str) -> str:
+    async def retry_task(self, task_id: str, *, entry_id: str | None = None) -> str:
         """Put a task that failed or was cancelled on the queue again, with all its retries before it; return its id.
+
+        Args:
+            task_id: The task.
+            entry_id: Its dead letter, empty where it has none; it is looked for without.
 
         Raises:
             DeadLetterError: The task is unknown, is not at its end, has completed, or its payload is gone.
@@ -166,7 +197,7 @@ class DeadLetters(Connected):
         known: Any = await self.client.hget(self._keys.task(task_id), "status")
         if known is not None and known not in {TaskStatus.FAILED, TaskStatus.CANCELLED}:
             raise _refusal(task_id, known)
-        letter = await self.find(task_id)
+        letter = await (self.find(task_id) if entry_id is None else self.at(entry_id))
         if letter is not None and letter.task_id == task_id:
             return await self.retry(letter)
         if known is None:

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.namespaced import Namespaced
 from orbiter.distributed.broker.records import EVENT_STATUS, Batch
 from orbiter.distributed.broker.store import TaskStore, read_record
-from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.connection.patience import FAILURES, Patience, answer
 from orbiter.distributed.connection.subscriptions import Subscriptions
 from orbiter.distributed.errors import describe, kind_of
@@ -144,6 +143,10 @@ class EventLog:
         if not is_final(event):
             self._publisher.add(self, event)
 
+    def spend(self, model: str, agent: str, tokens_in: int, tokens_out: int) -> None:
+        """Count an answer of a model, also of a run whose claim was lost: it was paid."""
+        self._publisher.on_spent(model, agent, tokens_in, tokens_out)
+
     async def pace(self) -> None:
         """Let others have their turn, now and then."""
         now = time.monotonic()
@@ -220,6 +223,9 @@ class EventPublisher:
         max_events: Events of one log, a large one counted as several.
         max_backlog: What may wait of one log, bytes.
         max_total_backlog: What may wait of all logs.
+
+    Attributes:
+        on_spent: Called with each answer of a model that a run got, from any thread.
     """
 
     def __init__(
@@ -232,6 +238,7 @@ class EventPublisher:
         max_total_backlog: int = MAX_TOTAL_BACKLOG,
     ) -> None:
         self._append_events = append_events
+        self.on_spent: Callable[[str, str, int, int], None] = lambda *_: None
         self._largest = max_event_bytes
         self._most_events = max_events
         self._piece = min(MERGED_TEXT, max_event_bytes // BYTES_A_CHARACTER)
@@ -539,7 +546,7 @@ class EventPublisher:
                 await asyncio.sleep(SPACING)
 
 
-class EventSubscriber(Connected):
+class EventSubscriber(Namespaced):
     """Reads a task's events: all there were, then all there will be, up to the final one.
 
     Args:
@@ -557,8 +564,7 @@ class EventSubscriber(Connected):
         client: Redis | None = None,
         subscriptions: Subscriptions | None = None,
     ) -> None:
-        super().__init__(redis_url, client=client)
-        self._keys = Keys(namespace)
+        super().__init__(redis_url, namespace=namespace, client=client)
         self._shared_subscriptions = subscriptions
         self._subscriptions = subscriptions
 

@@ -36,6 +36,8 @@ class Keys:
         by_time: The same by the time of their creation.
         ended: Ids of those that have ended, by their status and the time of that (:func:`.records.ended_score`).
         fleet: Workers by their last beat.
+        audit: What people did to the fleet by the dashboard.
+        deploys: What playbooks did to it.
         task_prefix: What stands before the id in the name of a task's hash.
         stream_prefix: Likewise of its event stream.
         events_prefix: Likewise of the channel of its events.
@@ -52,6 +54,8 @@ class Keys:
     by_time: str = field(init=False)
     ended: str = field(init=False)
     fleet: str = field(init=False)
+    audit: str = field(init=False)
+    deploys: str = field(init=False)
     task_prefix: str = field(init=False)
     stream_prefix: str = field(init=False)
     events_prefix: str = field(init=False)
@@ -66,6 +70,8 @@ class Keys:
             "by_time": "task:by_time",
             "ended": "task:ended",
             "fleet": "fleet",
+            "audit": "audit",
+            "deploys": "deploys",
             "task_prefix": "task:",
             "stream_prefix": "stream:",
             "events_prefix": "events:",
@@ -116,6 +122,8 @@ class QueueKeys(Keys):
         dead: The stream of dead letters.
         tasks: Ids of the queue's tasks, by the time of their creation.
         moving: What waited on a stream that could not be used any more, until it is on the new one.
+        minutes: What workers counted in each minute of the last day.
+        usage: What stands before the day in the names of what was used on it.
     """
 
     stream: str = ""
@@ -125,12 +133,15 @@ class QueueKeys(Keys):
     dead: str = field(init=False)
     tasks: str = field(init=False)
     moving: str = field(init=False)
+    minutes: str = field(init=False)
+    usage: str = field(init=False)
 
     def __post_init__(self) -> None:
         Keys.__post_init__(self)
         object.__setattr__(self, "group", group(self.stream))
-        for name in ("delayed", "parked", "dead", "tasks", "moving"):
+        for name in ("delayed", "parked", "dead", "tasks", "moving", "minutes"):
             object.__setattr__(self, name, tagged(self.stream, name))
+        object.__setattr__(self, "usage", tagged(self.stream, "usage:"))
 
     def beside(self, what: str) -> str:
         """Return a key of ours beside the queue, in the queue's cluster slot."""

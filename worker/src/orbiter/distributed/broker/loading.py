@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
-from orbiter.distributed.broker.scripts import client_scripts
+from orbiter.distributed.broker.scripts import shared_scripts
 from orbiter.distributed.connection.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Missing:
             NoPermissionError: This user may not load it, and no worker does that for others.
             RedisError: Redis cannot be reached or refuses.
         """
-        known = client_scripts()
+        known = shared_scripts()
         waited = time.monotonic() - self._began
         if self._may_load and waited < self._within:
             try:
@@ -102,12 +102,12 @@ async def call(client: Redis, script: AsyncScript, names: Sequence[str], args: S
 
 
 async def load_client_scripts(client: Redis) -> int:
-    """Load what clients run and the server does not know; return how many scripts that were.
+    """Load what clients and operators run and the server does not know; return how many scripts that were.
 
     Raises:
         RedisError: Redis cannot be reached or refuses.
     """
-    scripts = client_scripts()
+    scripts = shared_scripts()
     known = await client.script_exists(*scripts)
     missing = [source for source, there in zip(scripts.values(), known, strict=True) if not there]
     for source in missing:

@@ -68,6 +68,7 @@ async def get_queue_info(
     *,
     namespace: str = DEFAULT_NAMESPACE,
     client: Redis | None = None,
+    unlisted: bool = True,
 ) -> QueueInfo:
     """Look at a queue. One that does not exist is an empty one.
 
@@ -76,6 +77,7 @@ async def get_queue_info(
         queue: The queue's name.
         namespace: The first word of all keys.
         client: A client to share instead of a connection of its own.
+        unlisted: As in :func:`get_worker_fleet_status`.
 
     Raises:
         InvalidNameError: No queue can have this name.
@@ -84,7 +86,7 @@ async def get_queue_info(
     """
     check_queue_name(queue, namespace)
     async with client_for(redis_url, client, name="orbiter-queue-info") as redis:
-        return await _look(redis, redis_url, Keys(namespace).of_queue(queue))
+        return await _look(redis, redis_url, Keys(namespace).of_queue(queue), unlisted=unlisted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,10 @@ async def read_backlog(client: Redis, keys: QueueKeys) -> Backlog:
     )
 
 
-async def _look(client: Redis, redis_url: str, keys: QueueKeys) -> QueueInfo:
+async def _look(client: Redis, redis_url: str, keys: QueueKeys, *, unlisted: bool) -> QueueInfo:
     queue, backlog = keys.stream, await read_backlog(client, keys)
     due: Any = await client.zrange(keys.delayed, 0, 0, withscores=True)
-    fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client)
+    fleet = await get_worker_fleet_status(redis_url, namespace=keys.namespace, client=client, unlisted=unlisted)
     here = [worker for worker in fleet if worker.alive and worker.queue in {"", queue}]
     storage = await read_storage(redis_url, client)
     fullest = _fullest(storage)

@@ -5,8 +5,8 @@ gets it, with what it includes itself, put before its own text. The times to liv
 the same way. ``python -m orbiter.distributed.broker.scripts --assemble FOLDER`` writes every script as servers get it,
 for luacheck.
 
-Clients run those of :data:`CLIENTS` only. Where their user may run scripts by name alone, and load none, workers load
-these.
+Clients run those of :data:`CLIENTS` only, operators those of :data:`OPERATORS`, too. Where their user may run scripts
+by name alone, and load none, workers load these.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orbiter.distributed.limits import BROKEN_TTL, EVENT_TTL, FLEET_TTL, STREAM_EVENTS, TASK_TTL
+from orbiter.distributed.limits import (
+    BROKEN_TTL,
+    EVENT_TTL,
+    FLEET_TTL,
+    MINUTES,
+    MINUTES_TTL,
+    STREAM_EVENTS,
+    TASK_TTL,
+    USAGE_TTL,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from importlib.resources.abc import Traversable
 
     from redis.asyncio import Redis
@@ -35,9 +44,15 @@ CLIENTS = (
     *("cluster/cancel", "cluster/enqueue", "cluster/submit", "cluster/unpark"),
     *("core/cancel", "core/end_events", "core/note_entry", "core/submit"),
 )
+# What an operator runs besides, who steers workers and runs tasks again, and may load no scripts either.
+OPERATORS = ("cluster/requeue_dead_letter", "cluster/resubmit", "core/command", "core/resubmit")
 # Seconds: of records of ended tasks, of records of tasks that may still run, of events, of the fleet's listing, and of
-# keys that were moved aside; and how many events a stream keeps.
-SETTINGS = ("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL", "BROKEN_TTL", "EVENT_CAP")
+# keys that were moved aside; how many events a stream keeps; how many minutes, and seconds, a queue's counts are kept;
+# and how many seconds its usage.
+SETTINGS = (
+    *("ENDED_TTL", "TASK_TTL", "EVENT_TTL", "FLEET_TTL", "BROKEN_TTL", "EVENT_CAP"),
+    *("MINUTES", "MINUTES_TTL", "USAGE_TTL"),
+)
 _INCLUDE = re.compile(r"^--!include (.+)$", re.MULTILINE)
 
 
@@ -109,6 +124,9 @@ def _source(name: str, task_ttl: int = TASK_TTL, event_ttl: int = EVENT_TTL, str
         "FLEET_TTL": FLEET_TTL,
         "BROKEN_TTL": BROKEN_TTL,
         "EVENT_CAP": stream_events,
+        "MINUTES": MINUTES,
+        "MINUTES_TTL": MINUTES_TTL,
+        "USAGE_TTL": USAGE_TTL,
     }
     return assemble(name, settings)
 
@@ -136,7 +154,17 @@ def script(
 @cache
 def client_scripts() -> Mapping[str, str]:
     """Return the scripts that clients run, by the hash by which they do."""
-    sources = [_source(name) for name in CLIENTS]
+    return _by_hash(CLIENTS)
+
+
+@cache
+def shared_scripts() -> Mapping[str, str]:
+    """Return the scripts that others than workers run, by the hash by which they do."""
+    return _by_hash((*CLIENTS, *OPERATORS))
+
+
+def _by_hash(scripts: Iterable[str]) -> Mapping[str, str]:
+    sources = [_source(name) for name in scripts]
     return {hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(): source for source in sources}
 
 

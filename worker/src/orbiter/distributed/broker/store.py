@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from redis.exceptions import NoPermissionError, ResponseError
 
-from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.namespaced import Namespaced
 from orbiter.distributed.broker.records import ENDED_RANGE, ended_score
-from orbiter.distributed.connection.connected import Connected
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import DEFAULT_QUEUE, TERMINAL, TaskResult, TaskStatus, broken_rule
-from orbiter.distributed.names import DEFAULT_NAMESPACE, RESERVED_TASK_IDS, check_task_id
+from orbiter.distributed.names import RESERVED_TASK_IDS, check_task_id
 from orbiter.distributed.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
-
-    from redis.asyncio import Redis
 
 
 PAGE = 200
@@ -66,18 +63,8 @@ def decode(fields: Mapping[str, str], task_id: str = "") -> TaskResult:
     return found.model_copy(update={"unreadable": "; ".join(wrong)}) if wrong else found
 
 
-class TaskStore(Connected):
-    """Reads tasks.
-
-    Args:
-        redis_url: Where Redis is.
-        namespace: The first word of all keys.
-        client: A client to share; without one, :meth:`connect` makes one of its own.
-    """
-
-    def __init__(self, redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None) -> None:
-        super().__init__(redis_url, client=client)
-        self._keys = Keys(namespace)
+class TaskStore(Namespaced):
+    """Reads tasks."""
 
     async def get_status(self, task_id: str) -> TaskResult | None:
         """Return one task, or ``None`` where it is unknown or expired.

@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 from orbiter.distributed.broker.calls import Call, core, temporal
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.loading import Missing, keep_client_scripts, load_client_scripts, refused
+from orbiter.distributed.broker.rates import Counts
 from orbiter.distributed.broker.records import EVENT_STATUS, FIRST_RUN, UNREAD, CancelOutcome
 from orbiter.distributed.broker.scripts import script
 from orbiter.distributed.connection import fast_path
@@ -361,7 +362,15 @@ class TaskBroker(Connected):
         return await self.run(core.renew(self.keys, consumer, claims, lease=lease), client)
 
     async def beat(
-        self, client: Redis, worker_id: str, ttl: int, fields: Mapping[str, str], *, life: str = "", replace: str = ""
+        self,
+        client: Redis,
+        worker_id: str,
+        ttl: int,
+        fields: Mapping[str, str],
+        *,
+        life: str = "",
+        replace: str = "",
+        counts: Counts | None = None,
     ) -> str | None:
         """Write a worker's heartbeat; return the command that an operator left for it, if any.
 
@@ -372,18 +381,27 @@ class TaskBroker(Connected):
             fields: What it says.
             life: Which process's time under this id it is.
             replace: Another life, known to be over, whose heartbeat may still stand.
+            counts: What it counted since the heartbeat before.
 
         Raises:
             WorkerIdTakenError: The heartbeat of another life stands.
         """
-        return await self._beat(client, core.Heartbeat(worker_id, ttl, life, replace or life, fields))
+        return await self._beat(
+            client, core.Heartbeat(worker_id, ttl, life, replace or life, fields, counts or Counts())
+        )
 
     async def _beat(self, client: Redis, beat: core.Heartbeat) -> str | None:
         return await self.run(core.heartbeat(self.keys, beat), client)
 
-    async def deregister(self, worker_id: str, *, life: str = "") -> None:
-        """Take a worker that stops in order off the listings, and its empty consumer off the group."""
-        await self.run(core.deregister(self.keys, worker_id, life))
+    async def deregister(self, worker_id: str, *, life: str = "", counts: Counts | None = None) -> None:
+        """Take a worker that stops in order off the listings, and its empty consumer off the group.
+
+        Args:
+            worker_id: The worker.
+            life: Which process's time under this id it is.
+            counts: What it counted since its last heartbeat.
+        """
+        await self.run(core.deregister(self.keys, worker_id, life, counts or Counts()))
 
     def hang_up(self, reader: Any) -> None:
         """End the blocking read of a client's, without losing what was delivered to it."""

@@ -98,7 +98,7 @@ class WorkerHealth:
 
 
 async def get_worker_fleet_status(
-    redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None
+    redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None, unlisted: bool = True
 ) -> list[WorkerHealth]:
     """Return every worker heard of during the last day, ordered by host, instance and id.
 
@@ -106,23 +106,24 @@ async def get_worker_fleet_status(
         redis_url: Where the fleet's Redis is.
         namespace: The first word of all keys.
         client: A client to share instead of a connection of its own.
+        unlisted: Whether to look through all keys where no listed worker lives: a fleet of 0.1 alone lists none.
 
     Raises:
         RedisUrlError: The URL cannot be used.
         redis.RedisError: Redis cannot be reached or refuses.
     """
     async with client_for(redis_url, client, name="orbiter-health") as redis:
-        return await _read_fleet(redis, Keys(namespace))
+        return await _read_fleet(redis, Keys(namespace), unlisted=unlisted)
 
 
-async def _read_fleet(client: Redis, keys: Keys) -> list[WorkerHealth]:
+async def _read_fleet(client: Redis, keys: Keys, *, unlisted: bool) -> list[WorkerHealth]:
     try:
         beats: Any = await client.zrange(keys.fleet, 0, -1, withscores=True)
     except ResponseError:
         beats = []
     ids = sorted(worker_id for worker_id, _ in beats)
     now, hashes = await _read_beats(client, keys, ids)
-    if not any(hashes):
+    if unlisted and not any(hashes):
         # Workers of 0.1 do not list themselves; one of ours that works beside them does it for them.
         names = {name async for name in client.scan_iter(match=f"{keys.worker_prefix}*", count=_SCAN_COUNT)}
         ids = [name.removeprefix(keys.worker_prefix) for name in sorted(names)]

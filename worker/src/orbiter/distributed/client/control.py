@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orbiter.distributed.broker.calls import core, run
-from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.broker.namespaced import Namespaced
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.broker.worker_health import WorkerHealth, worker_health
-from orbiter.distributed.connection.connected import Connected
-from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from redis.asyncio import Redis
 
 
 POLL = 0.1
@@ -48,18 +44,8 @@ class Outcome:
     message: str
 
 
-class WorkerControl(Connected):
-    """Sends commands to workers and watches them obey.
-
-    Args:
-        redis_url: Where Redis is.
-        namespace: The first word of all keys and channels.
-        client: A client to share; without one, :meth:`connect` makes one of its own.
-    """
-
-    def __init__(self, redis_url: str, *, namespace: str = DEFAULT_NAMESPACE, client: Redis | None = None) -> None:
-        super().__init__(redis_url, client=client)
-        self._keys = Keys(namespace)
+class WorkerControl(Namespaced):
+    """Sends commands to workers and watches them obey."""
 
     async def send(
         self,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
+from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, validation_message
+from orbiter.distributed.runtimes.submitted import check_agent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +40,7 @@ def describe(
     """Return the payload; the arguments are those of :meth:`~orbiter.distributed.client.client.Client.submit`.
 
     Raises:
-        InvalidPayloadError: An argument breaks its rule.
+        InvalidPayloadError: An argument breaks its rule, or a key of the agent is unknown.
         ValueError: ``not_before`` has no time zone.
         TypeError: ``agent`` is neither a mapping nor has ``to_dict()``.
     """
@@ -56,9 +58,13 @@ def describe(
     if task_id is not None:
         values["task_id"] = task_id
     try:
-        return TaskPayload(**values)
+        payload = TaskPayload(**values)
+        check_agent(payload.agent_config)
     except ValidationError as error:
         raise InvalidPayloadError(validation_message(error)) from None
+    except ConfigurationError as error:
+        raise InvalidPayloadError(str(error)) from None
+    return payload
 
 
 def check_many(inputs: object, keywords: Mapping[str, Any]) -> None:

@@ -206,7 +206,7 @@ class SyncTaskHandle:
 
         Raises:
             TimeoutError: It had not ended after ``timeout`` seconds; it goes on, and one may ask again.
-            RuntimeError: The task failed, was cancelled, or its record has expired.
+            TaskEndError: The task failed, was cancelled, or its record has expired: as of ``TaskHandle.result()``.
             RedisError: As of ``TaskHandle.result()``.
         """
         try:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from orbiter.distributed.client.ends import (
+    TaskCancelledError,
+    TaskExpiredError,
+    TaskFailedError,
+    TaskUnreadableError,
+)
 from orbiter.distributed.connection.patience import patiently
 from orbiter.distributed.models import TaskResult, TaskStatus
 
@@ -79,7 +85,10 @@ class TaskHandle:
         with that event), the record is read each ``poll_interval`` seconds.
 
         Raises:
-            RuntimeError: The task failed, was cancelled, or its record has expired or cannot be read.
+            TaskFailedError: The task failed; the error has its record.
+            TaskCancelledError: It was cancelled.
+            TaskExpiredError: Its record has expired.
+            TaskUnreadableError: Its record is spoilt.
             RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
         """
         async for _ in self.stream():
@@ -87,7 +96,10 @@ class TaskHandle:
         while True:
             task = await patiently(self.status)
             if task is None:
-                raise RuntimeError(f"Task {self.task_id} is unknown: its record has expired")
+                raise TaskExpiredError(
+                    f"Task {self.task_id} is unknown: its record has expired, or no such task was submitted here",
+                    task_id=self.task_id,
+                )
             if task.status.lasting:
                 return self._outcome(task)
             await asyncio.sleep(poll_interval)
@@ -96,10 +108,11 @@ class TaskHandle:
         """Say that the handle is not needed any more. Its client stays open, and the task goes on regardless."""
 
     def _outcome(self, task: TaskResult) -> dict[str, Any]:
+        known: dict[str, Any] = {"task_id": self.task_id, "record": task}
         if task.status is TaskStatus.UNREADABLE:
-            raise RuntimeError(f"Task {self.task_id} cannot be read: {task.unreadable}")
+            raise TaskUnreadableError(f"Task {self.task_id} cannot be read: {task.unreadable}", **known)
         if task.status is TaskStatus.CANCELLED:
-            raise RuntimeError(f"Task {self.task_id} was cancelled")
+            raise TaskCancelledError(f"Task {self.task_id} was cancelled", **known)
         if task.status is TaskStatus.FAILED:
-            raise RuntimeError(f"Task {self.task_id} failed: {task.error or 'unknown error'}")
+            raise TaskFailedError(f"Task {self.task_id} failed: {task.error or 'unknown error'}", **known)
         return task.result or {}

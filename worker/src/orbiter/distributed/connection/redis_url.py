@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote
 
@@ -22,6 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
 from orbiter.distributed.connection import transports
+from orbiter.distributed.connection.refusals import explained
 from orbiter.distributed.secrecy import keep_secret
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ EXAMPLES = {
 }
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_OPTIONS = (*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname")
-_SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
+_SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
+_SENTINEL_OPTIONS = (*_SENTINEL_LOGIN, "server_port")
 _CERT_REQS = ("required", "optional", "none")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -60,6 +63,7 @@ class RedisUrl:
         hosts: Redis' host and port; the sentinels'; or some nodes of the cluster.
         path: The socket, for ``unix``.
         service: The name under which the sentinels know the master.
+        server_port: The port of the sentinels' servers, whatever they say of it; 0 where it is what they say.
         db: Database number.
         login: ``username`` and ``password``, where given.
         sentinel_login: The same for the sentinels themselves.
@@ -70,6 +74,7 @@ class RedisUrl:
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
     service: str = ""
+    server_port: int = 0
     db: int = 0
     login: dict[str, str] = field(default_factory=dict, repr=False)
     sentinel_login: dict[str, str] = field(default_factory=dict, repr=False)
@@ -136,6 +141,8 @@ def check(url: str) -> RedisUrl:
         RedisUrlError: The scheme, a host, a port, the database, the master's name or an option is wrong.
     """
     pieces = _cut(url)
+    if _is_place(url):
+        raise RedisUrlError(f"Redis URL {url}: no scheme before the host; write redis://{url} (rediss:// with TLS)")
     if pieces.scheme not in EXAMPLES:
         known = ", ".join(f"{scheme}://" for scheme in EXAMPLES)
         raise RedisUrlError(f"Redis URL {mask(url)}: scheme must be one of {known} (as in {EXAMPLES['redis']})")
@@ -146,6 +153,23 @@ def check(url: str) -> RedisUrl:
     for login in (parts.login, parts.sentinel_login):
         keep_secret(login.get("password"))
     return parts
+
+
+def explain(error: Exception, url: str) -> str:
+    """Return an error of connecting to a URL in words: where, what is wrong, and what mends it."""
+    return explained(error, mask(url), password=bool(check(url).login.get("password")))
+
+
+def _is_place(url: str) -> bool:
+    """Tell whether it is a host and a port and nothing besides, which may be shown: no user, no password."""
+    host, _, port = url.partition(":")
+    if not _HOST.fullmatch(host):
+        return False
+    try:
+        _port(port, "port")
+    except ValueError:
+        return False
+    return True
 
 
 def _judge(pieces: _Pieces) -> RedisUrl:
@@ -175,9 +199,10 @@ def _judge(pieces: _Pieces) -> RedisUrl:
     db = _database(database)
     if scheme.endswith("+cluster") and db:
         raise ValueError("a cluster has database 0 only")
-    sentinel_login = {name.removeprefix("sentinel_"): options[name] for name in _SENTINEL_OPTIONS if name in options}
+    sentinel_login = {name.removeprefix("sentinel_"): options[name] for name in _SENTINEL_LOGIN if name in options}
+    server_port = _port(options["server_port"], "server_port") if "server_port" in options else 0
     tls = _tls(options) if scheme.startswith("rediss") else {}
-    return RedisUrl(scheme, hosts, "", service, db, login, sentinel_login, tls)
+    return RedisUrl(scheme, hosts, "", service, server_port, db, login, sentinel_login, tls)
 
 
 def _login(user: str | None) -> dict[str, str]:
@@ -210,9 +235,13 @@ def _host(text: str, default: int) -> tuple[str, int]:
             raise ValueError("a host is a name or an address, IPv6 in [ ]")
     if not port:
         return host, default
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise ValueError("port must be 1 to 65535")
-    return host, int(port)
+    return host, _port(port, "port")
+
+
+def _port(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ValueError(f"{name} must be 1 to 65535")
+    return int(text)
 
 
 def _database(text: str) -> int:
@@ -302,7 +331,10 @@ def _connection_options(parts: RedisUrl) -> dict[str, Any]:
     options |= {**parts.tls, "socket_keepalive": True, "socket_keepalive_options": transports.KEEPALIVE}
     if parts.kind == "sentinel":
         login = {**parts.sentinel_login, **parts.tls}
-        return {**options, "sentinels": transports.Sentinels(parts.hosts, parts.service, login, secure=parts.secure)}
+        sentinels = transports.Sentinels(
+            parts.hosts, parts.service, login, secure=parts.secure, server_port=parts.server_port
+        )
+        return {**options, "sentinels": sentinels}
     [(options["host"], options["port"]), *_] = parts.hosts
     return options
 
@@ -343,14 +375,15 @@ def connect_to(url: str, host: str, port: int, *, name: str | None = None) -> Re
     Args:
         url: Any of :data:`EXAMPLES`.
         host: The server's host.
-        port: Its port.
+        port: Its port; that of the URL's ``server_port`` comes before it.
         name: Shown in ``CLIENT LIST``.
 
     Raises:
         RedisUrlError: The URL cannot be used.
     """
     known = check(url)
-    parts = replace(known, scheme="rediss" if known.secure else "redis", hosts=((host, port),), path="", service="")
+    scheme, place = "rediss" if known.secure else "redis", (host, known.server_port or port)
+    parts = replace(known, scheme=scheme, hosts=(place,), path="", service="")
     pool = transports.Pool(
         connection_class=transports.ASYNC[parts.kind, parts.secure],
         max_connections=1,
@@ -384,6 +417,7 @@ def connect_shared(url: str, *, retries: int = 3, name: str | None = None) -> Sh
         shared = {"max_connections": 1, "one_each": True}
         return cast("SharedClient", _cluster_client(parts, retry=retry, client_name=name, **shared))
     pool = SharedPool(
+        partial(explain, url=url),
         connection_class=transports.ASYNC[parts.kind, parts.secure],
         timeout=None,
         socket_timeout=None,

@@ -6,12 +6,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError  # noqa: A004 - redis' own
 
 from orbiter.distributed.connection.transports import Pool
 from orbiter.distributed.connection.wire import CommandWire, Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orbiter.distributed.connection.wire import Question
 
@@ -85,9 +86,15 @@ class Lane:
 
 
 class SharedPool(Pool):
-    """A pool that has one connection and never runs out of it."""
+    """A pool that has one connection and never runs out of it.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        explain: Returns an error of connecting in words, for whoever reads the traceback.
+        options: Those of every connection.
+    """
+
+    def __init__(self, explain: Callable[[Exception], str], **options: Any) -> None:
+        self._explain = explain
         super().__init__(max_connections=1, **options)
         self.retry: Any = options["retry"]
         # Never connected: it knows how commands are written.
@@ -103,7 +110,11 @@ class SharedPool(Pool):
     async def open_connection(self) -> Any:
         """Return a connection outside the pool, connected."""
         connection: Any = self.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()
+        try:
+            await connection.connect()
+        except ConnectionError as error:
+            error.args = (self._explain(error),)
+            raise
         return connection
 
     async def get_connection(self, *_: Any, **__: Any) -> Any:

@@ -186,12 +186,21 @@ class Sentinels:
         service: The master's name among them.
         options: Their login, and TLS options.
         secure: Whether they are reached by TLS.
+        server_port: The port of the master, whatever they say of it: they know one, and a group that moves to TLS has
+            two. 0 where it is what they say.
     """
 
     def __init__(
-        self, hosts: Sequence[tuple[str, int]], service: str, options: dict[str, Any], *, secure: bool
+        self,
+        hosts: Sequence[tuple[str, int]],
+        service: str,
+        options: dict[str, Any],
+        *,
+        secure: bool,
+        server_port: int = 0,
     ) -> None:
         self._hosts = list(hosts)
+        self._server_port = server_port
         self._service = service
         self._options = {
             **options,
@@ -220,7 +229,7 @@ class Sentinels:
                 continue
             if found:
                 self._first(host, port)
-                return str(found[0]), int(found[1])
+                return str(found[0]), self._server_port or int(found[1])
             failures.append((f"{host}:{port}", None))
         raise self._nobody(failures)
 
@@ -237,7 +246,7 @@ class Sentinels:
                 continue
             if found:
                 self._first(host, port)
-                return str(found[0]), int(found[1])
+                return str(found[0]), self._server_port or int(found[1])
             failures.append((f"{host}:{port}", None))
         raise self._nobody(failures)
 

@@ -120,6 +120,7 @@ class InProcessExecutor:
             attempt=attempt,
             emit=log.emit,
             pace=log.pace,
+            spend=log.spend,
             guard=self._guard,
             deadline=time.time() + task.timeout_seconds,
             token=token,

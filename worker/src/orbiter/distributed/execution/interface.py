@@ -65,6 +65,9 @@ class Log(Protocol):
     def emit(self, event: Event | str) -> None:
         """Add an event; a string is text. Callable from any thread."""
 
+    def spend(self, model: str, agent: str, tokens_in: int, tokens_out: int) -> None:
+        """Count an answer of a model. Callable from any thread."""
+
     async def pace(self) -> None:
         """Return when more may be emitted; let others have their turn."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from orbiter.distributed.broker.records import Recorded
 from orbiter.distributed.errors import kind_of
+from orbiter.distributed.execution.counting import Counting
 from orbiter.distributed.execution.endings import Died, Failed
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.telemetry.instruments import SERIES_LIMIT
@@ -50,6 +51,9 @@ class TaskMeter:
         worker_id: The worker.
         clock: Monotonic seconds.
         now: Epoch seconds.
+
+    Attributes:
+        counting: What the queue's rates are made of.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class TaskMeter:
         self._now = now
         self.queue = queue
         self.worker_id = worker_id
+        self.counting = Counting()
         self._completed = self._failed = self._starts = 0
         self._waited = 0.0
         self._notes = deque([(clock(), Tally())])
@@ -88,12 +93,14 @@ class TaskMeter:
             self._agent(name).waited.record_all(waited_by)
             self._starts += len(waited_by)
             self._waited += sum(waited_by)
+        self.counting.start(len(slots), [waited for waited_by in waits.values() for waited in waited_by])
 
     def ended(self, slot: Slot, recorded: Recorded) -> None:
         """Count the end of a run in a slot, by what stands of its task then."""
         name, duration = slot.agent_name, self._clock() - slot.started
         if recorded is Recorded.COMPLETED:
             self._completed += 1
+            self.counting.end()
             agent = self._agent(name)
             agent.duration.record(duration, self._running, -1, agent.completed)
             return
@@ -101,10 +108,12 @@ class TaskMeter:
         match recorded:
             case Recorded.FAILED:
                 self._failed += 1
+                self.counting.end(failed=True)
                 self._agent(name).failed.add(1)
                 metrics.DURATION.record(duration, self.queue, name, recorded.value, _error_of(slot))
                 metrics.DEAD_LETTERED.add(1, self.queue)
             case Recorded.CANCELLED:
+                self.counting.end()
                 metrics.CANCELLED.add(1, self.queue, name)
                 metrics.DURATION.record(duration, self.queue, name, recorded.value, "")
             case Recorded.RETRYING:
@@ -128,6 +137,9 @@ class TaskMeter:
             metrics.RECLAIMED.add(1, self.queue)
         elif waited is not None:
             self._agent(agent_name).waited.record(max(0.0, waited))
+        # The first run of a task was counted when it was delegated.
+        if taken_over or waited is not None:
+            self.counting.start(1)
 
     def run_ended(self, slot: Slot, kind: str, error_type: str) -> None:
         """Count the end of a run: by itself, ``cancelled``, ``handed back`` or ``lost``."""
@@ -142,6 +154,8 @@ class TaskMeter:
 
     def recorded(self, status: str, agent_name: str) -> None:
         """Count what was recorded of a task: its end, or that it runs again (``retrying``, ``pending``)."""
+        if status in {"completed", "failed", "cancelled"}:
+            self.counting.end(failed=status == "failed")
         if status == "completed":
             self._completed += 1
             self._agent(agent_name).completed.add(1)
@@ -158,6 +172,7 @@ class TaskMeter:
         """Count a task that failed without a run here: it had lost too many workers, or is too large."""
         if started.verdict == "dead":
             self._failed += 1
+            self.counting.end(failed=True)
             metrics.FAILED.add(1, self.queue, "")
             metrics.DEAD_LETTERED.add(1, self.queue)
 

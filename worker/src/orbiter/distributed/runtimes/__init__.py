@@ -69,6 +69,7 @@ class RunContext:
         guard: Decides what the task may import.
         journal: What outlives this run, or ``None`` where nothing does.
         pace: Returns when more may be emitted, where that is limited.
+        spend: Counts an answer of a model: its name, whose it is, tokens in, tokens out. Callable from any thread.
     """
 
     payload: TaskPayload
@@ -79,6 +80,7 @@ class RunContext:
     token: CancellationToken = field(default_factory=CancellationToken)
     journal: Journal | None = None
     pace: Callable[[], Awaitable[None]] | None = None
+    spend: Callable[[str, str, int, int], None] = lambda *_: None
 
     @property
     def checkpoint(self) -> Any:

@@ -33,6 +33,8 @@ class AgentConfig(BaseModel):
         tools: Dotted paths of functions.
         handoffs: Agents that may take over.
         output_type: Dotted path of a pydantic class that the answer must fit.
+        tool_errors: Who is told what a tool raises: the ``model``, which goes on, or the ``task``, which is run again
+            or fails.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,6 +49,7 @@ class AgentConfig(BaseModel):
     tools: Annotated[list[str], FailFast()] = Field(default_factory=list)
     handoffs: list[AgentConfig] = Field(default_factory=list)
     output_type: str | None = None
+    tool_errors: Literal["model", "task"] = "model"
 
 
 class SwarmConfig(BaseModel):

@@ -102,6 +102,7 @@ class AgentRunner:
             tools[tool.name] = tool
         self._tools = list(tools.values())
         self._output_type = _output_type(guard, config.output_type)
+        self._agent: Agent[RunContext, Any] | None = None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -132,23 +133,24 @@ class AgentRunner:
         """
         history = message_history(context.messages)
         model = self._resolve(context.payload.model or self.config.model)
-        tools = _ReportingTools(FunctionToolset([*self._tools, *extra_tools]))
+        tools = _ReportingTools(
+            FunctionToolset([*self._tools, *extra_tools]), ends_task=self.config.tool_errors == "task"
+        )
         toolset: AbstractToolset[RunContext] = tools
         if (journal := context.journal) is not None:
             scope = scope_of(journal, self.config.name)
             model = JournaledModel(model, journal, scope)
             toolset = JournaledTools(tools, journal, scope, {tool.name for tool in extra_tools})
-        agent: Agent[RunContext, Any] = Agent(
-            model,
-            name=self.config.name,
-            instructions=self.config.instructions or None,
-            output_type=self._output_type,
-            deps_type=RunContext,
-            model_settings=lambda step: self._model_settings(model, again=step.run_step > 1 or not nothing_to_lose),
-            toolsets=[toolset],
-        )
+        if self._agent is None:
+            self._agent = Agent(
+                name=self.config.name,
+                instructions=self.config.instructions or None,
+                output_type=self._output_type,
+                deps_type=RunContext,
+            )
+        agent = self._agent
         agent.instrument = agent_instrumentation()
-        steps = _Steps(context, self.config, tools.durations, self._max_steps)
+        steps = _Steps(context, self.config, tools.durations, self._max_steps, model)
         steps.detail(
             StatusEvent(
                 status="starting",
@@ -159,15 +161,21 @@ class AgentRunner:
         # Without a prompt of its own a conversation goes on where its history ends.
         user_prompt = None if history and not prompt else prompt
         try:
-            # Entering the agent closes the provider's connections afterwards. The steps are counted here, not by
-            # request_limit (whose default is 50): that one ends a run with an exception in the middle of a step.
+            # The agent is shared by runs; model and tools are this one's. Entering the model closes the provider's
+            # connections afterwards. The steps are counted here, not by request_limit (whose default is 50): that one
+            # ends a run with an exception in the middle of a step.
             with Agent.using_thread_executor(DAEMON_THREADS):
                 async with (
-                    agent,
+                    model,
                     agent.iter(
                         user_prompt,
+                        model=model,
                         message_history=history,
                         deps=context,
+                        model_settings=lambda step: self._model_settings(
+                            model, again=step.run_step > 1 or not nothing_to_lose
+                        ),
+                        toolsets=[toolset],
                         usage_limits=UsageLimits(request_limit=None),
                         infer_name=False,
                     ) as run,
@@ -200,6 +208,7 @@ class _Steps:
     config: AgentConfig
     durations: dict[str, float]
     max_steps: int
+    model: Model
     texts: list[str] = field(default_factory=list)
     answer: list[str] = field(default_factory=list)
     number: int = 0
@@ -219,6 +228,7 @@ class _Steps:
                         self._model_event(event)
             elif Agent.is_call_tools_node(node):
                 usage = _usage(node.model_response.usage)
+                self._spend(node.model_response, usage)
                 self.detail(
                     UsageEvent(
                         usage=usage,
@@ -236,6 +246,12 @@ class _Steps:
     def detail(self, event: ReasoningEvent | StatusEvent | StepEvent | ToolResultEvent | UsageEvent) -> None:
         if self.context.payload.detailed:
             self.context.emit(event)
+
+    def _spend(self, response: ai.ModelResponse, usage: Usage) -> None:
+        # What is replayed was paid by the run that asked for it.
+        if not (isinstance(self.model, JournaledModel) and self.model.replayed):
+            provider, name = response.provider_name or self.model.system, response.model_name or self.model.model_name
+            self.context.spend(f"{provider}:{name}", self.config.name, usage.input_tokens, usage.output_tokens)
 
     def _step_started(self) -> None:
         self.number += 1
@@ -311,12 +327,13 @@ class _Steps:
 
 @dataclass
 class _ReportingTools(WrapperToolset[RunContext]):
-    """Times every call, and gives a tool's failure to the model, which may find another way.
+    """Times every call, and gives a tool's failure to the model, which may find another way, or to the task.
 
     A tool that wants the whole task to fail or to be run again raises one of :mod:`orbiter.distributed.errors`.
     """
 
     durations: dict[str, float] = field(default_factory=dict)
+    ends_task: bool = False
 
     async def call_tool(
         self,
@@ -335,6 +352,8 @@ class _ReportingTools(WrapperToolset[RunContext]):
             logger.warning(
                 "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
             )
+            if self.ends_task:
+                raise
             raise exceptions.ToolFailed(f"{kind_of(error)}: {text_of(error)}") from error
         finally:
             if ctx.tool_call_id:

@@ -82,7 +82,10 @@ class ImportGuard:
             if found is not _MISSING:
                 self._check_origin(path, found)
                 return found
-        raise ConfigurationError(f"cannot import {path!r}: no such module or attribute")
+        raise ConfigurationError(
+            f"cannot import {path!r}: no such module or attribute among what is installed beside the worker;"
+            " install it there, or start the worker with --import-from DIRECTORY"
+        )
 
     def _candidates(self, path: str) -> Iterator[tuple[str, list[str]]]:
         """Yield (module, attributes) to try: with a colon the one that is written, else ever shorter modules."""

@@ -44,6 +44,9 @@ class JournaledModel(WrapperModel):
         model: Answers.
         journal: Keeps the responses.
         scope: Whose requests.
+
+    Attributes:
+        replayed: Whether the last response was replayed.
     """
 
     def __init__(self, model: Model, journal: Journal, scope: str) -> None:
@@ -51,6 +54,7 @@ class JournaledModel(WrapperModel):
         self._journal = journal
         self._scope = scope
         self._number = 0
+        self.replayed = False
 
     @asynccontextmanager
     async def request_stream(
@@ -64,6 +68,7 @@ class JournaledModel(WrapperModel):
         self._number += 1
         key = f"{self._scope} model {self._number}"
         known = self._journal.replay(key)
+        self.replayed = known is not None
         if known is not None:
             (response,) = ai.ModelMessagesTypeAdapter.validate_python([known])
             assert isinstance(response, ai.ModelResponse)  # noqa: S101 - what append() below was given

@@ -8,7 +8,13 @@ import re
 from pydantic_ai import exceptions
 from pydantic_ai.models import Model, infer_model
 
-from orbiter.distributed.errors import ConfigurationError, MissingExtraError, OrbiterError, TransientError
+from orbiter.distributed.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    OrbiterError,
+    TransientError,
+    how_to_install,
+)
 from orbiter.distributed.runtimes.model_guard import full_name
 
 # Providers for which the package has an extra of the same name; the others are pydantic-ai's to install.
@@ -43,7 +49,7 @@ def resolve_model(name: str) -> Model:
         return infer_model(full)
     except ImportError as error:
         raise MissingExtraError(
-            f"agent_config.model: {full!r} needs a library that is not installed: pip install {_package(error, full)}"
+            f"agent_config.model: {full!r} needs a library that is not installed: {_remedy(error, full)}"
         ) from error
     except (exceptions.UserError, ValueError) as error:
         raise ConfigurationError(f"agent_config.model: {full!r}: {error}") from error
@@ -57,11 +63,11 @@ def _chat_completions(model: str) -> Model:
     return OpenAIChatModel(model, profile=OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True))
 
 
-def _package(error: ImportError, full: str) -> str:
+def _remedy(error: ImportError, full: str) -> str:
     """Return what to install; pydantic-ai's message names its own extra, also for variants as ``gateway/google``."""
     named = re.search(r"pydantic-ai-slim\[([a-z-]+)\]", str(error))
     extra = named[1] if named else full.partition(":")[0]
-    return f"orbiter-distributed[{extra}]" if extra in _EXTRAS else f"pydantic-ai-slim[{extra}]"
+    return how_to_install(extra) if extra in _EXTRAS else f"pip install 'pydantic-ai-slim[{extra}]'"
 
 
 def orbiter_error(error: Exception) -> OrbiterError | None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from orbiter.distributed.errors import how_to_install
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.telemetry.instruments import Counter, Gauge, Histogram
 
@@ -102,9 +103,10 @@ def exporting(worker_id: str, *, ours: bool = True) -> Iterator[None]:
             ends = _set_up(worker_id, enabled)
         except ImportError as error:
             logger.warning(
-                "%s is set, but nothing is sent: %s is missing; pip install orbiter-distributed[otel]",
+                "%s is set, but nothing is sent: %s is missing; %s",
                 _ENDPOINT,
                 error.name,
+                how_to_install("otel"),
             )
     offer()
     try:

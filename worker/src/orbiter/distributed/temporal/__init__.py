@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from orbiter.distributed.errors import how_to_install
 from orbiter.distributed.lazy import lazily
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from orbiter.distributed.temporal.workflow import AgentExecutionWorkflow
 
 HAS_TEMPORAL = find_spec("temporalio") is not None
-MISSING = (
-    "Temporal executor requires temporalio to be installed. Install it with: pip install orbiter-distributed[temporal]"
-)
 
 _HOME = {
     "AgentExecutionWorkflow": "workflow",
@@ -36,7 +34,9 @@ def require_temporal() -> None:
         ImportError: It is not.
     """
     if not HAS_TEMPORAL:
-        raise ImportError(MISSING)
+        raise ImportError(
+            f"Temporal executor requires temporalio to be installed. Install it with: {how_to_install('temporal')}"
+        )
 
 
 __getattr__ = lazily(__name__, _HOME, first=require_temporal)

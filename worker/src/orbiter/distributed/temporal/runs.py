@@ -325,6 +325,10 @@ class _CountingLog:
         self._log.emit(event)
         self._pulse.count()
 
+    def spend(self, model: str, agent: str, tokens_in: int, tokens_out: int) -> None:
+        """As the log has it."""
+        self._log.spend(model, agent, tokens_in, tokens_out)
+
     async def pace(self) -> None:
         """As the log has it."""
         await self._log.pace()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from orbiter.distributed.broker.rates import Counts
     from orbiter.distributed.broker.records import Claim, Renewal
+    from orbiter.distributed.execution.counting import Counting
     from orbiter.distributed.worker.commands import Commands
     from orbiter.distributed.worker.flow import ClaimFlow
 
@@ -39,7 +41,15 @@ class LeaseStore(Protocol):
     """Keeps heartbeats and leases: the broker."""
 
     async def beat(
-        self, client: Redis, worker_id: str, ttl: int, fields: Mapping[str, str], *, life: str = "", replace: str = ""
+        self,
+        client: Redis,
+        worker_id: str,
+        ttl: int,
+        fields: Mapping[str, str],
+        *,
+        life: str = "",
+        replace: str = "",
+        counts: Counts | None = None,
     ) -> str | None:
         """Publish a heartbeat; return a command for the worker, where there is one."""
 
@@ -60,10 +70,12 @@ class LeaseKeeper:
         queue: Which queue's disruptions are counted.
         ttl: Lease and heartbeat lifetime, seconds.
         describe: Returns the heartbeat's fields.
+        counting: What was counted since the heartbeat before, which this one brings.
         clock: Monotonic seconds.
 
     Attributes:
         life: What tells this process from others under the worker id.
+        counting: As given.
     """
 
     def __init__(
@@ -77,9 +89,11 @@ class LeaseKeeper:
         queue: str,
         ttl: int,
         describe: Callable[[], Mapping[str, str]],
+        counting: Counting,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.life = new_life()
+        self.counting = counting
         self._store = store
         self._client = client
         self._flow = flow
@@ -109,8 +123,15 @@ class LeaseKeeper:
         self._flow.news.clear()
         asked = self._clock()
         command = await self._store.beat(
-            self._client, self._worker_id, self._ttl, self._describe(), life=self.life, replace=replace
+            self._client,
+            self._worker_id,
+            self._ttl,
+            self._describe(),
+            life=self.life,
+            replace=replace,
+            counts=self.counting.take(),
         )
+        self.counting.delivered()
         self._flow.heard = asked
         if command is not None:
             self._commands.apply(command)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from orbiter.distributed.connection.backoff import Backoff
-from orbiter.distributed.connection.redis_url import mask
+from orbiter.distributed.connection.redis_url import explain, mask
 from orbiter.distributed.errors import RedisUnavailableError, WorkerIdTakenError
 from orbiter.distributed.worker.incarnation import died_here
 
@@ -70,12 +70,14 @@ async def register(
             await _pause(stopping, LOOK_EVERY)
             # Redis answers.
             deadline = clock() + patience
+        except AuthenticationError as error:
+            raise RedisUnavailableError(explain(error, redis_url)) from error
         except (RedisError, OSError) as error:
             left = deadline - clock()
             reason = f"cannot reach Redis at {mask(redis_url)}: {error or type(error).__name__}"
-            refused = isinstance(error, AuthenticationError | NoPermissionError)
+            refused = isinstance(error, NoPermissionError)
             if left <= 0 or refused:
-                hint = "check user and password" if refused else f"gave up after {patience:g} s"
+                hint = "check the user's rights" if refused else f"gave up after {patience:g} s"
                 raise RedisUnavailableError(f"{reason} ({hint})") from error
             logger.warning("%s; trying again for %.0f s", reason, left)
             await _pause(stopping, min(left, backoff.pause()))

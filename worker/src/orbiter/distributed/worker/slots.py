@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from orbiter.distributed import failpoints
 from orbiter.distributed.broker.records import Recorded
 from orbiter.distributed.connection.deadlines import Deadlines
-from orbiter.distributed.errors import TaskLimitError
-from orbiter.distributed.execution.endings import Failed, StopReason
+from orbiter.distributed.errors import TaskLimitError, describe, kind_of
+from orbiter.distributed.execution.endings import Died, Failed, StopReason
 from orbiter.distributed.execution.slot import Slot
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 
@@ -134,7 +134,7 @@ class Slots:
         elif recorded in {Recorded.FAILED, Recorded.RETRYING}:
             runs.failed += 1
         if logger.isEnabledFor(logging.INFO):
-            extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt}
+            extra = {"task_id": slot.claim.task.task_id, "attempt": slot.claim.attempt, **_reason(slot)}
             logger.info("%s after %.1f s", recorded, self._clock() - slot.started, extra=extra)
         self._flow.changed()
 
@@ -149,3 +149,14 @@ class Slots:
 
 async def _fail(error: Exception) -> Failed:
     return Failed(error)
+
+
+def _reason(slot: Slot) -> dict[str, str]:
+    """Return fields that say why a run has no result."""
+    match slot.ending():
+        case Failed(error):
+            return {"error_type": kind_of(error), "error": describe(error)}
+        case Died(reason, error_type):
+            return {"error_type": error_type, "error": reason}
+        case _:
+            return {}

@@ -145,6 +145,7 @@ def assemble(
     publisher = EventPublisher(
         broker.append_events, max_event_bytes=settings.max_event_bytes, max_events=settings.max_events
     )
+    publisher.on_spent = meter.counting.spend
     local = _local(settings, flow if settings.executor == "local" else _NoIntake(), secrets)
     executor = _executor(settings, broker, publisher, local, flow=flow, meter=meter)
     status = Status(settings, flow, executor, meter, commands)
@@ -157,6 +158,7 @@ def assemble(
         queue=queue,
         ttl=ttl,
         describe=status.heartbeat,
+        counting=meter.counting,
         clock=clock,
     )
     settler = Settler(broker, publisher, flow, settings, reader=reading, clock=clock)

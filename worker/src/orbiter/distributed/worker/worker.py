@@ -225,7 +225,8 @@ class Worker:
         if commands.taken is None:
             with contextlib.suppress(RedisError, OSError):
                 async with asyncio.timeout(DEREGISTER_WITHIN):
-                    await parts.broker.deregister(self.worker_id, life=parts.lease.life)
+                    counts = parts.lease.counting.take()
+                    await parts.broker.deregister(self.worker_id, life=parts.lease.life, counts=counts)
         self._status.state = State.STOPPED
         if commands.taken is not None:
             raise commands.taken

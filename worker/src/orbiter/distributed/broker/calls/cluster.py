@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.broker.calls.core import Heartbeat
     from orbiter.distributed.broker.keys import Keys, QueueKeys
+    from orbiter.distributed.broker.rates import Counts
     from orbiter.distributed.broker.records import Alone, Batch, Claim, Entry, Lost, Outcome
     from orbiter.distributed.models import TaskPayload
 
@@ -229,6 +230,12 @@ def heartbeat(keys: Keys, beat: Heartbeat) -> Call[tuple[int, str | None]]:
         return now, commands[0] if commands else None
 
     return Call("cluster/heartbeat", [keys.worker(beat.worker_id)], beat.args(), read)
+
+
+def count(queue: QueueKeys, counts: Counts) -> Call[None]:
+    """Add what a worker counted to the minute of now."""
+    names = [queue.stream, queue.minutes, queue.usage]
+    return Call("cluster/count", names, [queue.group, counts.text(), counts.used()], nothing)
 
 
 def deregister(queue: QueueKeys, worker_id: str) -> Call[None]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orbiter.distributed.broker.keys import Keys, QueueKeys
+    from orbiter.distributed.broker.rates import Counts
     from orbiter.distributed.broker.records import Batch, Claim, Delivery, Lost, Outcome, Renewal
     from orbiter.distributed.models import TaskPayload
 
@@ -335,6 +336,7 @@ class Heartbeat(NamedTuple):
         life: Which process's time under this id it is.
         replace: Another life, known to be over, whose heartbeat it may replace; or the same.
         fields: What it says.
+        counts: What the worker counted since the one before.
     """
 
     worker_id: str
@@ -342,6 +344,7 @@ class Heartbeat(NamedTuple):
     life: str
     replace: str
     fields: Mapping[str, str]
+    counts: Counts
 
     def args(self) -> list[str | int]:
         """Return what the scripts take."""
@@ -357,7 +360,7 @@ class Heartbeat(NamedTuple):
             raise WorkerIdTakenError(self.worker_id, *reply[1:])
 
 
-def heartbeat(keys: Keys, beat: Heartbeat) -> Call[str | None]:
+def heartbeat(queue: QueueKeys, beat: Heartbeat) -> Call[str | None]:
     """Write a worker's heartbeat; the result is the command that an operator left for it, if any.
 
     Reading the reply raises :class:`WorkerIdTakenError` where the heartbeat of another life stands.
@@ -367,13 +370,16 @@ def heartbeat(keys: Keys, beat: Heartbeat) -> Call[str | None]:
         beat.check(reply)
         return None if reply is None else str(reply)
 
-    return Call("core/heartbeat", [keys.worker(beat.worker_id), keys.fleet], [beat.worker_id, *beat.args()], read)
+    names = [queue.worker(beat.worker_id), queue.fleet, queue.stream, queue.minutes, queue.usage]
+    args = [beat.worker_id, queue.group, beat.counts.number, beat.counts.text(), beat.counts.used(), *beat.args()]
+    return Call("core/heartbeat", names, args, read)
 
 
-def deregister(queue: QueueKeys, worker_id: str, life: str) -> Call[None]:
-    """Deregister a worker that stops in order, unless the id is another life's by now."""
-    names = [queue.stream, queue.worker(worker_id), queue.fleet]
-    return Call("core/deregister", names, [queue.group, worker_id, life], nothing)
+def deregister(queue: QueueKeys, worker_id: str, life: str, counts: Counts) -> Call[None]:
+    """Deregister a worker that stops in order, unless the id is another life's by now; keep what it counted."""
+    names = [queue.stream, queue.worker(worker_id), queue.fleet, queue.minutes, queue.usage]
+    args: list[str | int] = [queue.group, worker_id, life, counts.number, counts.text(), counts.used()]
+    return Call("core/deregister", names, args, nothing)
 
 
 # -- mending -------------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# So many processes in a row, with no task that was in all of them: the host is at fault.
+# So many processes in a row, with no task that was in two of them: the host is at fault.
 ROW = 3
 
 
@@ -33,8 +34,11 @@ class Blame:
 
     @property
     def bad_host(self) -> bool:
-        """Whether no single task explains the last deaths, between which none has ended."""
-        return len(self._row) >= ROW and not frozenset.intersection(*self._row)
+        """Whether it takes a task for each of the last deaths to explain them; none has ended in between.
+
+        A task that was in two of them is suspected, and counted, so that it ends however few tasks there are besides.
+        """
+        return len(self._row) >= ROW and all(a.isdisjoint(b) for a, b in combinations(self._row, 2))
 
     def ended(self) -> None:
         """Take note that a task has ended here by itself, well or not."""

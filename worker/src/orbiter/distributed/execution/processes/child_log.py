@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from orbiter.distributed.errors import describe, kind_of
 from orbiter.distributed.execution.processes.frames import Kind
 from orbiter.distributed.limits import BYTES_A_CHARACTER, MERGED_TEXT
 from orbiter.distributed.models import ErrorEvent, Event, TextEvent, emitted_event, is_final
+from orbiter.distributed.telemetry.instruments import NAME_CAP
 
 if TYPE_CHECKING:
     from orbiter.distributed.execution.processes.frames import Channel
@@ -77,6 +79,18 @@ class ChildLog:
             self._loop.call_soon(self.flush)
         else:
             self._loop.call_soon_threadsafe(self.flush)
+
+    def spend(self, model: str, agent: str, tokens_in: int, tokens_out: int) -> None:
+        """Tell the supervisor of an answer of a model. Callable from any thread."""
+        body = json.dumps([model[:NAME_CAP], agent[:NAME_CAP], int(tokens_in), int(tokens_out)]).encode()
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - get_running_loop() without exception
+            self._send_spent(body)
+        else:
+            self._loop.call_soon_threadsafe(self._send_spent, body)
+
+    def _send_spent(self, body: bytes) -> None:
+        if not self.closed:
+            self._channel.send(Kind.SPENT, self._run, body)
 
     async def pace(self) -> None:
         """Return when more may be emitted; let others have their turn."""

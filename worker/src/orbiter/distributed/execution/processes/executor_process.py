@@ -353,8 +353,8 @@ class ExecutorProcess:
                 self._ended(run, Completed(self._result(body)))
             case Kind.FAILED if run:
                 self._ended(run, Failed(_error(body)))
-            case Kind.EVENTS if run:
-                self._event(run, body)
+            case Kind.EVENTS | Kind.SPENT if run:
+                (self._event if kind == Kind.EVENTS else self._spent)(run, body)
             case Kind.TICK:
                 self._tick(body)
             case Kind.CANCELLED if run:
@@ -371,7 +371,7 @@ class ExecutorProcess:
                 run.journal.save(_json(body))
             case Kind.IMPORTING | Kind.IMPORTED | Kind.SPOILED:
                 self._about_process(kind, body)
-            case Kind.EVENTS | Kind.SAVE | Kind.APPEND | Kind.DEAF if number:
+            case Kind.EVENTS | Kind.SPENT | Kind.SAVE | Kind.APPEND | Kind.DEAF if number:
                 raise FrameError(f"a frame ({name_of(kind)}) for a run that it does not hold")
             case _:
                 raise FrameError(f"a frame ({name_of(kind)}) for run {number}, which it may not send")
@@ -407,6 +407,14 @@ class ExecutorProcess:
         log = run.slot.log
         if log.closed or log.on_sent is None:
             self.give_credit(run, len(body))
+
+    def _spent(self, run: Run, body: bytes) -> None:
+        self._count()
+        try:
+            model, agent, tokens_in, tokens_out = _json(body)
+            run.log.spend(str(model), str(agent), int(tokens_in), int(tokens_out))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise FrameError("a usage that cannot be read") from error
 
     def _tick(self, body: bytes) -> None:
         self._count()

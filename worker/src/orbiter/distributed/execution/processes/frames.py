@@ -58,6 +58,7 @@ class Kind(IntEnum):
     IMPORTING = 26
     IMPORTED = 27
     SPOILED = 28
+    SPENT = 29
 
 
 class FrameError(Exception):

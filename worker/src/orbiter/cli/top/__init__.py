@@ -1,0 +1,1 @@
+"""``orbiter top``: a fleet in a terminal, live. It asks the client alone, as the dashboard does."""
