@@ -13,11 +13,13 @@ from pathlib import Path
 
 import click
 
-from chaos import plan, report
+from chaos import plan, report, topology
 from chaos.checker import Verdict, judge
 from chaos.history import History
 from chaos.play import LEASE, Play
 
+# Each durable task is a workflow: some thirty a second keep a machine of two cores busy.
+DURABLE_RATE = 3.0
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -25,10 +27,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--seed", "seeds", multiple=True, default=("1",), help="A number, or a range as 1-20; repeatable.")
 @click.option("--duration", default=30.0, show_default=True, help="Seconds of tasks and faults for each seed.")
 @click.option("--hours", type=float, help="Go on with the next seeds for so long.")
-@click.option("--faults", default="", help="Kinds of fault, with commas between; all of them unless given.")
+@click.option("--topology", "where", type=click.Choice(topology.KINDS), default="single", show_default=True)
+@click.option("--faults", default="", help="Kinds of fault, with commas between; those of the topology unless given.")
+@click.option("--older", default="", help="Commit or tag whose worker takes turns with this one, by `roll worker`.")
 @click.option("--lease", default=LEASE, show_default=True, help="Lifetime of a lease, seconds.")
 @click.option("--drain", default=2.0, show_default=True, help="Seconds that a worker which ends gives its tasks.")
-@click.option("--rate", default=plan.TASKS_A_SECOND, show_default=True, help="Tasks a second.")
+@click.option("--rate", type=float, help="Tasks a second: 14, and with Temporal 3.")
 @click.option("--no-poison", is_flag=True, help="Without tasks that kill, block or fill their process.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where logs and histories stay.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all to a file.")
@@ -38,10 +42,12 @@ def main(  # noqa: PLR0917 - click passes them by name
     seeds: tuple[str, ...],
     duration: float,
     hours: float | None,
+    where: str,
     faults: str,
+    older: str,
     lease: int,
     drain: float,
-    rate: float,
+    rate: float | None,
     no_poison: bool,
     keep: Path | None,
     json_file: Path | None,
@@ -49,9 +55,9 @@ def main(  # noqa: PLR0917 - click passes them by name
     docs: Path | None,
 ) -> None:
     """Throw faults that are drawn from seeds at a real fleet, and check what must hold all the same."""
-    kinds = [kind.strip() for kind in faults.split(",") if kind.strip()] or list(plan.FAULTS)
-    if unknown := sorted(set(kinds) - set(plan.FAULTS) - {"none"}):
-        raise click.BadParameter(f"{', '.join(unknown)}: no such kind; there are: {', '.join(plan.FAULTS)}, none")
+    kinds = _kinds(faults, where)
+    if ("roll worker" in kinds) != bool(older):
+        raise click.BadParameter("--older COMMIT and --faults 'roll worker' go together: which release takes turns")
     verdicts: list[Verdict] = []
     if again:
         verdicts += [judge(History.from_json(path.read_text())) for path in again]
@@ -64,8 +70,19 @@ def main(  # noqa: PLR0917 - click passes them by name
             if hours and time.monotonic() > until:
                 break
             place = directory / f"{seed}-{time.strftime('%H%M%S')}"
-            options = {"kinds": kinds, "lease": lease, "drain": drain, "rate": rate, "poison": not no_poison}
-            played = Play(seed, duration, place, **options)
+            played = Play(
+                seed,
+                duration,
+                place,
+                kinds=kinds,
+                lease=lease,
+                rate=rate or (DURABLE_RATE if where == "temporal" else plan.TASKS_A_SECOND),
+                # A task that kills its process is killed again by each worker that Temporal gives it to.
+                poison=not no_poison and where != "temporal",
+                drain=drain,
+                where=where,
+                older=older,
+            )
             verdicts.append(judge(asyncio.run(played.run())))
             found = verdicts[-1].findings
             click.echo(f"seed {seed}: {len(found)} findings; logs and history in {place}", err=True)
@@ -75,6 +92,14 @@ def main(  # noqa: PLR0917 - click passes them by name
     if docs:
         docs.write_text(report.with_figures(docs.read_text(), verdicts))
     sys.exit(any(verdict.findings for verdict in verdicts))
+
+
+def _kinds(text: str, where: str) -> list[str]:
+    known = [*plan.drawn_in(where), *plan.NAMED]
+    kinds = [kind.strip() for kind in text.split(",") if kind.strip()] or list(plan.drawn_in(where))
+    if unknown := sorted(set(kinds) - {*known, "none"}):
+        raise click.BadParameter(f"--faults {', '.join(unknown)}: in {where} there are: {', '.join(known)}, none")
+    return kinds
 
 
 def _numbers(texts: tuple[str, ...]) -> list[int]:

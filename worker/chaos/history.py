@@ -174,6 +174,7 @@ class History:
         healed: When nothing was left to do; ``None`` where that was not reached.
         claims: Of each task, in order.
         leftovers: What stood in Redis in the end that should not.
+        topology: Which kind of :mod:`chaos.topology` there was.
     """
 
     seed: int
@@ -192,6 +193,7 @@ class History:
     exits: list[Exit] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    topology: str = "single"
 
     def to_json(self) -> str:
         """Return all of it, to be looked at, or judged again."""

@@ -102,6 +102,14 @@ MUTATIONS = (
         "a loss without a cause",
     ),
     Mutation(
+        "requeue after unblock",
+        "worker/fetcher.py",
+        "                if not self._flow.heartbeat_overdue:\n                    await self._recover()\n",
+        "",
+        faults("end deaf worker", "--no-poison", "--lease", "30"),
+        "a loss without a cause",
+    ),
+    Mutation(
         "renewal during a drain",
         "worker/lease.py",
         "        held = self._flow.runs.held\n        slots",

@@ -14,7 +14,8 @@ PROXIED = 2
 FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "kill worker": (4, (0, 0)),
     "end worker": (3, (0, 0)),
-    "end worker, hurry": (2, (0, 0)),
+    "end worker twice": (2, (0, 0)),
+    "end deaf worker": (1.5, (0, 0)),
     "freeze worker": (3, (0.5, 6)),
     "kill executor": (4, (0, 0)),
     "freeze executor": (3, (0.5, 9)),
@@ -28,9 +29,24 @@ FAULTS: dict[str, tuple[float, tuple[float, float]]] = {
     "drop": (3, (1, 8)),
     "reset": (3, (0, 0)),
     "half-open": (3, (2, 10)),
+    "shift clock": (3, (0, 0)),
+    "roll worker": (4, (0, 0)),
+    "kill master": (2, (0, 2)),
+    "freeze master": (2, (0, 4)),
+    "switch master": (2, (0, 0)),
+    "temporal away": (3, (0.5, 8)),
 }
+# Of workers that are reached through a proxy.
+OF_NETWORK = frozenset({"end deaf worker", "delay", "drop", "reset", "half-open"})
 # One of these at a time.
 OF_REDIS = frozenset({"freeze redis", "restart redis", "kill redis", "pause clients", "fill redis"})
+# Of a master that has a replica. As replication is asynchronous they can cost what was acknowledged a moment before.
+FAILOVERS = frozenset({"kill master", "freeze master", "switch master"})
+# What strikes no single worker.
+OF_ALL = OF_REDIS | FAILOVERS | {"kill clients", "temporal away"}
+_OF_WORKERS = ("kill worker", "end worker", "end worker twice", "freeze worker", "kill executor", "freeze executor")
+# Drawn where they are asked for: another release has to be named, and logs with wrong times are hard to read.
+NAMED = ("shift clock", "roll worker")
 BETWEEN_FAULTS = 2.0
 TASKS_A_SECOND = 14.0
 
@@ -87,7 +103,16 @@ class Work:
     read: bool = False
 
 
-def draw_faults(seed: int, seconds: float, kinds: Collection[str] = tuple(FAULTS)) -> list[Fault]:
+def drawn_in(topology: str) -> tuple[str, ...]:
+    """Return the kinds of fault that are drawn in a topology unless others are named."""
+    if topology in {"sentinel", "cluster"}:
+        return (*_OF_WORKERS, "kill clients", *sorted(FAILOVERS))
+    if topology == "temporal":
+        return (*_OF_WORKERS, "kill clients", "reset", "restart redis", "temporal away")
+    return tuple(kind for kind in FAULTS if kind not in {*NAMED, *FAILOVERS, "temporal away"})
+
+
+def draw_faults(seed: int, seconds: float, kinds: Collection[str]) -> list[Fault]:
     """Return the faults of a run, in order: as many of some kinds as there would be of all."""
     known = [kind for kind in FAULTS if kind in kinds]
     if not known:
@@ -99,12 +124,14 @@ def draw_faults(seed: int, seconds: float, kinds: Collection[str] = tuple(FAULTS
         kind = draw.choices(known, [FAULTS[kind][0] for kind in known])[0]
         # None outlives the run: what follows it is to heal.
         lasts = min(draw.uniform(*FAULTS[kind][1]), seconds - at)
-        worker = draw.randrange(PROXIED if kind in {"delay", "drop", "reset", "half-open"} else WORKERS)
+        worker = draw.randrange(PROXIED if kind in OF_NETWORK else WORKERS)
         fault = Fault(at, kind, lasts, worker, draw.random())
-        if kind not in OF_REDIS or at > redis_free:
+        of_redis = kind in OF_REDIS | FAILOVERS
+        if not of_redis or at > redis_free:
             faults.append(fault)
-            if kind in OF_REDIS:
-                redis_free = at + lasts + 2
+            if of_redis:
+                # A master takes its time to be replaced, and to come back.
+                redis_free = at + lasts + (10 if kind in FAILOVERS else 2)
         at += 0.2 + draw.expovariate(1 / BETWEEN_FAULTS)
     return faults
 

@@ -7,82 +7,37 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
-from redis.asyncio import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 from tests import keys
-from tests.faults_proxy import FaultsProxy, Link, faults_proxy
+from tests.faults_proxy import FaultsProxy, faults_proxy
 from tests.fleet import QUEUE, Fleet, leftovers
-from tests.servers import Server, eventually
-from tests.support import WORKER_DIRECTORY, environment
 
 from chaos import plan
-from chaos.history import Claim, Event, Exit, Happened, History, Reader, Record, Run, Sample, Submitted
+from chaos.history import Event, Exit, Happened, History, Reader, Record, Submitted
+from chaos.member import Member, Surroundings
 from chaos.plan import Fault, Work
-from orbiter.dev.tied import tied
+from chaos.releases import sources_of
+from chaos.strikes import Strikes, plain
+from chaos.topology import Topology, topology, wait_until_whole
+from chaos.watch import FAILED, Watch
 from orbiter.distributed import Client
+from orbiter.distributed.broker.cluster_broker import broker_for
 from orbiter.distributed.broker.store import decode
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import TaskPayload, is_final
 
 LEASE = 3
-SLOTS = 8
 # Long, as workers may have to start on a busy machine; what heals takes a few leases.
 HEAL_WITHIN = 180.0
 READERS_WITHIN = 20.0
-# AOF as documented for production; a script may not run into a snapshot.
-REDIS = ('save ""', "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction")
-SETTINGS = ("--retry-backoff", "0.2", "--stall-timeout", "2", "--log-level", "info")
-SETTINGS += ("--max-rss-per-process", "400000000")
-# Of the workers, in order: how many executor processes each has.
-ISOLATION = (("--processes", "1"), ("--processes", "2"), ("--processes", "1"), ("--processes", "2"))
-FAILED = (RedisError, OSError, TimeoutError)
-
-
-class Member:
-    """A place in the fleet: a worker's id, and the process that has it now."""
-
-    def __init__(self, name: str, url: str, options: tuple[str, ...], directory: Path) -> None:
-        self.name = name
-        self.log = directory / f"{name}.log"
-        self.asked: list[str] = []
-        self._env = environment(RUN_NOTES=str(directory / "notes"), RUN_NOTES_BY=name)
-        command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--worker-id", name, "--redis-url", url]
-        command += ["--concurrency", str(SLOTS), "--allow-import", "chaos.jobs"]
-        self._command = tied([*command, *SETTINGS, *options], signal.SIGKILL)
-        self.start()
-
-    def start(self) -> None:
-        """Start its process, the first or another one."""
-        self.asked = []
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self._command, stdout=output, stderr=output, env=self._env, cwd=WORKER_DIRECTORY
-            )
-
-    def send(self, number: signal.Signals) -> bool:
-        """Send it a signal; tell whether it was there."""
-        if self.process.poll() is not None:
-            return False
-        self.asked.append(number.name)
-        self.process.send_signal(number)
-        return True
-
-    def executors(self) -> list[psutil.Process]:
-        """Return its executor processes."""
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.process.pid).children()
-        return []
 
 
 class Play:
@@ -97,6 +52,8 @@ class Play:
         rate: Tasks a second.
         poison: Whether there are tasks that do harm to their process.
         drain: Seconds for which a worker that ends waits for its tasks.
+        where: Which kind of :mod:`chaos.topology` there is.
+        older: A commit or tag; workers that are rolled run its sources and ours in turn.
     """
 
     def __init__(
@@ -105,85 +62,93 @@ class Play:
         duration: float,
         directory: Path,
         *,
-        kinds: Collection[str] = tuple(plan.FAULTS),
+        kinds: Collection[str] = plan.drawn_in("single"),
         lease: int = LEASE,
         rate: float = plan.TASKS_A_SECOND,
         poison: bool = True,
         drain: float = 2.0,
+        where: str = "single",
+        older: str = "",
     ) -> None:
         self.directory = directory
-        self.history = History(seed, duration, lease)
+        self.history = History(seed, duration, lease, topology=where)
         self._works = plan.draw_work(seed, duration, rate=rate, poison=poison)
         self._faults = plan.draw_faults(seed, duration, kinds)
+        self._shifting = "shift clock" in kinds
+        self._older = older
         self._lease = lease
         self._drain = drain
         self._notes = directory / "notes"
         self._notes.mkdir(parents=True)
-        self._redis_free = asyncio.Lock()
         self._members: list[Member] = []
-        self._proxies: list[FaultsProxy] = []
         self._readers: set[asyncio.Task[None]] = set()
-        self._tasks_of: dict[str, str] = {}
-        self._alive: dict[str, float] = {}
-        self._dead: set[str] = set()
         self._first_ends: dict[str, str] = {}
 
     # -- from beginning to end -------------------------------------------------------------------------------------
 
     async def run(self) -> History:
         """Play it, and return what is known then."""
-        server = Server.launch(self.directory, *REDIS)
-        try:
-            await asyncio.to_thread(eventually, server.answers, what="the server answers")
-            await self._with_server(server)
-        finally:
-            for member in self._members:
-                with contextlib.suppress(psutil.Error):
-                    for process in [*psutil.Process(member.process.pid).children(recursive=True)]:
-                        process.kill()
-                member.process.kill()
-                member.process.wait()
-            with contextlib.suppress(OSError):
-                server.process.send_signal(signal.SIGCONT)
-            server.kill()
-        self._read_notes()
+        with topology(self.history.topology, self.directory, QUEUE) as place:
+            try:
+                await self._with_place(place)
+            finally:
+                for member in self._members:
+                    with contextlib.suppress(psutil.Error):
+                        for process in psutil.Process(member.process.pid).children(recursive=True):
+                            process.kill()
+                    member.process.kill()
+                    member.process.wait()
+        self._watch.read_notes()
         (self.directory / "history.json").write_text(self.history.to_json())
         return self.history
 
-    async def _with_server(self, server: Server) -> None:
-        self._server = server
-        self._url = f"redis://127.0.0.1:{server.port}/0"
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(plan.PROXIED):
-                proxy = await stack.enter_async_context(faults_proxy(server.port))
+    async def _with_place(self, place: Topology) -> None:
+        self._place = place
+        async with AsyncExitStack() as stack:
+            proxies = [await stack.enter_async_context(faults_proxy(port)) for port in self._proxied(place)]
+            for proxy in proxies:
                 # What was said is for nobody to read here, and a run may last for hours.
                 proxy.trace = deque(maxlen=1)  # type: ignore[assignment]
-                self._proxies.append(proxy)
-            self._admin, self._looker = _plain(server.port), _plain(server.port)
-            stack.push_async_callback(self._admin.aclose)
-            stack.push_async_callback(self._looker.aclose)
-            client = connect(self._url)
+            client, looker = connect(place.url), connect(place.url)
             stack.push_async_callback(client.aclose)
-            self._fleet = Fleet(self._url, client)
-            await self._fleet.broker.ensure_group()
-            urls = [proxy.url for proxy in self._proxies] + [self._url] * (plan.WORKERS - plan.PROXIED)
-            options = ("--heartbeat-ttl", str(self._lease), "--drain-timeout", str(self._drain))
-            self._members = [
-                Member(f"w{n}", url, (*options, *ISOLATION[n]), self.directory) for n, url in enumerate(urls)
-            ]
-            async with (
-                self._producers() as producers,
-                _background(self._keep(), self._watch_runs(), self._watch_queue()),
-            ):
+            stack.push_async_callback(looker.aclose)
+            server = await stack.enter_async_context(plain(place.servers[0].port))
+            self._fleet = Fleet(place.url, client)
+            self._any: Any = client
+            await broker_for(place.url, client=client).ensure_group()
+            self._members += self._start_members(place, proxies)
+            self._strikes = Strikes(place, self._members, proxies)
+            self._watch = Watch(self.history, self._notes, self._members, looker)
+            watched = [self._keep(), self._watch.runs(), self._watch.claims()]
+            watched += [self._watch.samples(server)] if len(place.servers) == 1 else []
+            far = proxies[0].url if proxies else place.url
+            async with self._producers(place.url, far) as producers, _background(*watched):
                 await self._all_ready()
                 await self._minutes(producers)
-                await self._heal()
+                await asyncio.to_thread(wait_until_whole, place)
+                await self._heal(producers[0])
                 await self._look()
             await self._end_workers()
 
+    @staticmethod
+    def _proxied(place: Topology) -> list[int]:
+        """Return the ports that are reached through a proxy; where Redis tells its addresses, everybody goes there."""
+        return [place.servers[0].port] * plan.PROXIED if len(place.servers) == 1 else []
+
+    def _start_members(self, place: Topology, proxies: list[FaultsProxy]) -> list[Member]:
+        options = ["--heartbeat-ttl", str(self._lease), "--drain-timeout", str(self._drain)]
+        env = {}
+        if place.temporal is not None:
+            options += ["--executor", "temporal"]
+            env["TEMPORAL_HOST"] = place.temporal.host
+        older = sources_of(self._older, self.directory / "older") if self._older else None
+        around = Surroundings(self.directory, tuple(options), env, self._shifting, older)
+        urls = [proxy.url for proxy in proxies] + [place.url] * (plan.WORKERS - len(proxies))
+        return [Member(number, url, around) for number, url in enumerate(urls)]
+
     @asynccontextmanager
-    async def _producers(self) -> AsyncIterator[list[Client]]:
-        async with Client(self._url, name="near") as near, Client(self._proxies[0].url, name="far") as far:
+    async def _producers(self, near_url: str, far_url: str) -> AsyncIterator[list[Client]]:
+        async with Client(near_url, name="near") as near, Client(far_url, name="far") as far:
             yield [near, far]
             for reader in self._readers:
                 reader.cancel()
@@ -192,7 +157,7 @@ class Play:
     async def _all_ready(self) -> None:
         async with asyncio.timeout(120):
             while True:
-                states = [await self._admin.hget(keys.worker(member.name), "state") for member in self._members]
+                states = [await self._any.hget(keys.worker(member.name), "state") for member in self._members]
                 if states == ["running"] * len(states):
                     return
                 await asyncio.sleep(0.1)
@@ -214,20 +179,37 @@ class Play:
     async def _until(self, at: float) -> None:
         await asyncio.sleep(self.history.began + at - time.monotonic())
 
-    async def _heal(self) -> None:
-        """Wait until every task has ended and the queue is empty, for as long as that may take."""
-        left = [task for task, known in self.history.submitted.items() if known.accepted is not None]
+    async def _heal(self, producer: Client) -> None:
+        """Wait until every task has ended and the queue is empty, for as long as that may take.
+
+        Harmless tasks come meanwhile, as to any fleet in use: a worker on which nothing but poison is left cannot tell
+        that from a broken host, and waits for something that ends (docs/isolation.md, "Who is to blame").
+        """
         until = time.monotonic() + HEAL_WITHIN
+        poisoned = any(known.guilty for known in self.history.submitted.values())
+        async with _background(*([self._go_on(producer)] if poisoned else [])):
+            healed = await self._all_end(until)
+        if healed and await self._all_end(until, empty=True):
+            self.history.healed = time.monotonic()
+        if self._readers:
+            await asyncio.wait(set(self._readers), timeout=READERS_WITHIN)
+
+    async def _go_on(self, producer: Client) -> None:
+        for number in count():
+            work = Work(self.history.duration + number, f"c{self.history.seed}-more{number:03}", "short", "rest")
+            await self._produce(work, [producer])
+
+    async def _all_end(self, until: float, *, empty: bool = False) -> bool:
+        """Tell whether all tasks that are accepted by now have ended by then (monotonic), the queue being empty."""
+        left = [task for task, known in self.history.submitted.items() if known.accepted is not None]
         while time.monotonic() < until:
             with contextlib.suppress(*FAILED):
                 tasks = await self._fleet.store.get_many(left)
                 left = [i for i, task in zip(left, tasks, strict=True) if task and not task.status.terminal]
-                if not left and await self._fleet.is_empty():
-                    self.history.healed = time.monotonic()
-                    break
+                if not left and (not empty or await self._fleet.is_empty()):
+                    return True
             await asyncio.sleep(0.2)
-        if self._readers:
-            await asyncio.wait(set(self._readers), timeout=READERS_WITHIN)
+        return False
 
     async def _end_workers(self) -> None:
         for member in self._members:
@@ -295,7 +277,7 @@ class Play:
             reader.how = "final" if last is not None and is_final(last) else "no final event"
         reader.ended = time.monotonic()
 
-    # -- the parent of the workers, and what is watched --------------------------------------------------------------
+    # -- the parent of the workers --------------------------------------------------------------
 
     async def _keep(self) -> None:
         while True:
@@ -308,66 +290,6 @@ class Play:
     def _exited(self, member: Member) -> None:
         self.history.exits.append(Exit(member.name, time.monotonic(), member.process.returncode, member.asked))
 
-    async def _watch_runs(self) -> None:
-        """Note until when the processes live that have run something; and what the fleet takes."""
-        sampled = 0.0
-        while True:
-            now = time.monotonic()
-            for name in {path.name for path in self._notes.iterdir()} - self._dead:
-                if _lives(int(name.removesuffix(".jsonl").rpartition("-")[2])):
-                    self._alive[name] = now
-                else:
-                    self._alive.setdefault(name, now)
-                    self._dead.add(name)
-            if now - sampled > 2:
-                sampled = now
-                with contextlib.suppress(*FAILED, psutil.Error):
-                    await self._sample()
-            await asyncio.sleep(0.05)
-
-    async def _sample(self) -> None:
-        sample = Sample(time.monotonic())
-        for member in self._members:
-            process = psutil.Process(member.process.pid)
-            sample.workers.append(process.memory_info().rss)
-            sample.descriptors += process.num_fds()
-        # Not while Redis is away: what follows is a look at it.
-        info = await self._looker.info("clients")
-        sample.connections = info["connected_clients"]
-        sample.consumers = len(await self._looker.xinfo_consumers(QUEUE, keys.group(QUEUE)))
-        sample.keys = await self._looker.dbsize()
-        self.history.samples.append(sample)
-
-    async def _watch_queue(self) -> None:
-        """Look at the pending list again and again: whose claim each entry is, and when it was last renewed."""
-        client = _plain(self._server.port)
-        try:
-            while True:
-                with contextlib.suppress(*FAILED):
-                    await self._look_at_claims(client)
-                await asyncio.sleep(0.08)
-        finally:
-            await client.aclose()
-
-    async def _look_at_claims(self, client: Redis) -> None:
-        asked = time.monotonic()
-        rows = await client.xpending_range(QUEUE, keys.group(QUEUE), "-", "+", 200)
-        for entry in [row["message_id"] for row in rows if row["message_id"] not in self._tasks_of]:
-            for _, fields in await client.xrange(QUEUE, entry, entry):
-                with contextlib.suppress(ValueError, KeyError):
-                    self._tasks_of[entry] = json.loads(fields["payload"])["task_id"]
-        for row in rows:
-            task = self._tasks_of.get(row["message_id"])
-            if task is None:
-                continue
-            renewed = asked - row["time_since_delivered"] / 1000
-            claims = self.history.claims.setdefault(task, [])
-            place = row["message_id"], row["times_delivered"], row["consumer"]
-            if claims and (claims[-1].entry, claims[-1].deliveries, claims[-1].worker) == place:
-                claims[-1].renewed = max(claims[-1].renewed, renewed)
-            else:
-                claims.append(Claim(*place, first=renewed, renewed=renewed))
-
     # -- faults ----------------------------------------------------------------------------------------------------
 
     async def _strike(self, fault: Fault) -> None:
@@ -375,103 +297,22 @@ class Play:
         began = time.monotonic()
         text = ""
         try:
-            text = await self._do(fault, self._members[fault.worker]) or ""
+            text = await self._strikes.do(fault)
         except FAILED as error:
             text = f"not done: {error!r}"
         except psutil.NoSuchProcess:
             text = "not done: it was gone"
-        of_one = fault.kind not in plan.OF_REDIS and fault.kind != "kill clients"
+        of_one = fault.kind not in plan.OF_ALL
         worker = self._members[fault.worker].name if of_one else ""
         self.history.faults.append(Happened(fault.kind, began, time.monotonic(), worker, text))
-
-    async def _do(self, fault: Fault, member: Member) -> str | None:
-        match fault.kind:
-            case "kill worker":
-                member.send(signal.SIGKILL)
-            case "end worker":
-                member.send(signal.SIGTERM)
-            case "end worker, hurry":
-                member.send(signal.SIGTERM)
-                await asyncio.sleep(0.1 + fault.draw)
-                member.send(signal.SIGTERM)
-            case "freeze worker":
-                with_children = fault.draw < 0.4
-                frozen = [psutil.Process(member.process.pid), *(member.executors() if with_children else [])]
-                await _freeze(frozen, fault.seconds)
-                return "with its executor processes" if with_children else "alone"
-            case "kill executor" | "freeze executor":
-                found = member.executors()
-                if not found:
-                    return "not done: it has none"
-                chosen = found[int(fault.draw * len(found))]
-                if fault.kind == "kill executor":
-                    chosen.kill()
-                else:
-                    await _freeze([chosen], fault.seconds)
-            case "delay" | "drop" | "reset" | "half-open":
-                return await self._break_network(fault, self._proxies[fault.worker])
-            case _:
-                # One at a time: a server that is being restarted cannot be killed.
-                async with self._redis_free:
-                    return await self._break_redis(fault)
-        return None
-
-    async def _break_network(self, fault: Fault, proxy: FaultsProxy) -> str:
-        links, until = self._some_links(fault, proxy), time.monotonic() + fault.seconds
-        if fault.kind == "delay":
-            proxy.slow(links, until, latency=0.02 + 0.3 * fault.draw)
-        elif fault.kind == "drop":
-            proxy.hold(links, until, new=len(links) == len(proxy.links))
-        elif fault.kind == "reset":
-            proxy.reset(links)
-        else:
-            for link in links:
-                link.lose_server(until)
-        await asyncio.sleep(fault.seconds)
-        return f"{len(links)} connections"
-
-    def _some_links(self, fault: Fault, proxy: FaultsProxy) -> list[Link]:
-        """Return all connections, or one of them."""
-        links = proxy.links
-        return links if fault.draw < 0.5 else links[int((fault.draw - 0.5) * 2 * len(links)) :][:1]
-
-    async def _break_redis(self, fault: Fault) -> str | None:
-        server = self._server
-        match fault.kind:
-            case "freeze redis":
-                await _freeze([psutil.Process(server.process.pid)], fault.seconds)
-            case "restart redis":
-                server.process.terminate()
-                await asyncio.to_thread(server.start)
-                await asyncio.to_thread(eventually, server.answers, what="the server answers")
-            case "kill redis":
-                await asyncio.to_thread(server.kill)
-                await asyncio.sleep(2 * fault.draw)
-                server.start()
-                await asyncio.to_thread(eventually, server.answers, what="the server answers")
-            case "pause clients":
-                mode = "ALL" if fault.draw < 0.5 else "WRITE"
-                await self._admin.execute_command("CLIENT", "PAUSE", int(fault.seconds * 1000), mode)
-                await asyncio.sleep(fault.seconds)
-                return mode
-            case "kill clients":
-                for kind in ("normal", "pubsub") if fault.draw < 0.5 else ("normal",):
-                    await self._admin.execute_command("CLIENT", "KILL", "TYPE", kind)
-            case "fill redis":
-                await self._admin.config_set("maxmemory", "1mb")
-                await asyncio.sleep(fault.seconds)
-                await self._insist(lambda: self._admin.config_set("maxmemory", "0"))
-        return None
 
     # -- what there is in the end ------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        queue = {
-            json.loads(fields.get("payload", "{}")).get("task_id") for _, fields in await self._admin.xrange(QUEUE)
-        }
-        queue |= set(await self._admin.zrange(keys.tagged(QUEUE, "delayed"), 0, -1))
+        queue = {json.loads(fields.get("payload", "{}")).get("task_id") for _, fields in await self._any.xrange(QUEUE)}
+        queue |= set(await self._any.zrange(keys.tagged(QUEUE, "delayed"), 0, -1))
         for task_id in self.history.submitted:
-            fields = await self._admin.hgetall(keys.task(task_id))
+            fields = await self._any.hgetall(keys.task(task_id))
             if not fields:
                 continue
             task = decode(fields, task_id)
@@ -497,27 +338,6 @@ class Play:
             ]
         self.history.leftovers += await leftovers(self._fleet)
 
-    def _read_notes(self) -> None:
-        for path in sorted(self._notes.iterdir()):
-            worker, _, pid = path.name.removesuffix(".jsonl").rpartition("-")
-            dead = self._alive.get(path.name) if path.name in self._dead else None
-            runs: dict[tuple[str, int], Run] = {}
-            for line in path.read_text().splitlines():
-                said = json.loads(line)
-                place = said["task"], said["attempt"]
-                if said["what"] == "begins":
-                    runs[place] = Run(*place, worker, int(pid), said["at"], alive_until=dead)
-                    self.history.runs.append(runs[place])
-                else:
-                    runs[place].ended, runs[place].how = said["at"], said["what"]
-        self.history.runs.sort(key=lambda run: run.began)
-
-
-def _plain(port: int) -> Redis:
-    """Return a client that tries once and tells at once."""
-    once = Retry(NoBackoff(), 0)
-    return Redis(host="127.0.0.1", port=port, decode_responses=True, socket_timeout=10, protocol=2, retry=once)
-
 
 @asynccontextmanager
 async def _background(*works: Any) -> AsyncIterator[None]:
@@ -530,23 +350,4 @@ async def _background(*works: Any) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def _freeze(processes: list[psutil.Process], seconds: float) -> None:
-    try:
-        for process in processes:
-            process.suspend()
-        await asyncio.sleep(seconds)
-    finally:
-        for process in reversed(processes):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
-
-
-def _lives(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chaos.checker import Verdict, summary
+from chaos.plan import drawn_in
 
 TOLD = 12
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -20,7 +21,11 @@ MATRIX = {
         "runs that do not end within `--drain-timeout` are handed back",
         "no run is lost; a hand-off charges nothing",
     ),
-    "end worker, hurry": ("all runs are handed back at once", "no run is lost; a hand-off charges nothing"),
+    "end worker twice": ("all runs are handed back at once", "no run is lost; a hand-off charges nothing"),
+    "end deaf worker": (
+        "claims are pending on it of which it was never told",
+        "it finds them before it exits, and hands them back",
+    ),
     "freeze worker": (
         "its leases run out; a run that is frozen with it may wake up beside its successor",
         "what it does after its lease changes nothing; its executor processes end themselves at the lease's end",
@@ -61,11 +66,33 @@ MATRIX = {
         "a worker talks to nobody and is not told",
         "it notices after six seconds, and stops its runs before their leases end",
     ),
+    "shift clock": (
+        "logs and spans of that worker show wrong times",
+        "nothing that workers or clients compare is by their clocks; no task runs early",
+    ),
+    "roll worker": (
+        "both releases serve the queue at a time, each with its own scripts",
+        "as where workers end: each runs what the other has begun or written",
+    ),
+    "kill master": (
+        "what it had acknowledged a moment before may not have reached the replica",
+        "everything else is there; workers and clients go on with the replica",
+    ),
+    "freeze master": (
+        "the same; woken, and not told yet, it takes writes unless `redis_min_replicas_to_write` is set",
+        "as where it is killed",
+    ),
+    "switch master": (
+        "sentinels tell the old master some ten seconds later; in a cluster it waits for its replica to be in step",
+        "an old master that nobody follows any more refuses writes, so that they go to the new one",
+    ),
+    "temporal away": ("durable tasks wait, begun ones go on", "nothing is lost, and nothing fails"),
 }
 NAMES = {
     "kill worker": "SIGKILL of a worker",
     "end worker": "SIGTERM of a worker",
-    "end worker, hurry": "SIGTERM of a worker, twice",
+    "end worker twice": "SIGTERM of a worker, twice",
+    "end deaf worker": "SIGTERM of a worker, the answer to its last read lost",
     "freeze worker": "SIGSTOP of a worker, for up to 6 s",
     "kill executor": "SIGKILL of an executor process",
     "freeze executor": "SIGSTOP of an executor process, for up to 9 s",
@@ -79,6 +106,12 @@ NAMES = {
     "drop": "network: silence for up to 8 s, then all of it late",
     "reset": "network: connections reset",
     "half-open": "network: one side gone, the other not told for up to 10 s",
+    "shift clock": 'a worker\'s clock jumps, by up to 10 min either way (`--faults "shift clock"`)',
+    "roll worker": 'workers of this release and another in turn (`--faults "roll worker" --older TAG`)',
+    "kill master": "SIGKILL of a master (`--topology sentinel`, `--topology cluster`)",
+    "freeze master": "SIGSTOP of a master, for up to 4 s after its replica took over (the same)",
+    "switch master": "planned failover (the same)",
+    "temporal away": "SIGKILL of Temporal, away for up to 8 s (`--topology temporal`)",
 }
 
 
@@ -86,6 +119,7 @@ def to_dict(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return all of it for JSON."""
     return {
         "seeds": [verdict.seed for verdict in verdicts],
+        "topologies": [verdict.topology for verdict in verdicts],
         "seconds": sum(verdict.duration for verdict in verdicts),
         "counts": totals(verdicts),
         "recovery": {
@@ -152,7 +186,7 @@ def with_figures(page: str, verdicts: Sequence[Verdict]) -> str:
 
 def _figures(verdicts: Sequence[Verdict]) -> str:
     number, found = totals(verdicts), sum(len(verdict.findings) for verdict in verdicts)
-    seeds = ", ".join(str(verdict.seed) for verdict in verdicts)
+    seeds = ", ".join(map(str, verdicts))
     seconds = sum(verdict.duration for verdict in verdicts)
     lines = [
         f"Seeds {seeds}, {seconds:.0f} s of faults, {number['faults']} faults, {found} findings:",
@@ -164,6 +198,7 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
     lines += [f"| {name} | {number[name]} |" for name in rows]
     lines += [
         f"| innocents charged with a crash | {number['innocents charged']} |",
+        f"| tasks to which a failover cost something | {number['not replicated']} |",
         f"| hung subscribers, of {number['subscribers']} | {number['hung subscribers']} |",
         f"| runs; of these repeated after an error, lost, handed off | {number['runs']}; {number['retries']},"
         f" {number['losses']}, {number['hand-offs']} |",
@@ -171,7 +206,9 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
         "| fault | what may happen | what holds | runs again after: median, longest (times) |",
         "| --- | --- | --- | --- |",
     ]
-    times = recoveries(verdicts)
+    # Durable tasks and failovers have times of their own: of those, what is drawn there alone.
+    plain = recoveries(verdict for verdict in verdicts if verdict.topology == "single")
+    times = {kind: times for kind, times in recoveries(verdicts).items() if kind not in drawn_in("single")} | plain
     for kind, (may, holds) in MATRIX.items():
         figure = (
             "{:.1f} s, {:.1f} s ({})".format(*summary(times[kind]), len(times[kind])) if kind in times else "not drawn"
