@@ -51,12 +51,14 @@ class _Way:
         closed_until: Monotonic time before which nothing passes.
         slow_until: Monotonic time until which each piece takes longer.
         latency: How much longer, seconds.
+        said: What was said last, passed on or not.
     """
 
     def __init__(self, link: Link, name: str, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         self.closed_until = 0.0
         self.slow_until = 0.0
         self.latency = 0.0
+        self.said = b""
         self._link = link
         self._name = name
         self._source = source
@@ -67,6 +69,7 @@ class _Way:
         try:
             while said := await self._source.read(65536):
                 self._link.overhear(said)
+                self.said = said
                 piece = Piece(self._link, self._name, said, time.monotonic())
                 self._link.trace.append(piece)
                 self._under_way.put_nowait(piece)

@@ -235,3 +235,11 @@ async def tells_its_key(context: Any) -> str:
     key = os.environ["OPENAI_API_KEY"]
     print(f"printed: {key}")
     raise RuntimeError(f"401: {key} is no key; at https://models/?key={quote(key, safe='')}")
+
+
+async def talk(context: Any) -> AsyncIterator[str]:
+    """Say something, wait until a file is there, say more."""
+    yield "before "
+    while not Path(context.metadata["until"]).exists():
+        await asyncio.sleep(0.02)
+    yield "after"

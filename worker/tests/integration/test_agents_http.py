@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from orbiter.distributed.broker.usage import UsageOfQueue
 from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet, Run, working
 from tests.integration.openai_server import (
@@ -264,3 +265,25 @@ async def test_a_slow_stream_is_stopped_at_its_timeout(fleet: Fleet, server: Ope
     assert (ended.task.status, ended.task.retries) == (TaskStatus.COMPLETED, 1)
     assert ended.of("error")[0].error == "run took longer than timeout_seconds=1"
     assert server.hung_up == 1
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("isolation", ["none", "task"])
+async def test_every_answer_is_counted_once_whatever_becomes_of_the_run(
+    fleet: Fleet, server: OpenAIServer, isolation: str
+) -> None:
+    """One answer of a run that fails behind it, and two of one that completes."""
+    called = tool_calls(("add", ['{"a": 1, "b": 1}']))
+    server.replies = [called, error(404, "gone", "model_not_found"), called, text("2")]
+    async with working(fleet.url, isolation=isolation):
+        failed = await fleet.run(agent(tools=[ADD]))
+        ended = await fleet.run(agent(tools=[ADD], name="b"))
+    assert (failed.task.status, ended.text) == (TaskStatus.FAILED, "2")
+    usage = UsageOfQueue(fleet.url, client=fleet.client)
+    found = await usage.last("orbiter:tasks", 2, now=time.time())
+    assert {(row.model, row.agent, row.requests, row.input, row.output) for row in found} == {
+        ("openai:gpt-test", "a", 1, 7, 5),
+        ("openai:gpt-test", "b", 2, 14, 10),
+    }

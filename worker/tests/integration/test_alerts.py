@@ -292,7 +292,8 @@ def _expected(name: str, value: float) -> dict[str, object]:
         labels[LABEL] = "q"
     place = "" if name == NOBODY else " on q"
     text = f"{rule.title}: {value:g}{unit}{place} (fires at {rule.comparison} {rule.threshold:g})"
-    return {"exp_labels": labels, "exp_annotations": {"summary": rule.title, "description": text}}
+    annotations = {"summary": rule.title, "description": text, "runbook_url": rule.runbook_url}
+    return {"exp_labels": labels, "exp_annotations": annotations}
 
 
 def _promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -328,6 +329,7 @@ def test_an_export_for_one_queue_fires_when_that_queue_has_no_worker(tmp_path: P
     expected["exp_annotations"] = {
         "summary": rule.title,
         "description": f"{rule.title}: 0 workers (fires at == 0)",
+        "runbook_url": rule.runbook_url,
     }
     case = {
         "interval": "1m",

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import WORKER_DIRECTORY, environment
 
 
@@ -42,6 +44,7 @@ def test_quick_drain_measures_ours_beside_the_floor(tmp_path: Path):
     assert rows["socket reads"]["floor"] < 0.2
 
 
+@pytest.mark.nightly
 def test_quick_temporal_measures_both_executors_and_worker_memory(tmp_path: Path):
     file = tmp_path / "bench.json"
     done = benchmarks("temporal", "--quick", "--json", str(file))
@@ -59,6 +62,7 @@ def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     assert "'listings', 'shutdown', 'temporal'" in done.stderr
 
 
+@pytest.mark.nightly
 def test_quick_events_memory_and_listings_measure_what_readers_and_operators_wait_for(tmp_path: Path):
     file = tmp_path / "bench.json"
     done = benchmarks("events", "agents", "memory", "listings", "--quick", "--tasks", "200", "--json", str(file))
@@ -73,6 +77,7 @@ def test_quick_events_memory_and_listings_measure_what_readers_and_operators_wai
     assert [name for name in shown if not 20 < rows["listings"][name] < 100] == []
 
 
+@pytest.mark.nightly
 def test_peers_measure_ours_in_a_worker_and_in_its_executor_process(tmp_path: Path):
     file = tmp_path / "peers.json"
     options = ("--tasks", "300", "--waits", "12", "--rounds", "1", "--json", str(file))
@@ -90,6 +95,7 @@ def test_an_unknown_peer_is_a_usage_error_that_names_the_known_ones(tmp_path: Pa
     assert "bullmq, dramatiq, taskiq, huey, streaq, saq" in done.stderr
 
 
+@pytest.mark.nightly
 def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):
     file = tmp_path / "bench.json"
     done = benchmarks("metrics", "--quick", "--json", str(file))

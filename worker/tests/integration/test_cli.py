@@ -15,6 +15,7 @@ from subprocess import Popen
 import pytest
 from redis.asyncio import Redis
 
+from tests import keys
 from tests.support import PATIENCE, free_port, orbiter, start_orbiter, wait_until, worker_process
 
 
@@ -99,6 +100,18 @@ def test_a_wrong_password_is_told_at_once(redis_url: str) -> None:
         assert "hunter2" not in ended.stdout + ended.stderr
 
 
+def test_a_worker_imports_from_the_directory_that_it_is_told(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "lonely.py").write_text("def job(context):\n    return context.input.upper()\n")
+    agent = json.dumps({"runtime": "callable", "target": "lonely:job", "name": "lonely"})
+    submit = ("task", "submit", "hi", "--agent", "-", "--wait", "--json", "--redis-url", redis_url)
+    where = ("--import-from", str(tmp_path))
+    for options, status in (((), "failed"), (where, "completed")):
+        with worker_process(redis_url, "w1", tmp_path / "log", "--allow-import", "lonely", *options):
+            record = json.loads(orbiter(*submit, stdin=agent).stdout)
+        assert record["status"] == status
+        assert status == "completed" or "--import-from" in record["error"]
+
+
 # -- listings --------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +166,97 @@ async def test_a_stopped_worker_leaves_the_list(redis_url: str, worker: Popen[by
     assert orbiter("worker", "list", "--redis-url", redis_url).stdout == "No active workers found.\n"
 
 
+# -- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def findings(redis_url: str, **env: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
+    ended = orbiter("doctor", "--json", "--redis-url", redis_url, **env)
+    told = json.loads(ended.stdout)
+    assert told["ok"] is (ended.returncode == 0)
+    found: dict[str, list[dict[str, str]]] = {}
+    for finding in told["findings"]:
+        assert bool(finding["remedy"]) is (finding["state"] != "ok"), finding
+        found.setdefault(finding["check"], []).append(finding)
+    return ended.returncode, found
+
+
+async def test_the_doctor_finds_what_is_wrong(redis_url: str, redis_client: Redis) -> None:
+    orbiter("task", "submit", "x", "--model", "test", "--redis-url", redis_url)
+    await redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        code, found = findings(redis_url)
+    finally:
+        await redis_client.config_set("maxmemory-policy", "noeviction")
+    assert code == 1
+    assert [finding["state"] for finding in (*found["queue"], *found["workers"])] == ["problem", "problem"]
+    assert any("allkeys-lru" in finding["message"] for finding in found["storage"])
+    assert found["rights"][0]["message"].startswith("may read tasks, cancel tasks, submit tasks")
+    assert not await redis_client.exists("orbiter:task:index") or await redis_client.scard("orbiter:task:index") == 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_doctor_has_nothing_to_say_of_a_fleet_that_is_well(redis_url: str, redis_client: Redis) -> None:
+    await wait_until(lambda: _state(redis_client, "web01", "running"))
+    code, found = findings(redis_url)
+    assert code == 0
+    for check in ("reach", "version", "rights", "clock", "queue", "workers"):
+        assert [finding["state"] for finding in found[check]] == ["ok"], found[check]
+    lines = orbiter("doctor", "--redis-url", redis_url).stdout.splitlines()
+    assert any(line.split()[:2] == ["ok", "reach"] for line in lines)
+
+
+async def test_the_doctor_tells_what_redis_refuses(redis_url: str, redis_client: Redis) -> None:
+    await redis_client.config_set("maxmemory", "1")
+    try:
+        code, found = findings(redis_url)
+        ended = orbiter("doctor", "--redis-url", redis_url)
+    finally:
+        await redis_client.config_set("maxmemory", "0")
+    assert (code, ended.returncode, ended.stderr) == (1, 1, "")
+    assert any("OOM" in finding["message"] or "maxmemory" in finding["message"] for finding in found["rights"])
+    assert {"storage", "workers"} <= set(found)
+    _, found = findings("redis://127.0.0.1:1")
+    assert found["reach"][0]["remedy"].startswith("Check host and port")
+
+
+async def test_the_doctor_names_rights_that_a_user_lacks(redis_url: str, redis_client: Redis) -> None:
+    rights = {"enabled": True, "passwords": ["+secret"], "keys": ["*"]}
+    try:
+        await redis_client.acl_setuser("reader", **rights, commands=["+@read"])
+        code, found = findings(redis_url.replace("redis://", "redis://reader:secret@"))
+        assert (code, [finding["state"] for finding in found["rights"]]) == (1, ["problem"])
+        await redis_client.acl_setuser("reader", **rights, commands=["+@read", "+@connection", "+time", "+info"])
+        code, found = findings(redis_url.replace("redis://", "redis://reader:secret@"))
+    finally:
+        await redis_client.acl_deluser("reader")
+    assert code == 1, "no worker"
+    wrong = [finding["message"] for finding in found["rights"] if finding["state"] == "warning"]
+    assert any(message.startswith("may not submit tasks of queue orbiter:tasks") for message in wrong)
+
+
+def test_the_doctor_says_that_nobody_answers() -> None:
+    code, found = findings(f"redis://127.0.0.1:{free_port()}")
+    assert (code, list(found), found["reach"][0]["state"]) == (1, ["reach"], "problem")
+
+
 # -- submit ----------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_of_tasks_that_have_not_ended_are_listed(redis_url: str) -> None:
+    submit = ("task", "submit", "--agent", "-", "--redis-url", redis_url, "--task-id")
+    for task_id, options in {"waits": (), "delayed": ("--not-before", "+1h"), "over": ()}.items():
+        assert orbiter(*submit, task_id, f"What of {task_id}?", *options, stdin=job("echo")).returncode == 0
+    assert orbiter("task", "cancel", "over", "--redis-url", redis_url).returncode == 0
+    listed = ("task", "list", "--redis-url", redis_url, "--columns")
+    cells = re.findall(r"│ (\w+) +│ (.+?) +│ (.+?) +│", orbiter(*listed, "id,input,created").stdout)
+    assert {name: text for name, text, _ in cells} == {
+        "waits": "What of waits?",
+        "delayed": "What of delayed?",
+        "over": "-",
+    }
+    assert all(re.fullmatch(r"\d+[sm] ago", created) for *_, created in cells)
+    exact = orbiter(*listed, "created", "--utc").stdout
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", exact)) == 3
 
 
 def test_submitted_tasks_are_listed_shown_and_cancelled(redis_url: str) -> None:
@@ -179,7 +282,61 @@ def test_submitted_tasks_are_listed_shown_and_cancelled(redis_url: str) -> None:
     assert (
         json.loads(orbiter("task", "status", "t1", "--json", "--redis-url", redis_url).stdout)["status"] == "cancelled"
     )
-    assert orbiter("task", "cancel", "t1", "--redis-url", redis_url).returncode == 0, "cancelled already"
+    twice = orbiter("task", "cancel", "t1", "--redis-url", redis_url)
+    assert (twice.returncode, twice.stdout) == (0, "Task t1 has been cancelled already.\n")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_task_id_that_is_taken_submits_nothing_and_exits_3(redis_url: str) -> None:
+    at = ("--agent", "-", "--redis-url", redis_url, "--task-id", "same")
+    assert orbiter("task", "submit", "first", *at, "--wait", stdin=job("echo")).returncode == 0
+    for options in ((), ("--wait",), ("--stream",), ("--not-before", "+1h")):
+        again = orbiter("task", "submit", "second", *at, *options, stdin=job("fail"))
+        assert (again.returncode, again.stdout) == (3, ""), options
+        assert "same exists already (completed), nothing submitted" in again.stderr
+        assert "orbiter task status same" in again.stderr
+    told = orbiter("task", "submit", "second", *at, "--json", stdin=job("fail"))
+    assert told.returncode == 3
+    known = {"task_id": "same", "queue": "orbiter:tasks", "submitted": False, "status": "completed"}
+    assert json.loads(told.stdout) == known
+    followed = orbiter("task", "submit", "second", *at, "--exist-ok", "--wait", "--json", stdin=job("fail"))
+    assert (followed.returncode, json.loads(followed.stdout)["result"]) == (0, {"output": "first"})
+    record = json.loads(orbiter("task", "status", "same", "--json", "--redis-url", redis_url).stdout)
+    assert record["result"] == {"output": "first"}
+
+
+def test_the_beginning_of_a_generated_id_is_enough_to_look(redis_url: str) -> None:
+    at, ids = ("--redis-url", redis_url), ("0815" + "a" * 28, "4711" + "b" * 28, "4711" + "c" * 28, "4711")
+    for task_id in ids:
+        orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id)
+    assert orbiter("task", "status", "4711b", *at).stdout.splitlines()[0] == f"Task {ids[1]}"
+    assert orbiter("task", "status", "4711", *at).stdout.splitlines()[0] == "Task 4711", "a whole id is no beginning"
+    orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", "4711bb" + "d" * 26)
+    several = orbiter("task", "status", "4711b", *at)
+    assert (several.returncode, several.stdout) == (2, "")
+    assert ids[1] in several.stderr
+    assert ids[2] not in several.stderr
+    orbiter("task", "cancel", ids[0], *at)
+    assert orbiter("task", "events", "0815", *at).stdout.startswith("status cancelled")
+    for command in (("status", "081"), ("status", "0815", "--json"), ("events", "0815", "--json"), ("retry", "0815")):
+        assert orbiter("task", *command, *at).returncode == 1, command
+
+
+async def test_what_acts_takes_no_id_for_another(redis_url: str, redis_client: Redis) -> None:
+    at, waiting = ("--redis-url", redis_url), ("order-4711", "beef" + "0" * 28)
+    for task_id in waiting:
+        assert orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id).returncode == 0
+        await redis_client.xadd("{orbiter:tasks}:dead", {"task_id": task_id, "reason": "boom", "payload": "{}"})
+    await redis_client.hset(keys.worker("web-10"), mapping={"hostname": "h", "state": "running"})
+    await redis_client.zadd(keys.FLEET, {"web-10": time.time() * 1000})
+    for name in ("order-47", "beef"):
+        for command in (("cancel",), ("retry",), ("dead", "retry"), ("dead", "drop", "--yes")):
+            assert orbiter("task", *command, name, *at).returncode == 1, (command, name)
+    for command in ("drain", "quiet", "resume"):
+        assert "web-10" not in orbiter("worker", command, "web-1", "--no-wait", *at).stderr, command
+    assert await redis_client.xlen("{orbiter:tasks}:dead") == 2
+    assert {await redis_client.hget(keys.task(task_id), "status") for task_id in waiting} == {"pending"}
+    assert orbiter("task", "status", "order-47", *at).returncode == 1, "nor does it look at what another one chose"
 
 
 def test_unknown_tasks_are_not_found(redis_url: str) -> None:
@@ -317,6 +474,14 @@ async def test_waiting_where_nobody_works_says_so(redis_url: str, redis_client: 
         await redis_client.hset("orbiter:task:t1", mapping={"status": "cancelled"})
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
+
+
+async def test_a_model_and_instructions_are_an_agent(redis_url: str, redis_client: Redis) -> None:
+    words = ("--model", "test", "--instructions", "Be short.", "--redis-url", redis_url)
+    assert orbiter("task", "submit", "x", *words).returncode == 0
+    ((_, fields),) = await redis_client.xrange("orbiter:tasks")
+    agent = {"name": "assistant", "model": "test", "instructions": "Be short."}
+    assert json.loads(fields["payload"])["agent_config"] == agent
 
 
 async def test_metadata_is_json_where_it_can_be(redis_url: str, redis_client: Redis) -> None:

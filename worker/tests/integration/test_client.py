@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 - redis' own
 
+from orbiter.distributed import Client, InvalidPayloadError, TaskCancelledError, TaskExpiredError, TaskFailedError
 from orbiter.distributed.broker.records import CancelOutcome
 from orbiter.distributed.client.handle import TaskHandle, distributed
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
 from orbiter.distributed.worker.worker import Worker
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, free_port, wait_until
 
 
 class Job:
@@ -103,6 +106,44 @@ async def test_the_same_id_twice_is_one_task(redis_url: str, redis_client: Redis
     assert await redis_client.xlen("orbiter:tasks") == 1
 
 
+@pytest.mark.parametrize(
+    ("agent", "named"),
+    [
+        ({"name": "a", "model": "test", "tool": ["m.f"]}, "agent_config.tool: unknown key; did you mean tools?"),
+        ({"name": "a"}, "agent_config.model: Field required"),
+        ({"runtime": "callable", "target": "m:f", "option": {}}, "agent_config.option: unknown key; did you mean opt"),
+    ],
+)
+async def test_a_slip_in_an_agent_is_refused_and_nothing_is_submitted(
+    redis_url: str, redis_client: Redis, agent: dict[str, Any], named: str
+) -> None:
+    async with Client(redis_url) as client:
+        for submitted in (client.submit(agent, "x"), client.submit_many(agent, ["x"])):
+            with pytest.raises(InvalidPayloadError, match=re.escape(named)):
+                await submitted
+    assert not await redis_client.exists("orbiter:tasks")
+
+
+async def test_a_redis_that_refuses_is_named_with_the_remedy(redis_url: str, redis_client: Redis) -> None:
+    place = redis_url.removeprefix("redis://").removesuffix("/0")
+    await redis_client.config_set("requirepass", "hunter2")
+    try:
+        for login, said in (("", f"redis://USER:PASSWORD@{place}"), ("default:wrong@", "Check user and password")):
+            async with Client(f"redis://{login}{place}") as stranger:
+                with pytest.raises(AuthenticationError) as refused:
+                    await stranger.status("t")
+            assert f"Redis at redis://{place}/*** refused the login" in str(refused.value)
+            assert said in str(refused.value)
+    finally:
+        await redis_client.config_set("requirepass", "")
+
+
+async def test_a_redis_that_is_not_there_is_named_with_the_remedy() -> None:
+    async with Client(f"redis://127.0.0.1:{free_port()}", retries=0) as client:
+        with pytest.raises(ConnectionError, match=r"Cannot reach Redis at redis://127.0.0.1:\d+/\*\*\*: .*Check host"):
+            await client.status("t")
+
+
 async def test_events_stream_live_to_the_final_one(redis_url: str) -> None:
     async with await distributed(Job("say"), "a b", redis_url=redis_url) as handle, working(redis_url):
         events = [event async for event in handle.stream()]
@@ -115,8 +156,12 @@ async def test_events_stream_live_to_the_final_one(redis_url: str) -> None:
 
 async def test_a_failure_is_raised_with_its_error(redis_url: str) -> None:
     async with working(redis_url, max_retries=0), await distributed(Job("fail"), "", redis_url=redis_url) as handle:
-        with pytest.raises(RuntimeError, match=f"Task {handle.task_id} failed: .*attempt 1 failed"):
+        with pytest.raises(TaskFailedError, match=f"Task {handle.task_id} failed: .*attempt 1 failed") as raised:
             await handle.result()
+    assert isinstance(raised.value, RuntimeError), "as clients of 0.1 catch it"
+    assert raised.value.record is not None
+    assert (raised.value.task_id, raised.value.record.error_type) == (handle.task_id, "RuntimeError")
+    assert raised.value.record.status is TaskStatus.FAILED
 
 
 async def test_a_result_waits_through_retries(redis_url: str) -> None:
@@ -135,8 +180,10 @@ async def test_a_cancelled_task_says_so(redis_url: str) -> None:
         result = asyncio.create_task(handle.result())
         await wait_until(lambda: _is_running(handle))
         assert await handle.cancel() is CancelOutcome.REQUESTED
-        with pytest.raises(RuntimeError, match=f"Task {handle.task_id} was cancelled"):
+        with pytest.raises(TaskCancelledError, match=f"Task {handle.task_id} was cancelled") as raised:
             await asyncio.wait_for(result, PATIENCE)
+        assert raised.value.record is not None
+        assert raised.value.record.status is TaskStatus.CANCELLED
 
 
 async def _is_running(handle: TaskHandle) -> bool:
@@ -168,7 +215,7 @@ async def test_a_record_that_vanishes_ends_the_wait(redis_url: str, redis_client
         result = asyncio.create_task(handle.result(poll_interval=0.05))
         await asyncio.sleep(0.2)
         await redis_client.flushall()
-        with pytest.raises(RuntimeError, match="expired"):
+        with pytest.raises(TaskExpiredError, match="expired"):
             await asyncio.wait_for(result, PATIENCE)
 
 

@@ -292,8 +292,11 @@ async def test_many_are_sent_while_the_next_ones_are_read(client: Client, redis_
 
 @pytest.mark.parametrize(("length", "batch"), [(1, batches.BATCH), (400_000, 3)], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["iterable", "async"])
-async def test_no_more_inputs_are_read_than_redis_accepts(server: Server, kind: str, length: int, batch: int) -> None:
+async def test_no_more_inputs_are_read_than_redis_accepts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, length: int, batch: int
+) -> None:
     total, read = 8 * batch, 0
+    monkeypatch.setattr(batches, "GATHERED_FOR", PATIENCE)  # on a busy machine a batch would leave before it is full
 
     def inputs() -> Iterator[str]:
         nonlocal read
@@ -469,7 +472,9 @@ async def main():
 import gc; gc.collect()
 """
     done = run_script(script, redis_url, "-X", "dev", "-W", "error")
-    assert (done.stderr, done.returncode) == ("", 0)
+    # What asyncio says of a step that took a tenth of a second is of the machine.
+    warnings = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (warnings, done.returncode) == ([], 0)
     assert set(done.stdout.split()) == {"pending"}
 
 

@@ -44,7 +44,9 @@ async def test_a_timedelta_is_by_the_server_s_clock(
     before = right()
     monkeypatch.setattr(time, "time", lambda: right() + wrong)
     soon = timedelta(seconds=60)
-    async with await distributed({"name": "a"}, "hi", redis_url=redis_url, task_id="later", not_before=soon):
+    async with await distributed(
+        {"name": "a", "model": "test"}, "hi", redis_url=redis_url, task_id="later", not_before=soon
+    ):
         due = await redis_client.hget("orbiter:task:later", "next_attempt_at")
     assert before + 60 <= float(due) <= right() + 60.1
 

@@ -14,7 +14,7 @@ import redis
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.redis_url import connect, connect_sync
 from orbiter.distributed.connection.transports import NotMasterError
-from tests.servers import Certificates, SentinelTrio, Server, plain_server, sentinel_trio, tls_server
+from tests.servers import Certificates, SentinelTrio, Server, free_port, plain_server, sentinel_trio, tls_server
 from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
 ECHO = {"runtime": "callable", "name": "echo", "target": "tests.integration.jobs:echo"}
@@ -110,6 +110,26 @@ async def test_a_sentinel_that_names_a_replica_is_not_believed(trio: SentinelTri
         await client.aclose()
         with connect_sync(url) as sync:
             assert sync.set("k", "v")
+
+
+async def test_of_two_ports_it_is_that_of_the_url_whichever_the_sentinels_name(
+    tmp_path: Path,
+) -> None:
+    """As while a group moves to TLS: the sentinels know the port of those who have not moved yet."""
+    files = Certificates.make(tmp_path / "certificates")
+    tls = (f"tls-cert-file {files.cert}", f"tls-key-file {files.key}", f"tls-ca-cert-file {files.ca}")
+    options = (*tls, "tls-auth-clients no")
+    secure, asked = free_port(), free_port()
+    with plain_server(tmp_path, f"tls-port {secure}", *options) as server:
+        watch = f"sentinel monitor mymaster 127.0.0.1 {server.port} 1"
+        with plain_server(tmp_path, watch, f"tls-port {asked}", *options, sentinel=True) as sentinel:
+            url = f"rediss+sentinel://127.0.0.1:{asked}/mymaster?ssl_ca_certs={files.ca}"
+            client = connect(f"{url}&server_port={secure}")
+            assert await client.ping()
+            await client.aclose()
+            assert connect_sync(f"{url}&server_port={secure}").ping()
+            # Who has not moved finds it all along.
+            assert connect_sync(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster").ping()
 
 
 async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_server: str) -> None:

@@ -12,13 +12,16 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import redis
 
+from orbiter.distributed.errors import how_to_install
 from tests.support import PATIENCE, command_line, environment, free_port, is_alive, wait_until
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "demo_agent"
@@ -71,17 +74,19 @@ class Dev:
         await self.said("worker dev-.* is ready", times=times)
 
     def paste(self, text: str = "") -> str:
-        """Run the two lines that it prints for another terminal; return what they print."""
-        lines = re.findall(r"^  (.*orbiter .*|export .*)$", self.log, re.MULTILINE)
-        assert len(lines) == 2, self.log
-        shell = f'set -e; orbiter() {{ {sys.executable} -m orbiter.cli "$@"; }}; {"; ".join(lines)} {text}'
+        """Run the three lines that it prints for another terminal, in another directory; return what they print."""
+        lines = re.findall(r"^  (cd .*|.*orbiter .*|export .*)$", self.log, re.MULTILINE)
+        assert [line.split()[0] for line in lines[:2]] == ["cd", "export"], self.log
+        assert len(lines) == 3, self.log
+        shell = f"set -e; {'; '.join(lines)} {text}"
         ended = subprocess.run(
             ["bash", "-c", shell],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
-            env=environment(),
-            cwd=self._directory,
+            # No command but the system's: a terminal that has just been opened.
+            env=environment(PATH=os.defpath),
+            cwd="/",
             check=False,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -256,7 +261,7 @@ async def test_without_watchfiles_it_says_what_to_install(start, app: Path, tmp_
     hide.mkdir()
     (hide / "sitecustomize.py").write_text("import sys\nsys.modules['watchfiles'] = None\n")
     dev = start(app, "--app", "loud", PYTHONPATH=str(hide))
-    await dev.said(re.escape("no reload when code changes: pip install 'orbiter-distributed[reload]'"))
+    await dev.said(re.escape(f"no reload when code changes: {how_to_install('reload')}"))
     await dev.ready()
 
 
@@ -431,3 +436,11 @@ def test_bad_input_is_one_line(start, tmp_path: Path, options: tuple[str, ...], 
     assert dev.process.wait(PATIENCE) == 2
     assert message in dev.log
     assert len(dev.log.splitlines()) == 1
+
+
+async def test_the_dashboard_is_the_first_thing_that_is_said(start: Any, tmp_path: Path) -> None:
+    dev = start(tmp_path)
+    await dev.ready()
+    address = re.findall(r"Dashboard at (http://127.0.0.1:[0-9]+)", dev.log.splitlines()[0])[0]
+    with urllib.request.urlopen(f"{address}/fleet", timeout=PATIENCE) as answer:
+        assert "dev-" in answer.read().decode()

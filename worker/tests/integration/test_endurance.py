@@ -135,6 +135,7 @@ def test_any_payload_is_a_task_or_says_why_not(text: str | bytes) -> None:
         assert TaskPayload.from_json(task.to_json()) == task
 
 
+@pytest.mark.nightly
 async def test_twenty_thousand_tasks_leave_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
     async with one_worker(fleet, tmp_path / "log", "--concurrency", "16") as process:
         await fleet.all_end(await fleet.submit_many("noop", 2000))
@@ -150,6 +151,7 @@ async def test_twenty_thousand_tasks_leave_nothing_behind(fleet: Fleet, tmp_path
     assert abs(after - before) < 5 * MEGABYTE
 
 
+@pytest.mark.nightly
 async def test_executor_processes_that_are_replaced_leave_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
     each, rounds = 300, 6
     options = ("--concurrency", "16", "--max-tasks-per-process", str(each))

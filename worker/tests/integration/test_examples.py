@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import re
 import sys
@@ -10,13 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
 from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet, Run, working
 from tests.integration.openai_server import OpenAIServer, Reply, chunk, end, error, openai_server, text, tool_calls
-from tests.support import PATIENCE, wait_until
+from tests.support import PATIENCE, environment, free_port, wait_until
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ["langgraph_agent", "openai_agents_agent"]
@@ -144,8 +147,106 @@ async def test_the_clients_in_the_docs_run(fleet: Fleet, name: str, last: str) -
     assert output.decode().splitlines()[-1] == last
 
 
-def _block(name: str) -> str:
-    """Return the one block of Python in the page that has this name in it."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "runtimes.md").read_text(), re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize(
+    ("page", "name", "last"),
+    [
+        ("README.md", "Be short.", "success (no tool calls)"),
+        ("docs/python.md", "submitted", "success (no tool calls)"),
+        ("docs/python.md", "order-4711", "order-0815 is unknown"),
+    ],
+)
+async def test_the_scripts_for_python_run_as_they_stand(
+    fleet: Fleet, page: str, name: str, last: str, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(_of_page(page, name))
+    async with working(fleet.url):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "script.py"),
+            cwd=tmp_path,
+            env=environment(ORBITER_REDIS_URL=fleet.url),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, said = await asyncio.wait_for(process.communicate(), PATIENCE)
+    # asyncio's debug mode tells of slow steps; what is left open would be an error there.
+    assert process.returncode == 0, said.decode()
+    assert "Traceback" not in said.decode()
+    assert "ResourceWarning" not in said.decode()
+    assert output.decode().splitlines()[-1] == last
+
+
+async def test_a_tool_in_the_docs_is_given_its_task(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs_shop.py").write_text(_of_page("docs/agents.md", "CHARGED"))
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = {"name": "clerk", "model": "test", "tools": ["docs_shop.charge"]}
+    async with working(fleet.url, allow_import=["docs_shop"]):
+        ended = await fleet.run(agent, "Charge order 7.")
+    charged = sys.modules["docs_shop"].CHARGED
+    assert (ended.task.status, ended.task.error) == (TaskStatus.COMPLETED, None)
+    assert list(charged) == [f"{ended.task.task_id}:a"]
+    assert "a: charged in run 1" in str(ended.task.result)
+
+
+async def test_what_the_docs_make_of_a_task_of_celery_runs(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "myjobs.py").write_text(_of_page("docs/from-celery.md", "def summarise"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ORBITER_REDIS_URL", fleet.url)
+    names: dict[str, Any] = {}
+    code = _of_page("docs/from-celery.md", "SUMMARISE =").replace("asyncio.run(main())", "")
+    exec(compile(code, "from-celery", "exec"), names)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        async with working(fleet.url, allow_import=["myjobs"]):
+            await names["main"]()
+    assert output.getvalue() == "one two\n"
+
+
+async def test_the_web_page_in_the_docs_streams_and_goes_on_where_it_was(fleet: Fleet, tmp_path: Path) -> None:
+    code = _of_page("docs/python.md", "FastAPI(")
+    assert len(code.splitlines()) <= 35
+    (tmp_path / "web.py").write_text(code)
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "web:app", "--port", str(port), "--log-level", "warning"),
+        cwd=tmp_path,
+        env=environment(ORBITER_REDIS_URL=fleet.url),
+    )
+    try:
+        async with working(fleet.url), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as web:
+            await wait_until(lambda: _answers(web))
+            task_id = (await web.post("/tasks", params={"text": "Hello"})).json()["task_id"]
+            place = f"/tasks/{task_id}/events"
+            async with web.stream("GET", place) as first:
+                assert first.headers["content-type"].startswith("text/event-stream")
+                begin = [line async for line in first.aiter_lines()]
+            ids = [line.removeprefix("id: ") for line in begin if line.startswith("id: ")]
+            assert '"completed"' in begin[-2]
+            again = (await web.get(place, headers={"Last-Event-ID": ids[0]})).text.splitlines()
+            assert again == begin[begin.index(f"id: {ids[1]}") :]
+            assert (await web.get("/tasks/unknown/events")).status_code == 404
+            assert (await web.get(place, headers={"Last-Event-ID": "x"})).status_code == 422
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _answers(web: httpx.AsyncClient) -> bool:
+    try:
+        return (await web.get("/docs")).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _of_page(page: str, name: str) -> str:
+    """Return the one block of Python of a page that has this name in it."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     (found,) = [block for block in blocks if name in block]
     return str(found)
+
+
+def _block(name: str) -> str:
+    """Return the one block of Python in the page of runtimes that has this name in it."""
+    return _of_page("docs/runtimes.md", name)

@@ -12,6 +12,7 @@ import pytest
 from orbiter.distributed.broker.records import Claim
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.connection.redis_url import connect
+from orbiter.distributed.execution.counting import Counting
 from orbiter.distributed.models import TaskPayload
 from orbiter.distributed.worker.commands import Commands
 from orbiter.distributed.worker.flow import ClaimFlow
@@ -56,6 +57,7 @@ async def test_no_run_outlives_a_lease_that_a_dead_connection_could_not_renew(fl
             queue=QUEUE,
             ttl=ttl,
             describe=dict,
+            counting=Counting(),
         )
         first = holder.leased_until
         keeping = asyncio.create_task(keeper.run())

@@ -52,7 +52,7 @@ async def test_an_idle_worker_exits_within_a_fifth_of_a_second(fleet: Fleet, tmp
             process.terminate()
             assert exit_code(process) == 0
             took.append((time.monotonic() - began) / slowness())
-    assert statistics.median(took) <= 0.2
+    assert statistics.median(took) <= 0.2 * slowness()
     assert await fleet.workers() == []
 
 

@@ -150,7 +150,7 @@ async def both(redis_url: str, redis_client: Redis) -> AsyncIterator[list[Tenant
 # -- a fleet touches nothing outside of its namespace ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("namespace", ["acme", "orbiter"])
+@pytest.mark.parametrize("namespace", ["acme", pytest.param("orbiter", marks=pytest.mark.nightly)])
 async def test_every_key_and_channel_of_a_fleet_begins_with_its_namespace(
     namespace: str, redis_url: str, redis_client: Redis, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ QUEUE = "orbiter:tasks"
 SHARED = [QUEUE, keys.tagged(QUEUE, "delayed"), keys.tagged(QUEUE, "parked")]
 BESIDE = [
     keys.tagged(QUEUE, name)
-    for name in ("dead", "missing", "reconcile", "sweep", "reconciling", "moving", "broken", "id", "new:x")
+    for name in ("dead", "missing", "reconcile", "sweep", "reconciling", "moving", "broken", "id", "new:x", "minutes")
 ]
 LISTS = [keys.INDEX, keys.BY_TIME]
 FIELDS = ["status", "attempt", "retries", "crashes", "losses", "handoffs", "fence", "queue", "executor", "alone"]

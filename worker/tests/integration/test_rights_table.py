@@ -15,7 +15,7 @@ from orbiter.distributed.broker.scripts import CLIENTS, client_scripts
 from tests.rights import RULES
 from tests.servers import Server, plain_server
 
-USERS = ("worker", "client", "legacy_client", "monitor")
+USERS = ("worker", "client", "legacy_client", "monitor", "dashboard", "operator")
 OUR_SCRIPT, NO_SCRIPT_OF_OURS = min(client_scripts()), "0" * 40
 Q = "{orbiter:tasks}"
 # Keys by the type that is there: one of each kind, and those that look like others.
@@ -30,10 +30,14 @@ HASHES = {
     "worker": "orbiter:workers:w1",
     "progress": f"{Q}:reconcile",
     "missing": f"{Q}:missing",
+    "minutes": f"{Q}:minutes",
+    "usage": f"{Q}:usage:20788",
     **{f"record {name}": name for name in RECORDS},
 }
 HASHES["notes"] = f"{Q}:broken"
 STREAMS["moving"] = f"{Q}:moving"
+STREAMS["audit"] = "orbiter:audit"
+STREAMS["deploys"] = "orbiter:deploys"
 STRINGS = {"sweep": f"{Q}:sweep", "reconciling": f"{Q}:reconciling", "id": f"{Q}:id"}
 NOBODYS = {
     "other queue": "other:tasks",
@@ -54,6 +58,8 @@ KEYLESS = {
     "client": LOGIN | {"script|exists"},
     "legacy_client": LOGIN,
     "monitor": LOGIN | {"info"},
+    "dashboard": LOGIN | {"info"},
+    "operator": LOGIN | {"info", "script|exists"},
 }
 
 READS = {
@@ -103,6 +109,8 @@ WORKER_REMOVES = {
     "reconciling": {"del", "pexpire", "rename"},
     "progress": {"expire", "rename"},
     "missing": {"expire", "rename"},
+    "minutes": {"expire", "del", "rename"},
+    "usage": {"expire", "del", "rename"},
     "notes": {"expire", "del", "rename"},
     "moving": {"del", "rename"},
 }
@@ -250,8 +258,22 @@ def test_a_worker_removes_what_it_settles_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_monitoring_writes_nothing(client: redis.Redis, commands: dict[str, tuple[int, bool]], kind: str) -> None:
-    found = on(client, commands, "monitor", KEYS[kind])
+def test_an_operator_removes_events_and_dead_letters_alone(
+    client: redis.Redis, commands: dict[str, tuple[int, bool]], kind: str
+) -> None:
+    found = on(client, commands, "operator", KEYS[kind])
+    removes = {"expire", "pexpire"} if kind.startswith("record ") else {"expire", "del"} if kind == "events" else set()
+    assert found & REMOVES == removes
+    assert "xdel" not in found or kind == "dead letters"
+    assert not found & {"xtrim", "xreadgroup", "xclaim", "xack", "eval"}
+
+
+@pytest.mark.parametrize("user", ["monitor", "dashboard"])
+@pytest.mark.parametrize("kind", KEYS)
+def test_who_looks_writes_nothing(
+    client: redis.Redis, commands: dict[str, tuple[int, bool]], kind: str, user: str
+) -> None:
+    found = on(client, commands, user, KEYS[kind])
     assert found & (category(client, "write") | category(client, "scripting")) == set()
 
 
@@ -297,6 +319,8 @@ def test_a_user_gives_no_command_that_configures_or_endangers_the_server(
         ("client", {"events", "cancel"}, {"events", "cancel"}),
         ("legacy_client", {"events", "cancel"}, {"events", "cancel"}),
         ("monitor", set(), set()),
+        ("dashboard", set(), {"events"}),
+        ("operator", set(CHANNELS), set(CHANNELS)),
     ],
 )
 def test_a_user_is_kept_to_its_channels(client: redis.Redis, user: str, says: set[str], hears: set[str]) -> None:
@@ -312,3 +336,4 @@ def test_a_client_runs_our_scripts_for_clients_and_no_others(client: redis.Redis
     assert allowed(client, "client", calls) == set(client_scripts())
     assert allowed(client, "legacy_client", calls) == set()
     assert allowed(client, "monitor", calls) == set()
+    assert allowed(client, "dashboard", calls) == set()

@@ -116,8 +116,11 @@ async def test_kill_9_in_a_tool_repeats_that_tool_alone(trial: Trial) -> None:
     await trial.fleet.check_invariants([task_id])
 
 
+NIGHTLY = ("after workflow start", "after settle", "after begin", "before record")
+
+
 @pytest.mark.parametrize(
-    "point", ["after workflow start", "before settle", "after settle", "after begin", "after run", "before record"]
+    "point", ["before settle", "after run", *(pytest.param(point, marks=pytest.mark.nightly) for point in NIGHTLY)]
 )
 async def test_kill_9_at(trial: Trial, point: str) -> None:
     """Between accepting and acknowledging, at the start of a run, between its end and the record of that."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from orbiter.distributed.connection.redis_url import connect
@@ -167,6 +168,7 @@ async def redis_is_away_while_an_agent_finishes(directory: Path) -> None:
             assert notes.read_text().splitlines() == ["held"]
 
 
+@pytest.mark.nightly
 async def test_a_minute_without_workers_temporal_or_redis_fails_no_durable_task(tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(all_workers_are_killed(tmp_path / "workers"))

@@ -25,7 +25,7 @@ RENAMED = {"StopIteration", "CancelledError", "GeneratorExit"}
 
 def payload(job: str, text: str = "", **fields: Any) -> TaskPayload:
     config = {"runtime": "callable", "target": f"{HERE}:{job}", "name": job}
-    return TaskPayload(agent_config=config, input=text, **{"max_retries": 0, "timeout_seconds": 20.0, **fields})
+    return TaskPayload(agent_config=config, input=text, **{"max_retries": 0, "timeout_seconds": 60.0, **fields})
 
 
 @contextlib.contextmanager

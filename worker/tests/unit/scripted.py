@@ -15,6 +15,7 @@ from orbiter.distributed.broker.events import EventPublisher
 from orbiter.distributed.broker.housekeeping import Consumer
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.queue_info import Backlog
+from orbiter.distributed.broker.rates import Counts
 from orbiter.distributed.broker.records import UNREAD, Batch, Claim, Delivery, Entry, Lost, Mended, Outcome, StartResult
 from orbiter.distributed.execution.endings import Completed, Execution
 from orbiter.distributed.execution.interface import ExecutorHealth
@@ -87,6 +88,7 @@ class ScriptedQueue(Scripted):
     def __init__(self) -> None:
         super().__init__()
         self.client: Any = Publishing(self)
+        self.counts: list[Counts | None] = []
         self._read: asyncio.Future[None] | None = None
 
     async def ensure_group(self) -> None:
@@ -172,8 +174,17 @@ class ScriptedQueue(Scripted):
         return stands
 
     async def beat(
-        self, client: Any, worker_id: str, ttl: int, fields: Mapping[str, str], *, life: str = "", replace: str = ""
+        self,
+        client: Any,
+        worker_id: str,
+        ttl: int,
+        fields: Mapping[str, str],
+        *,
+        life: str = "",
+        replace: str = "",
+        counts: Counts | None = None,
     ) -> str | None:
+        self.counts.append(counts)
         command: str | None = await self._step("beat", dict(fields), replace)
         return command
 
@@ -185,7 +196,8 @@ class ScriptedQueue(Scripted):
     async def append_events(self, batches: Sequence[Batch]) -> None:
         await self._step("append_events", *batches)
 
-    async def deregister(self, worker_id: str, *, life: str = "") -> None:
+    async def deregister(self, worker_id: str, *, life: str = "", counts: Counts | None = None) -> None:
+        self.counts.append(counts)
         await self._step("deregister", worker_id)
 
 

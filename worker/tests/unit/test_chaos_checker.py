@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from chaos import checker, report
 from chaos.history import Claim, Event, Exit, Happened, History, Reader, Record, Run, Sample, Submitted
-from chaos.plan import FAULTS, draw_faults, draw_work
+from chaos.plan import FAULTS, NAMED, draw_faults, draw_work, drawn_in
+from chaos.topology import KINDS
 
 LEASE = 3.0
 
@@ -258,6 +259,24 @@ def test_a_run_that_outlives_its_lease_is_counted_and_allowed() -> None:
     assert verdict.counts["doubled after expiry"] == 1
 
 
+@pytest.mark.parametrize("violate", [no_record, uncounted_loss, another_end, recorded_without_run])
+def test_what_a_failover_can_cost_is_counted_and_no_fault_beside_it_alone(violate: Callable[[History], None]) -> None:
+    known = history()
+    violate(known)
+    known.faults.append(Happened("kill master", 1.5, 2.0))
+    verdict = checker.judge(known)
+    assert (verdict.findings, verdict.counts["not replicated"]) == ([], 1)
+    known.faults[-1] = Happened("kill master", 9.5, 10.0)
+    assert len(checker.judge(known).findings) == 1
+
+
+def test_what_no_failover_excuses_is_found_beside_one() -> None:
+    known = history()
+    waits_for_ever(known)
+    known.faults.append(Happened("kill master", 1.5, 2.0))
+    assert "stuck" in found(known)
+
+
 def test_a_history_is_read_as_it_was_written() -> None:
     assert History.from_json(history().to_json()) == history()
 
@@ -281,19 +300,27 @@ def test_figures_go_to_their_place_on_the_page() -> None:
     assert written.endswith(f"{report.END}\nend\n")
     assert "| lost | 0 |" in written
     assert "3.5 s, 3.5 s (1) |" in written
+    durable = replace(history(), topology="temporal", faults=[Happened("temporal away", 5.0, 5.2)])
+    written = report.with_figures(page, [checker.judge(history()), checker.judge(durable)])
+    assert "Seeds 1, 1 (temporal)," in written
+    assert "3.5 s, 3.5 s (1) |" in written
     assert set(report.MATRIX) == set(report.NAMES) == set(FAULTS)
     with pytest.raises(ValueError, match="needs the lines"):
         report.with_figures("# Title", [])
 
 
 def test_a_seed_makes_the_same_run_each_time() -> None:
-    assert draw_faults(7, 60) == draw_faults(7, 60) != draw_faults(8, 60)
+    seven, again, eight = (draw_faults(seed, 60, drawn_in("single")) for seed in (7, 7, 8))
+    assert seven == again != eight
     assert draw_work(7, 20) == draw_work(7, 20) != draw_work(8, 20)
 
 
 def test_every_kind_of_fault_is_drawn_or_only_some_as_often() -> None:
-    drawn = [fault for seed in range(20) for fault in draw_faults(seed, 120)]
-    assert {fault.kind for fault in drawn} == set(FAULTS)
+    for topology in KINDS:
+        kinds = drawn_in(topology)
+        drawn = [fault for seed in range(20) for fault in draw_faults(seed, 120, kinds)]
+        assert {fault.kind for fault in drawn} == set(kinds)
+    assert {*NAMED, *(kind for topology in KINDS for kind in drawn_in(topology))} == set(FAULTS)
     only = draw_faults(3, 120, kinds=["reset"])
     assert {fault.kind for fault in only} == {"reset"}
     assert len(only) > 30

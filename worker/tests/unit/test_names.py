@@ -43,7 +43,7 @@ async def test_no_door_takes_a_queue_name_that_no_worker_can_read(name: str) -> 
     with pytest.raises(SettingsError):
         WorkerSettings.of(queue=name)
     doors = [
-        distributed({"name": "a"}, "hi", redis_url=URL, queue=name),
+        distributed({"name": "a", "model": "test"}, "hi", redis_url=URL, queue=name),
         TaskBroker(URL, queue_name=name).connect(),
         TaskBroker(URL, queue_name=name).submit(TaskPayload()),
         TaskBroker(URL, queue_name=name).submit_many([TaskPayload()]),
@@ -82,7 +82,7 @@ async def test_no_door_takes_a_queue_name_that_no_worker_can_read(name: str) -> 
 )
 def test_no_command_takes_a_queue_name_that_no_worker_can_read(command: tuple[str, ...], name: str) -> None:
     at = () if command == ("dev",) else ("--redis-url", URL)
-    result = invoke(*command, *at, "--queue", name, stdin='{"name": "a"}')
+    result = invoke(*command, *at, "--queue", name, stdin='{"name": "a", "model": "test"}')
     line = one_line(result)
     assert result.exit_code == 2
     assert "queue" in line
@@ -92,11 +92,11 @@ def test_no_command_takes_a_queue_name_that_no_worker_can_read(command: tuple[st
 
 def test_variable_and_file_are_held_to_the_same_rule(tmp_path: Path) -> None:
     submit = ("task", "submit", "hi", "--agent", "-", "--redis-url", URL)
-    result = invoke(*submit, stdin='{"name": "a"}', ORBITER_QUEUE="q q")
+    result = invoke(*submit, stdin='{"name": "a", "model": "test"}', ORBITER_QUEUE="q q")
     assert (result.exit_code, "ORBITER_QUEUE" in one_line(result)) == (2, True)
     file = tmp_path / "orbiter.toml"
     file.write_text('queue = "q q"\n')
-    result = invoke(*submit, stdin='{"name": "a"}', ORBITER_CONFIG=str(file))
+    result = invoke(*submit, stdin='{"name": "a", "model": "test"}', ORBITER_CONFIG=str(file))
     assert (result.exit_code, str(file) in one_line(result)) == (2, True)
 
 
@@ -107,7 +107,7 @@ async def test_no_door_takes_an_id_that_no_task_can_have(task_id: str) -> None:
     with pytest.raises(ValueError, match="task_id"):
         TaskPayload(task_id=task_id)
     with pytest.raises(ValueError, match="task_id"):
-        await distributed({"name": "a"}, "hi", redis_url=URL, task_id=task_id)
+        await distributed({"name": "a", "model": "test"}, "hi", redis_url=URL, task_id=task_id)
     with pytest.raises(InvalidNameError):
         await TaskBroker(URL).cancel(task_id)
     with pytest.raises(InvalidNameError):
@@ -139,7 +139,7 @@ async def test_no_door_takes_a_namespace_that_breaks_its_rule(name: str) -> None
     with pytest.raises(SettingsError, match="namespace"):
         WorkerSettings.of(namespace=name)
     calls = [
-        distributed({"name": "a"}, "hi", redis_url=URL, namespace=name),
+        distributed({"name": "a", "model": "test"}, "hi", redis_url=URL, namespace=name),
         get_worker_fleet_status(URL, namespace=name),
         get_queue_info(URL, namespace=name),
         read_queue(URL, namespace=name),
@@ -183,7 +183,7 @@ async def test_no_door_takes_a_namespace_that_breaks_its_rule(name: str) -> None
 def test_no_command_takes_a_namespace_that_breaks_its_rule(command: tuple[str, ...]) -> None:
     at = () if command in {("dev",), ("alerts", "export")} else ("--redis-url", URL)
     for words, variables in ((("--namespace", "a:b"), {}), ((), {"ORBITER_NAMESPACE": "a:b"})):
-        result = invoke(*command, *at, *words, stdin='{"name": "a"}', **variables)
+        result = invoke(*command, *at, *words, stdin='{"name": "a", "model": "test"}', **variables)
         line = one_line(result)
         assert (result.exit_code, "'a:b'" in line, "namespace" in line.lower()) == (2, True, True)
 

@@ -25,6 +25,7 @@ LOOKED_AT = {
     "memory": {
         "distributed/broker/spoilt.py",
         "cli/queue.py",
+        "cli/top/rows.py",
         "cli/worker.py",
         "distributed/alerts/evaluation.py",
         "distributed/alerts/export.py",

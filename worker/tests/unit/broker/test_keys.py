@@ -12,8 +12,11 @@ def names(keys: QueueKeys) -> dict[str, str]:
     """Return every key and channel that there is."""
     return {
         "queue": keys.stream,
-        **{what: keys.beside(what) for what in ("delayed", "parked", "dead", "id", "sweep", "new:t1")},
-        **{what: getattr(keys, what) for what in ("index", "by_time", "fleet")},
+        **{
+            what: keys.beside(what)
+            for what in ("delayed", "parked", "dead", "id", "sweep", "minutes", "usage:20788", "new:t1")
+        },
+        **{what: getattr(keys, what) for what in ("index", "by_time", "fleet", "deploys")},
         **{
             what: getattr(keys, what)("x") for what in ("task", "event_stream", "events", "cancel", "worker", "control")
         },
@@ -28,10 +31,13 @@ def test_by_default_keys_are_those_of_0_1() -> None:
         "dead": "{orbiter:tasks}:dead",
         "id": "{orbiter:tasks}:id",
         "sweep": "{orbiter:tasks}:sweep",
+        "minutes": "{orbiter:tasks}:minutes",
+        "usage:20788": "{orbiter:tasks}:usage:20788",
         "new:t1": "{orbiter:tasks}:new:t1",
         "index": "orbiter:task:index",
         "by_time": "orbiter:task:by_time",
         "fleet": "orbiter:fleet",
+        "deploys": "orbiter:deploys",
         "task": "orbiter:task:x",
         "event_stream": "orbiter:stream:x",
         "events": "orbiter:events:x",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -13,8 +14,13 @@ from hypothesis import strategies as st
 
 from orbiter.cli import main
 from orbiter.cli.agent_file import AgentFileError, read_agent
+from orbiter.cli.render import task_json
+from orbiter.cli.worker import worker_json
+from orbiter.distributed.broker.worker_health import WorkerHealth
+from orbiter.distributed.models import TaskResult
 
 URL = "redis://127.0.0.1:1"
+AGENT = '{"name": "a", "model": "test"}'
 
 
 def invoke(*arguments: str, stdin: str = "", **env: str) -> Result:
@@ -112,12 +118,19 @@ def test_an_unreachable_redis_is_one_line_and_exit_1() -> None:
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize("command", ["task", "worker"])
+def test_an_unknown_column_lists_the_known_ones(command: str) -> None:
+    result = invoke(command, "list", "--redis-url", URL, "--columns", "id,colour")
+    assert "'colour' is no column; the columns are id, status," in one_line(result)
+    assert result.exit_code == 2
+
+
 def test_an_unknown_status_lists_the_known_ones() -> None:
     result = invoke("task", "list", "--redis-url", URL, "--status", "done")
     assert one_line(result) == (
         "Invalid status: done. Valid values: pending, running, completed, failed, cancelled, retrying, unreadable"
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -133,6 +146,21 @@ def test_an_unknown_status_lists_the_known_ones() -> None:
         ('{"agents": []}', "agent_config.agents: "),
         ('{"agents": [{"name": "a"}], "mode": "mob"}', "agent_config.mode: "),
         ('{"agents": [{"name": "a"}], "flow": "a >> b"}', "agent_config.flow: "),
+        ('{"name": "a"}', "agent_config.model: Field required"),
+        (
+            '{"name": "a", "model": "test", "handoffs": [{"name": "b"}]}',
+            "agent_config.handoffs.0.model: Field required",
+        ),
+        ('{"agents": [{"name": "a"}]}', "agent_config.agents.0.model: Field required"),
+        ('{"name": "a", "model": "test", "tool": ["m.f"]}', "agent_config.tool: unknown key; did you mean tools?"),
+        ('{"name": "a", "model": "test", "xyzzy": 1}', "agent_config.xyzzy: unknown key; Known are name, model,"),
+        ('{"nane": "a", "model": "test"}', "agent_config.nane: unknown key; did you mean name?"),
+        (
+            '{"agents": [{"name": "a", "model": "test", "Tools": []}]}',
+            "agents.0.Tools: unknown key; did you mean tools?",
+        ),
+        ('{"agents": [], "flows": ""}', "agent_config.flows: unknown key; did you mean flow?"),
+        ('{"runtime": "callable", "targets": "m:f"}', "agent_config.targets: unknown key; did you mean target?"),
         ('{"runtime": "callable"}', "agent_config.target: Field required"),
         ('{"runtime": 1}', "agent_config.runtime: "),
     ],
@@ -164,6 +192,7 @@ def test_a_wrong_agent_on_standard_input_is_named_so() -> None:
     [
         (("--count", "0"), "--count"),
         (("--count", "2", "--task-id", "x"), "--task-id is for one task"),
+        (("--exist-ok",), "--exist-ok goes with --task-id"),
         (("--count", "2", "--stream"), "--stream is for one task"),
         (("--timeout", "0"), "--timeout"),
         (("--timeout", "inf"), "timeout_seconds"),
@@ -172,10 +201,22 @@ def test_a_wrong_agent_on_standard_input_is_named_so() -> None:
         (("--not-before", "soon"), "--not-before"),
         (("--max-retries", "-1"), "--max-retries"),
         (("--task-id", ""), "task_id"),
+        (("--model", "test"), "either --agent FILE or --model NAME"),
+        (("--instructions", "Be short."), "--instructions goes with --model"),
     ],
 )
 def test_wrong_submit_options(options: tuple[str, ...], said: str) -> None:
-    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "-", *options, stdin='{"name": "a"}')
+    result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "-", *options, stdin=AGENT)
+    assert said in one_line(result)
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), "either --agent FILE or --model NAME"), (("--model", ""), "model: String should have at least 1 character")],
+)
+def test_a_task_needs_an_agent_or_a_model(options: tuple[str, ...], said: str) -> None:
+    result = invoke("task", "submit", "hi", "--redis-url", URL, *options)
     assert said in one_line(result)
     assert result.exit_code == 2
 
@@ -252,3 +293,17 @@ def test_every_command_has_a_row_in_the_docs() -> None:
     text = (Path(__file__).parents[4] / "docs/command.md").read_text()
     for command in _leaves(main, ()):
         assert f"\n| `orbiter {' '.join(command)}" in text, command
+
+
+@pytest.mark.parametrize(
+    ("head", "keys"),
+    [
+        ("task", set(task_json(TaskResult()))),
+        ("worker", set(worker_json(WorkerHealth("w1", "running")))),
+    ],
+)
+def test_the_docs_name_every_key_of_the_json(head: str, keys: set[str]) -> None:
+    text = (Path(__file__).parents[4] / "docs/command.md").read_text()
+    (table,) = re.findall(rf"^\| key of a {head} \|.*\n\| --- .*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    named = [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(keys)

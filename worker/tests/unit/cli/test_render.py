@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orbiter.cli import render
 from orbiter.cli.event_printer import EventPrinter, describe
+from orbiter.cli.task import Tasks, tasks_view
 from orbiter.distributed.inert import inert
 from orbiter.distributed.models import (
     ErrorEvent,
@@ -45,6 +46,25 @@ def test_durations_read_as_in_the_guide(seconds: float, text: str) -> None:
 @given(st.floats(min_value=-10, max_value=1e9))
 def test_every_duration_has_one_of_three_forms(seconds: float) -> None:
     assert re.fullmatch(r"\d{1,3}ms|\d{1,2}\.\ds|\d+\.\dm", render.format_seconds(seconds))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1000.0, "0s ago"),
+        (940.5, "59s ago"),
+        (940.0, "1m ago"),
+        (1000.0 - 3599, "59m ago"),
+        (1000.0 - 7200, "2h ago"),
+        (1000.0 - 86_400 * 3.5, "3d ago"),
+        (1005.0, "in 5s"),
+        (1000.0 + 90, "in 1m"),
+        (None, "-"),
+        (float("inf"), "-"),
+    ],
+)
+def test_a_time_is_told_by_how_long_ago_it_was(seconds: float | None, text: str) -> None:
+    assert render.format_ago(seconds, 1000.0) == text
 
 
 def test_times_are_utc_and_absent_ones_a_dash() -> None:
@@ -100,7 +120,7 @@ def test_a_long_result_is_cut_at_200_characters(capsys: pytest.CaptureFixture[st
 def test_a_piped_table_is_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     task = TaskResult(task_id="t" * 190, worker_id="w" * 120, status=TaskStatus.RUNNING, started_at=1.0)
-    render.print_view(render.tasks_view([task]))
+    render.print_view(tasks_view(Tasks([task])))
     shown = capsys.readouterr().out
     assert "t" * 190 in shown
     assert "w" * 120 in shown

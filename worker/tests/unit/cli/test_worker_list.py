@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from orbiter.cli.listing import Choice
 from orbiter.cli.render import print_view
-from orbiter.cli.worker import _draw
+from orbiter.cli.worker import workers_view
 from orbiter.distributed.broker.worker_health import WorkerHealth
 
 ISOLATED = WorkerHealth(
@@ -26,7 +27,7 @@ ISOLATED = WorkerHealth(
 
 
 def cells(worker: WorkerHealth, capsys: pytest.CaptureFixture[str], *, wide: bool) -> dict[str, str]:
-    print_view(_draw([worker], wide=wide))
+    print_view(workers_view([worker], Choice(wide=wide)))
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     head, row = ([cell.strip() for cell in line.strip("│").split("│")] for line in rows)
     return dict(zip(head, row, strict=True))

@@ -34,6 +34,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         "redis+sentinel://s1,s2:26380,[::1]:26379/mymaster",
         "redis+sentinel://user:secret@s1/my-master.1/2?sentinel_username=watch&sentinel_password=p%40ss",
         "rediss+sentinel://s1/mymaster?ssl_check_hostname=false",
+        "rediss+sentinel://s1:26380/mymaster?server_port=6380",
         "redis+cluster://h1:7000,h2:7001",
         "rediss+cluster://user:secret@h1/0?ssl_cert_reqs=required",
     ],
@@ -48,6 +49,7 @@ def test_parts_are_read_as_they_are_meant() -> None:
     assert (parts.kind, parts.service, parts.db, parts.secure) == ("sentinel", "mymaster", 2, False)
     assert parts.login == {"username": "u:", "password": "p/"}
     assert parts.sentinel_login == {"username": "w", "password": "p@"}
+    assert (parts.server_port, check("redis+sentinel://s1/m?server_port=6380").server_port) == (0, 6380)
     assert check("redis+cluster://h1,h2:7").hosts == (("h1", 6379), ("h2", 7))
     assert check("redis://:only@h").login == {"password": "only"}
     assert "p/" not in repr(parts)
@@ -57,7 +59,9 @@ def test_parts_are_read_as_they_are_meant() -> None:
     ("url", "rule"),
     [
         ("", "scheme"),
-        ("localhost:6379", "scheme"),
+        ("localhost:6379", "localhost:6379: no scheme before the host; write redis://localhost:6379"),
+        ("localhost:0", r"redis://\*\*\*: scheme"),
+        ("user:secret@localhost:6379", r"redis://\*\*\*: scheme"),
         ("http://localhost", "scheme"),
         ("redis+socket://h", "scheme"),
         ("redis://", "no host"),
@@ -94,6 +98,9 @@ def test_parts_are_read_as_they_are_meant() -> None:
         ("redis+sentinel://s1,,s2/mymaster", "no host"),
         ("redis+sentinel://s1/my%20master", "master's name must be"),
         ("redis+sentinel://s1/mymaster?sentinel_user=x", "unknown option.*sentinel_username, sentinel_password"),
+        ("redis+sentinel://s1/mymaster?server_port=0", "server_port must be 1 to 65535"),
+        ("redis+sentinel://s1/mymaster?server_port=tls", "server_port must be 1 to 65535"),
+        ("redis://s1?server_port=6380", "unknown option"),
         ("redis+sentinel://u:p@s1,u:p@s2/mymaster", "percent-encoded"),
         ("redis+cluster://h1/1", "database 0 only"),
     ],

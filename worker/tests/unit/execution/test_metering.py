@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from orbiter.distributed.broker.rates import WAIT_BOUNDS
 from orbiter.distributed.broker.records import Recorded, StartResult
 from orbiter.distributed.connection.deadlines import Deadlines
 from orbiter.distributed.execution.endings import Died
@@ -166,3 +167,21 @@ def test_meter_keeps_only_so_many_agents(monkeypatch: pytest.MonkeyPatch) -> Non
         meter.meter.recorded("completed", name)
     assert list(meter.meter._agents) == ["a", "b"]
     assert meter.count(metrics.COMPLETED, "c") == 2
+
+
+async def test_meter_counts_each_start_and_each_end_for_the_rates_of_the_queue() -> None:
+    meter = Meter()
+    slots = [await meter.slot(entry="40000-0"), await meter.slot(deliveries=2)]
+    meter.meter.started(slots)
+    for recorded in Recorded:
+        meter.meter.ended(await meter.slot(fails if recorded is Recorded.FAILED else completes), recorded)
+    meter.meter.not_run(StartResult("dead", 1, 1, 0))
+    for status in ("completed", "failed", "retrying"):
+        meter.meter.recorded(status, "a")
+    meter.meter.run_began("a", None, taken_over=False)
+    meter.meter.run_began("a", 1.0, taken_over=False)
+    counts = meter.meter.counting.take()
+    # Completed, failed, cancelled; one without a run; two by Temporal. The first run there was counted as a claim.
+    assert (counts.started, counts.ended, counts.failed) == (3, 6, 3)
+    # Ten seconds; of the one that was taken over nothing.
+    assert [at for at, count in enumerate(counts.waits) if count] == [WAIT_BOUNDS.index(10.0)]

@@ -23,12 +23,14 @@ class Run:
 
     def __init__(self, config: dict[str, Any] | None = None, **payload: Any) -> None:
         self.events: list[Event] = []
+        self.spent: list[tuple[str, str, int, int]] = []
         self.context = RunContext(
             payload=TaskPayload(agent_config=config or {}, **payload),
             attempt=2,
             emit=self._emit,
             guard=GUARD,
             deadline=time.time() + 60,
+            spend=lambda *row: self.spent.append(row),
         )
 
     def _emit(self, event: Event | str) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from pydantic_ai import Agent
 from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 
@@ -95,6 +96,11 @@ async def test_a_tool_that_fails_is_told_to_the_model_and_the_task_goes_on():
     failed = next(event for event in run.events if event.type == "tool_result")
     assert (failed.success, failed.result, failed.error) == (False, "", "LookupError: no such city: a")
     assert "no such city" in result["output"]
+
+
+async def test_a_tool_that_fails_ends_the_run_where_the_agent_says_so():
+    with pytest.raises(LookupError, match="no such city"):
+        await execute(agent(tools=tools("breaks"), tool_errors="task"))
 
 
 async def test_a_tool_may_ask_for_another_run_of_the_task():
@@ -208,6 +214,21 @@ async def test_the_payloads_model_overrides_the_agents(configured, override, ask
     run = Run(config, input="x", model=override)
     await AgentRuntime(config, GUARD, resolve=lambda name: names.append(name) or TestModel()).run(run.context)
     assert names == [asked]
+
+
+async def test_runs_of_one_configuration_share_an_agent_and_each_has_its_own_model(monkeypatch):
+    built = []
+    init = Agent.__init__
+    monkeypatch.setattr(
+        Agent, "__init__", lambda self, *args, **options: built.append(1) or init(self, *args, **options)
+    )
+    models = {"one": saying("first")[0], "two": saying("second")[0]}
+    runtime = AgentRuntime(agent(), GUARD, resolve=models.__getitem__)
+    runs = [Run(agent(), input="x", model=name) for name in models]
+    results = await asyncio.gather(*(runtime.run(run.context) for run in runs))
+    assert [result["output"] for result in results] == ["first", "second"]
+    assert [run.text for run in runs] == ["first", "second"]
+    assert len(built) == 1
 
 
 # What can never succeed

@@ -85,6 +85,9 @@ async def test_what_a_run_finished_is_not_repeated(name: str) -> None:
     assert again == result
     assert (first.asked > 0, second.asked) == (True, 0)
     assert told_again.kinds() == told.kinds()
+    # Each answer was paid by the run that asked for it.
+    assert (len(told.spent), told_again.spent) == (first.asked, [])
+    assert all(model.startswith("function:") and tokens_out > 0 for model, _, _, tokens_out in told.spent)
     # Agents that run at the same time may say it in another order.
     assert sorted(told_again.text) == sorted(told.text)
 

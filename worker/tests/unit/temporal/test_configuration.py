@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.errors import ConfigurationError, how_to_install
 from orbiter.distributed.temporal import HAS_TEMPORAL
 from orbiter.distributed.temporal.connection import connect_options
 from orbiter.distributed.temporal.executor import TemporalExecutor
 from orbiter.distributed.temporal.wire import TASK_QUEUE, task_queue, workflow_id
 from tests.support import environment
 
-MISSING = (
-    "Temporal executor requires temporalio to be installed. Install it with: pip install orbiter-distributed[temporal]"
-)
+MISSING = f"Temporal executor requires temporalio to be installed. Install it with: {how_to_install('temporal')}"
 WITHOUT = "import sys; sys.modules['temporalio'] = None\n"
 
 

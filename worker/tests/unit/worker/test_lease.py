@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orbiter.distributed.connection.deadlines import Deadlines
 from orbiter.distributed.errors import WorkerIdTakenError
+from orbiter.distributed.execution.counting import Counting
 from orbiter.distributed.execution.endings import StopReason
 from orbiter.distributed.execution.slot import Slot
 from orbiter.distributed.worker.commands import Commands
@@ -26,7 +27,7 @@ class Keeping:
     """A lease keeper, and when it beat."""
 
     def __init__(self) -> None:
-        self.store, self.commands = ScriptedQueue(), Commands()
+        self.store, self.commands, self.counting = ScriptedQueue(), Commands(), Counting()
         self.flow = ClaimFlow(4, lease=LEASE, clock=clock)
         self.flow.recover = False
         self.beats: list[float] = []
@@ -40,6 +41,7 @@ class Keeping:
             queue=queue_name(),
             ttl=LEASE,
             describe=self._describe,
+            counting=self.counting,
             clock=clock,
         )
 
@@ -235,3 +237,34 @@ async def test_keeper_renews_nothing_once_the_id_is_anothers() -> None:
     # What runs is still stopped in time.
     await asyncio.sleep(LEASE)
     assert keeping.flow.runs.held == {}
+
+
+async def test_heartbeat_brings_what_was_counted_once() -> None:
+    keeping = Keeping()
+    keeping.counting.start(2, [0.5, 5000])
+    keeping.counting.end(failed=True)
+    await keeping.lease.beat()
+    keeping.counting.end()
+    await keeping.lease.beat()
+    first, second = keeping.store.counts
+    assert first
+    assert (first.started, first.ended, first.failed, sum(first.waits), first.waits[-1]) == (2, 1, 1, 2, 1)
+    assert second
+    assert (second.started, second.ended, second.failed, sum(second.waits)) == (0, 1, 0, 0)
+    assert second.number > first.number
+
+
+async def test_counts_of_a_heartbeat_without_an_answer_come_again_as_they_were() -> None:
+    keeping = Keeping()
+    keeping.counting.start(3)
+    keeping.store.will("beat", GONE, None)
+    with pytest.raises(RedisConnectionError):
+        await keeping.lease.beat()
+    # Redis may have taken the first: what is counted meanwhile must not be taken for a part of it.
+    keeping.counting.start(4)
+    await keeping.lease.beat()
+    await keeping.lease.beat()
+    first, again, rest = keeping.store.counts
+    assert first == again
+    assert rest
+    assert rest.started == 4

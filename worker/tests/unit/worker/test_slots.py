@@ -95,6 +95,19 @@ async def test_end_of_a_run_is_logged_by_task_and_attempt(caplog: pytest.LogCapt
     assert (vars(record)["task_id"], vars(record)["attempt"], record.args[0]) == ("t1", 3, "completed")  # type: ignore[index]
 
 
+async def test_end_of_a_run_that_failed_is_logged_with_type_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(*_: Any) -> Completed:
+        raise LookupError("no such city")
+
+    caplog.set_level("INFO")
+    running = Running(fails)
+    await running.begin()
+    caplog.clear()
+    running.record(Recorded.FAILED)
+    [record] = caplog.records
+    assert (vars(record)["error_type"], vars(record)["error"]) == ("LookupError", "no such city")
+
+
 async def test_slots_count_an_end_once() -> None:
     running = Running()
     await running.begin()

@@ -21,7 +21,7 @@ def test_death_after_a_task_ended_here_is_the_tasks_own() -> None:
     assert blame.died(["t1"]) == Verdict(works_well=False, host=False)
 
 
-def test_host_is_bad_after_three_deaths_in_a_row_without_a_common_task() -> None:
+def test_host_is_bad_after_three_deaths_in_a_row_of_tasks_that_all_differ() -> None:
     blame = Blame()
     for number in range(ROW - 1):
         assert not blame.died([f"t{number}"]).host
@@ -56,10 +56,18 @@ def test_poison_beside_others_never_makes_the_host_bad(order: tuple[tuple[str, .
         assert not blame.died(tasks).host
 
 
-def test_two_poisons_in_turn_look_like_a_bad_host_until_a_task_ends() -> None:
+@pytest.mark.parametrize("order", ["ab", "aab", "abb"])
+def test_two_poisons_never_make_the_host_bad(order: str) -> None:
+    """Nothing would be counted of them then, and where nothing else runs neither would ever end."""
     blame = Blame()
-    verdicts = [blame.died([task]).host for task in ("a", "b", "a", "b")]
-    assert verdicts == [False, False, True, True]
+    for task in order * 10:
+        assert not blame.died([task]).host
+
+
+def test_three_poisons_in_turn_look_like_a_bad_host_until_a_task_ends() -> None:
+    blame = Blame()
+    verdicts = [blame.died([task]).host for task in "abcab"]
+    assert verdicts == [False, False, True, True, True]
     blame.ended()
     assert blame.died(["a"]) == Verdict(works_well=True, host=False)
 
@@ -72,7 +80,7 @@ def test_process_that_died_without_a_task_is_nobodys() -> None:
 
 def test_only_the_last_deaths_count() -> None:
     blame = Blame()
-    for task in ("a", "b", "c", "p", "p"):
+    for task in ("a", "b", "c", "p"):
         blame.died([task])
     assert blame.bad_host
     assert not blame.died(["p"]).host

@@ -229,3 +229,17 @@ async def test_event_that_is_too_large_or_no_json_is_named_in_its_place() -> Non
     assert (large["error_type"], fine["error"]) == ("EventTooLargeError", "fine")
     assert "--max-event-bytes" in large["error"]
     assert "an event of type 'tool_result' is not JSON" in odd["error"]
+
+
+async def test_log_sends_usage_from_any_thread_whatever_the_credit() -> None:
+    sending = Sending()
+    sending.log._credit = 0
+    sending.log.spend("p:m", "a", 3, 4)
+    thread = threading.Thread(target=sending.log.spend, args=("p:" + "m" * 500, "b", 5, 6))
+    thread.start()
+    await until(lambda: len(sending.frames) == 2)
+    thread.join()
+    assert [(kind, run) for kind, run, _ in sending.frames] == [(Kind.SPENT, 5)] * 2
+    first, second = (json.loads(body) for *_, body in sending.frames)
+    assert first == ["p:m", "a", 3, 4]
+    assert (len(second[0]), second[1:]) == (100, ["b", 5, 6])

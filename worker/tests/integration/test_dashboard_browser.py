@@ -1,0 +1,158 @@
+"""Debian's Chromium looks at the dashboard of a fleet that works: what it shows, how it follows, who can read it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import BrowserContext, Page, async_playwright, expect
+
+from tests.fleet import Fleet, working
+from tests.integration.dashboards import Browser, dashboard
+from tests.support import PATIENCE, free_port
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+# axe-core 4.14.1 of npm, MPL-2.0: it finds what keeps people from reading a page.
+AXE = Path(__file__).parents[1] / "axe" / "axe.min.js"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+PAGES = ("fleet", "queue", "tasks", "errors", "dead", "usage", "alerts", "actions")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: tools/prereqs.sh browser")
+
+
+@asynccontextmanager
+async def chromium(directory: Path, address: str, *, tolerant: bool = False, **options: object) -> AsyncIterator[Page]:
+    """Give a window of a browser that has seen nothing; whatever goes wrong in it fails the test.
+
+    Args:
+        directory: The browser's own.
+        address: The dashboard's.
+        tolerant: Whether it may miss the dashboard for a while.
+        options: The window's.
+    """
+    async with async_playwright() as playwright:
+        context: BrowserContext = await playwright.chromium.launch_persistent_context(
+            str(directory), executable_path=CHROMIUM, headless=True, args=list(FLAGS), base_url=address, **options
+        )
+        context.set_default_timeout(PATIENCE * 1000)
+        expect.set_options(timeout=PATIENCE * 1000)
+        page, wrong = context.pages[0], []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda request: None if request.url.startswith(address) else wrong.append(request.url))
+        try:
+            yield page
+        finally:
+            await context.close()
+        assert [text for text in wrong if not (tolerant and "ERR_" in text)] == []
+
+
+@asynccontextmanager
+async def shown(fleet: Fleet) -> AsyncIterator[tuple[Browser, list[str]]]:
+    """Serve a dashboard of a fleet with a worker; give ids of a task that has completed, one that failed, and one that
+    waits."""
+    async with working(fleet, max_retries=0, worker_id="w1"), dashboard(fleet.url, allow_actions=True) as browser:
+        ids = [(await fleet.ends(await fleet.submit(name, "some words"))).task_id for name in ("say", "fail")]
+        yield browser, [*ids, await fleet.submit("echo", not_before=4e9)]
+
+
+async def findings(page: Page) -> list[str]:
+    """Return what is serious of what axe finds."""
+    # As a file of another context than the page's: its policy allows no script but its own.
+    found = await page.evaluate(AXE.read_text() + "; axe.run()")
+    return [
+        f"{page.url}: {rule['id']}: {node['html'][:120]}"
+        for rule in found["violations"]
+        if rule["impact"] in {"serious", "critical"}
+        for node in rule["nodes"]
+    ]
+
+
+def test_axe_is_what_its_package_has() -> None:
+    assert hashlib.sha256(AXE.read_bytes()).hexdigest() == AXE_SHA256
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+async def test_everybody_can_read_every_page(fleet: Fleet, tmp_path: Path, scheme: str, width: int) -> None:
+    size = {"width": width, "height": 844}
+    async with (
+        shown(fleet) as (browser, ids),
+        chromium(tmp_path, browser.address, color_scheme=scheme, viewport=size) as page,
+    ):
+        paths = [*PAGES, *(f"task?id={task_id}" for task_id in ids), "confirm?what=drain&id=w1", "tasks?agent=nobody"]
+        found = []
+        for path in paths:
+            await page.goto(f"/{path}")
+            found += await findings(page)
+            wide = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, f"{path} is {wide} pixels wider than its window"
+        assert found == []
+
+
+async def test_two_windows_follow_what_happens(fleet: Fleet, tmp_path: Path) -> None:
+    async with shown(fleet) as (browser, _), chromium(tmp_path, browser.address) as page:
+        other = await page.context.new_page()
+        for window in (page, other):
+            await window.goto("/tasks")
+            await expect(window.locator("#live-state")).to_have_text("Live")
+        task_id = await fleet.submit("echo")
+        for window in (page, other):
+            await window.bring_to_front()
+            await expect(window.locator(f'a[href="/task?id={task_id}"]')).to_be_visible(timeout=PATIENCE * 1000)
+
+
+async def test_a_page_goes_on_after_a_restart_of_the_dashboard(fleet: Fleet, tmp_path: Path) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        async with dashboard(fleet.url, port=port) as browser:
+            page = await stack.enter_async_context(chromium(tmp_path, browser.address, tolerant=True))
+            await page.goto("/tasks")
+            await expect(page.locator("#live-state")).to_have_text("Live")
+        await expect(page.locator("#live-state")).to_have_text("Reconnecting")
+        task_id = await fleet.submit("echo")
+        async with dashboard(fleet.url, port=port):
+            await expect(page.locator(f'a[href="/task?id={task_id}"]')).to_be_visible()
+            await expect(page.locator("#live-state")).to_have_text("Live")
+
+
+async def test_text_is_seen_as_it_comes(fleet: Fleet, tmp_path: Path) -> None:
+    async with shown(fleet) as (browser, _), chromium(tmp_path / "profile", browser.address) as page:
+        task_id = await fleet.submit("talk", metadata={"until": str(tmp_path / "go")})
+        await fleet.runs(task_id)
+        await page.goto(f"/task?id={task_id}")
+        await expect(page.locator("#answer")).to_have_text("before ")
+        (tmp_path / "go").touch()
+        await expect(page.locator("#answer")).to_have_text("before after")
+        await expect(page.locator("#live .state").first).to_have_text("completed")
+        await expect(page.locator("#events")).to_contain_text("completed")
+
+
+async def test_a_task_is_cancelled_by_the_keyboard(fleet: Fleet, tmp_path: Path) -> None:
+    async with shown(fleet) as (browser, ids), chromium(tmp_path, browser.address) as page:
+        await page.goto(f"/task?id={ids[2]}")
+        await page.get_by_role("link", name="Cancel").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Cancel task?")
+        await page.get_by_role("button", name="Cancel").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("status")).to_contain_text("1 asked to end")
+        assert (await fleet.ends(ids[2])).status == "cancelled"
+
+
+async def test_pages_can_be_read_without_scripts(fleet: Fleet, tmp_path: Path) -> None:
+    async with (
+        shown(fleet) as (browser, ids),
+        chromium(tmp_path, browser.address, java_script_enabled=False) as page,
+    ):
+        await page.goto("/tasks")
+        await page.get_by_label("Agent").fill("fail")
+        await page.get_by_role("button", name="Filter").click()
+        await page.locator(f'a[href="/task?id={ids[1]}"]').click()
+        await expect(page.locator("main")).to_contain_text("failed")
