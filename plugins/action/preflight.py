@@ -31,7 +31,9 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("elsewhere", "ignore", "only", "redis", "role", "shared", "temporal", "workers"))
+    _VALID_ARGS = frozenset(
+        ("elsewhere", "ignore", "monitoring", "only", "redis", "role", "shared", "temporal", "workers")
+    )
 
     def run(self, tmp=None, task_vars=None):
         """Return what the documentation promises."""
@@ -61,23 +63,25 @@ class ActionModule(ActionBase):
         if names.error:
             report.add("", "", names.error)
             return
-        groups = {name: list(args.get(name) or []) for name in ("redis", "workers", "temporal", "elsewhere")}
+        kinds = ("redis", "workers", "temporal", "monitoring", "elsewhere")
+        groups = {name: list(args.get(name) or []) for name in kinds}
         here = self.values(task_vars)
         counts(groups, here, report)
         report.rule("", _rules.canary, here)
         inventory = Inventory(self.values, self._loader, task_vars, args.get("shared") or [])
-        redis, workers, temporal = (groups[name] for name in ("redis", "workers", "temporal"))
+        redis = groups["redis"]
         first = inventory.of("redis", redis[0]) if redis else None
         if first:
             report.warn(*readable(first, groups))
-        for role, wanted in (("redis", redis), ("temporal", temporal), ("worker", workers)):
+        for role in ("redis", "temporal", "worker", "monitoring"):
+            wanted = groups["workers" if role == "worker" else role]
             checked = {host: inventory.of(role, host) for host in wanted if host in hosts}
             report.role(role, checked, self._loader)
             for host, values in checked.items():
                 if role == "worker":
                     if first and host not in groups["elsewhere"]:
                         report.rule(host, _rules.served, values, first)
-                else:
+                elif role in ("redis", "temporal"):
                     report.rule(host, _rules.firewall, values)
         if len(redis) > 1:
             report.agreement({host: inventory.of("redis", host) for host in redis})

@@ -38,6 +38,26 @@ class CallbackModule(Default):
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "orbiter.fleet.brief"
 
+    # A play that nothing was said of yet.
+    _unnamed = None
+
+    def v2_playbook_on_play_start(self, play):
+        """Name a play when its first task begins; one that has nothing to do only to whoever asks for more."""
+        self._unnamed = play
+        if self._display.verbosity:
+            self._name_play()
+
+    def _name_play(self):
+        """Name the play, once."""
+        play, self._unnamed = self._unnamed, None
+        if play is not None:
+            super().v2_playbook_on_play_start(play)
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        """Name the play of a first task."""
+        self._name_play()
+        super().v2_playbook_on_task_start(task, is_conditional)
+
     def _speaks(self, result):
         """Tell whether a result changes or says something."""
         data = data_of(result)

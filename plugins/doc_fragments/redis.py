@@ -36,7 +36,7 @@ options:
     type: path
 requirements:
   - The command C(orbiter) on the host that the module runs on, as on every worker host
-    (role P(orbiter.fleet.worker#role)), or from C(pip install orbiter-distributed).
+    (role P(orbiter.fleet.worker#role)), or from C(pip install ./worker) in a checkout of the project.
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 """

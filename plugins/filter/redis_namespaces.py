@@ -48,7 +48,7 @@ _value:
 # As workers and clients have it (orbiter.distributed.names).
 NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}|\{[A-Za-z0-9_.-]{1,64}\}")
 QUEUE = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
-RESERVED = re.compile(r"fleet|deploy|(task|stream|workers):.*")
+RESERVED = re.compile(r"fleet|deploys?|audit|(task|stream|workers):.*")
 CLIENT = re.compile(r"[A-Za-z0-9_.-]+")
 PURPOSES = ("worker", "monitor")
 

@@ -42,12 +42,14 @@ class Host:
         least: How many it has at least.
         most: How many it has at most.
         slots: Tasks that run at the same time in each of them.
+        quiet: How many of them take no task, as somebody has told them so.
     """
 
     instances: int
     least: int
     most: int
     slots: int
+    quiet: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _count(hosts):
 
 
 def _slots(hosts):
-    return sum(host.instances * host.slots for host in hosts.values())
+    return sum(max(0, host.instances - host.quiet) * host.slots for host in hosts.values())
 
 
 def _plan(hosts, direction, reason, calm_since):

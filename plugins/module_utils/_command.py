@@ -59,7 +59,7 @@ class Command:
     def ask(self, *words, given="", within=None):
         """Return what the command answers in JSON.
 
-        It may say so and end with 1: that something was not done is in the answer then.
+        It may say so and end with 1, or with 3 where a task has that id: what was not done is in the answer.
 
         Args:
             words: What to ask: a command of two words, and its options.
@@ -89,7 +89,7 @@ class Command:
         except subprocess.TimeoutExpired:
             raise TooLongError(f"{' '.join(words[:2])} did not end within {within} s") from None
         try:
-            if done.returncode in (0, 1):
+            if done.returncode in (0, 1, 3):
                 return json.loads(done.stdout)
         except ValueError:
             pass

@@ -329,7 +329,7 @@ class Stack:
         elif silent:
             answer["trouble"] = next(iter(silent.values()))
         living = [beat for beat in beats if beat["alive"]]
-        answer["workers"] = [{name: beat[name] for name in ("worker_id", "hostname")} for beat in living]
+        answer["workers"] = [{name: beat[name] for name in ("worker_id", "hostname", "state")} for beat in living]
         for row in rows:
             instance = described_health(row.expected, beats)
             answer["instances"].append(instance | ({"wrong": silent[row.id]} if row.id in silent else {}))

@@ -20,10 +20,12 @@ from pathlib import Path
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     ADMIN,
     QUICK,
+    SOCKET,
     NoAnswerError,
     Redis,
     RedisError,
     in_clear,
+    local,
     tls_context,
     written_settings,
 )
@@ -39,6 +41,10 @@ SENTINEL_HEAD = "# Sentinel's own. What the role writes: sentinel-settings.conf.
 EMPTY = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock FLUSHALL"
 # Settings that nobody is shown.
 SECRET = ("masterauth",)
+# Milliseconds that sentinels are kept from putting replicas back that follow the master by its other port.
+LEFT_ALONE = 120_000
+# What a sentinel keeps of its file as it begins to watch another port.
+KEPT = re.compile(r"include |sentinel (myid|current-epoch|config-epoch|leader-epoch) ")
 
 
 class GroupError(Exception):
@@ -73,6 +79,7 @@ class Group:
     """
 
     def __init__(self, file):
+        self.socket = SOCKET
         about, etc = json.loads(file.read_text()), file.parent
         self.me, self.members = about["me"], about["members"]
         self.others = [address for address in self.members if address != self.me]
@@ -81,10 +88,12 @@ class Group:
         self.min_replicas, self.patience = int(about["min_replicas"]), float(about["patience"])
         self._passwords = {self.port: about["password"], self.sentinel_port: about["sentinel_password"]}
         self._tls = tls_context(about["tls_ca"]) if about["tls_ca"] else None
+        self.etc = etc
         self.settings = etc / "member.conf"
         self.state = etc / "replication.conf"  # Redis' own: it writes there whose replica it is
         self.pending = etc / ".restart-pending"  # there while a restart is due that could not be done
         self.sentinel_state = etc / "sentinel.conf"  # Sentinel's own
+        self._monitor = re.compile(rf"^(sentinel monitor {re.escape(self.service)} \S+ )(\d+)( \d+)$", re.MULTILINE)
         self._included = [f"include {etc}/redis.conf", f"include {etc}/member.conf"]
         self._sentinel_included = f"include {etc}/sentinel-settings.conf"
 
@@ -150,6 +159,11 @@ class Group:
             and seen["master_sync_in_progress"] == "0"
         )
 
+    def followed_elsewhere(self):
+        """Return the master that this member follows by another port than the group's; None if it does not."""
+        seen = self.info(self.me)
+        return seen["master_host"] if seen.get("role") == "slave" and seen["master_port"] != str(self.port) else None
+
     def is_master(self, address):
         """Return whether a member says that it is a master."""
         return self.info(address).get("role") == "master"
@@ -202,7 +216,7 @@ class Group:
     def join(self, *, check):
         """Begin as a replica of the master, or as the first master."""
         if self.state.exists():
-            return {"changed": self.pending.exists()}
+            return {"changed": self.pending.exists() or self._listens_elsewhere()}
         if not check:
             # A host that was the master and has lost its files must not come back as an empty one, which the others
             # would copy.
@@ -225,8 +239,8 @@ class Group:
         if self._is_stranger():
             raise GroupError(
                 f"Redis on {self.me} runs, and does not take the password or the encryption of its new settings: "
-                "nobody could see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets; "
-                "for redis_tls, stop redis-sentinel and redis-server on all Redis hosts first, then run this again"
+                "nobody could see whether the group is in step. Change passwords with orbiter.fleet.rotate_secrets, "
+                "and redis_tls with orbiter.fleet.redis_tls"
             )
         member = self.info(self.me, "server").get("config_file") == str(self.state)
         first = not self.state.exists() or "\nreplicaof " not in self.state.read_text()
@@ -257,6 +271,7 @@ class Group:
         restart = self.info(self.me, "server").get("config_file", str(self.state)) != str(self.state)
         if check:
             return {"changed": restart, "settings": []}
+        elsewhere = self.followed_elsewhere() is not None
         if restart:  # a play was interrupted between the new unit and its restart
             self._restart_unit()
         self._wait(
@@ -265,7 +280,12 @@ class Group:
         diffs = [diff for diff in (self._set(*pair) for pair in written_settings(self.settings).items()) if diff]
         # Who was master before it was away does not know of its successor until a sentinel tells it.
         self._wait(
-            lambda: self.in_step(self.me) or (self.is_master(self.me) and self.named_by_sentinels() in (self.me, None)),
+            lambda: (
+                self._follows_by_the_groups_port()
+                and (
+                    self.in_step(self.me) or (self.is_master(self.me) and self.named_by_sentinels() in (self.me, None))
+                )
+            ),
             f"Redis on {self.me} is not in step with its master: see /var/log/redis/redis-server.log",
         )
         if self.is_master(self.me):
@@ -279,24 +299,43 @@ class Group:
                 "(min-replicas-to-write)",
             )
         names = [diff["after_header"] for diff in diffs]
-        return {"changed": restart or bool(diffs), "settings": names, "diff": diffs}
+        return {"changed": restart or elsewhere or bool(diffs), "settings": names, "diff": diffs}
+
+    def leave_alone(self, *, check):
+        """Keep this host's sentinel, where it watches another port, from putting replicas back for some time."""
+        changed = self._watches_elsewhere()
+        if changed and not check:
+            self.sentinel(self.me, "SET", self.service, "failover-timeout", LEFT_ALONE)
+        return {"changed": changed}
 
     def watch(self, *, check):
-        """Let a sentinel that is new in the group begin with the master of now."""
+        """Let a sentinel that is new in the group begin with the master of now; tell of one that knows another port."""
         if self.sentinel_state.exists() and self._sentinel_included in self.sentinel_state.read_text().splitlines():
-            return {"changed": False}
+            return {"changed": self._watched_port() not in (None, str(self.port))}
         master = self.find_master()
         lines = [SENTINEL_HEAD, self._sentinel_included]
         lines.append(f"sentinel monitor {self.service} {master} {self.port} {self.quorum}")
         return {"changed": True, "master": master, "diff": [_begin(self.sentinel_state, lines, check=check)]}
 
+    def watch_anew(self, *, check):
+        """Restart this host's sentinel, which watches the group's port from then on."""
+        if not check:
+            subprocess.run(["systemctl", "daemon-reload"], check=True)
+            _systemctl("stop", unit="redis-sentinel")  # while it runs it writes its file
+            self._change_watched_port()
+            done = _systemctl("start", unit="redis-sentinel")
+            if done.returncode:
+                raise GroupError(f"The sentinel on {self.me} does not start: {done.stderr.strip()}")
+        return {"changed": True}
+
     def agree(self, *, check):
         """Wait until this host's sentinel has found the others and could fail over; forget who has left the group."""
         if not check:
-            self._wait(
-                lambda: bool(self.sentinel(self.me, "MASTER", self.service)),
-                f"The sentinel on {self.me} does not answer: journalctl -u redis-sentinel",
-            )
+            self._wait_for_sentinel()
+            # From one that has not changed over yet it may have heard of a failover, and of that one's port.
+            if self._watches_elsewhere():
+                self.watch_anew(check=False)
+                self._wait_for_sentinel()
         quorum = table(self.sentinel(self.me, "MASTER", self.service)).get("quorum", self.quorum)
         # They would count for the majority that a failover needs. A reset forgets them, and finds the others anew.
         forgotten = [address for address in self.known_addresses() if address not in self.members]
@@ -327,17 +366,66 @@ class Group:
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _is_stranger(self):
-        """Return whether a server runs here that is neither as the settings say nor the package's own."""
+        """Return whether a server of the role, which has a socket, runs here otherwise than the settings say."""
         if self.info(self.me, "server"):
             return False
         try:
-            with Redis(("127.0.0.1", self.port), timeout=SLOW) as redis:
-                redis.ask("PING")
+            local(etc=self.etc, place=self.socket).close()
         except NoAnswerError:
             return False
-        except RedisError as error:
-            return str(error).startswith("NOAUTH") and _systemctl("is-active", "--quiet").returncode == 0
-        return False
+        except RedisError:
+            pass  # another password
+        return True
+
+    def _listens_elsewhere(self):
+        """Return whether the server runs with other ports than its file says, as after a play that was interrupted."""
+        wanted = written_settings(self.etc / "redis.conf") if (self.etc / "redis.conf").exists() else {}
+        try:
+            with local(etc=self.etc, place=self.socket) as redis:
+                now = redis.settings("port", "tls-port")
+        except (NoAnswerError, RedisError):
+            return False
+        return any(wanted.get(name, port) != port for name, port in now.items())
+
+    def _follows_by_the_groups_port(self):
+        """Return whether this member does not follow by another port; if it does, have it follow by this one.
+
+        A sentinel that knows the other port may send it there again, as in a failover.
+        """
+        master = self.followed_elsewhere()
+        if master is not None:
+            self._follow(master)
+        return master is None
+
+    def _follow(self, master):
+        """Follow a master by the group's port, from where this member has got to; after a restart as well."""
+        self.redis(self.me, "REPLICAOF", master, self.port)
+        self.redis(self.me, "CONFIG", "REWRITE")
+
+    def _watches_elsewhere(self):
+        """Return whether this host's sentinel watches another port than the group's."""
+        port = table(self.sentinel(self.me, "MASTER", self.service)).get("port", str(self.port))
+        return port != str(self.port)
+
+    def _watched_port(self):
+        """Return the port that this host's sentinel watches, as its file says; None where it says nothing."""
+        found = self._monitor.search(self.sentinel_state.read_text()) if self.sentinel_state.exists() else None
+        return found[2] if found else None
+
+    def _change_watched_port(self):
+        """Let the sentinel's file name the group's port. Of the others, and of their ports, the master tells it."""
+        if self._watched_port() in (None, str(self.port)):
+            return
+        text = self.sentinel_state.read_text()
+        kept = [line for line in text.splitlines() if KEPT.match(line)]
+        watched = self._monitor.search(text).expand(rf"\g<1>{self.port}\g<3>")
+        _begin(self.sentinel_state, [SENTINEL_HEAD, *kept, watched], check=False)
+
+    def _wait_for_sentinel(self):
+        self._wait(
+            lambda: bool(self.sentinel(self.me, "MASTER", self.service)),
+            f"The sentinel on {self.me} does not answer: journalctl -u redis-sentinel",
+        )
 
     def _restart_unit(self):
         """Restart Redis, and wait until it has read its files."""
@@ -360,11 +448,12 @@ class Group:
         self.redis(self.me, "CLIENT", "PAUSE", "120000", "WRITE")
         try:
             self._wait(self._replicas_have_everything, f"No replica of {self.me} has caught up with it", within=10)
-            if not any(self.sentinel(address, "FAILOVER", self.service) for address in [self.me, *self.others]):
-                raise GroupError(
-                    f"No sentinel would make another server master in place of {self.me}: see journalctl -u "
-                    "redis-sentinel"
-                )
+            # One that has just begun hears of the replicas first.
+            self._wait(
+                lambda: any(self.sentinel(address, "FAILOVER", self.service) for address in [self.me, *self.others]),
+                f"No sentinel would make another server master in place of {self.me}: see journalctl -u redis-sentinel",
+                within=15,
+            )
             self._wait(
                 lambda: self.named_by_sentinels() not in (self.me, None),
                 f"The sentinels did not make another server the master in place of {self.me}",
@@ -372,8 +461,7 @@ class Group:
             )
             # The sentinels would see to this, too, but only when the pause has ended: it holds up their own
             # connections.
-            self.redis(self.me, "REPLICAOF", self.named_by_sentinels(), self.port)
-            self.redis(self.me, "CONFIG", "REWRITE")
+            self._follow(self.named_by_sentinels())
             # Whoever waits with a write is disconnected, and sends it to the new master.
             self.redis(self.me, "CLIENT", "KILL", "TYPE", "normal")
         finally:
@@ -424,9 +512,9 @@ def _begin(path, lines, *, check):
     return {"before_header": str(path), "after_header": str(path), "before": "", "after": after}
 
 
-def _systemctl(*words):
+def _systemctl(*words, unit="redis-server"):
     return subprocess.run(
-        ["systemctl", *words, "redis-server"],
+        ["systemctl", *words, unit],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -62,14 +62,22 @@ def wanted_of(module, option):
 def look(wanted):
     """Return what the role has made: the members of this host's group, the users (None before); and whose Redis it is.
 
+    `within` says what a group that runs here uses among its members: plain or tls, and nothing where there is none.
+    `port` is the one by which those know each other, 0 where there is none; `ports` are those that Redis listens at.
     `foreign` is empty for a Redis of the role, and for the package's own one without data and clients. `unsaved` is
     true where a restart with the wanted settings would not load what Redis holds now. `hurdles` say why a foreign one
     cannot be adopted.
     """
     group, users = ETC / "fleet.json", ETC / "users.acl"
     lines = [line.split() for line in users.read_text().splitlines()] if users.exists() else []
+    about = json.loads(group.read_text()) if group.exists() else {"members": []}
+    process = unit()["MainPID"]
+    runs = bool(about["members"]) and process != "0"
     made = {
-        "members": json.loads(group.read_text())["members"] if group.exists() else [],
+        "members": about["members"],
+        "within": ("tls" if about.get("tls_ca") else "plain") if runs else "",
+        "port": about["port"] if runs else 0,
+        "ports": places(process)[1] if process != "0" else [],  # its file may say others, until it restarts
         "users": [words[1] for words in lines if len(words) > 1] if users.exists() else None,
     }
     return dict(made, **look_at_redis(wanted))
@@ -242,10 +250,10 @@ def after_string(content, at):
 
 
 def databases(redis, wanted):
-    """Return the number of keys of each database that has some; the deploy lock, if it is there already, is none."""
+    """Return the number of keys of each database that has some; what the deploy lock has written there is none."""
     found = {int(name[2:]): int(about.split("=")[1].split(",")[0]) for name, about in redis.info("keyspace").items()}
-    if 0 in found and redis.ask("EXISTS", f"{wanted['namespace']}:deploy"):
-        found[0] -= 1
+    if 0 in found:
+        found[0] -= redis.ask("EXISTS", *(f"{wanted['namespace']}:{name}" for name in ("deploy", "deploys")))
     return {number: keys for number, keys in found.items() if keys}
 
 

@@ -41,7 +41,10 @@ def submit(command, params, task_id, wait_timeout=None):
         command.ask(*words, *text, given=agent)
     else:
         try:
-            return command.ask(*words, "--wait", *text, given=agent, within=wait_timeout)
+            task = command.ask(*words, "--wait", *text, given=agent, within=wait_timeout)
+            if task.get("submitted") is False:
+                task = command.ask(*words, "--exist-ok", "--wait", *text, given=agent, within=wait_timeout)
+            return task
         except TooLongError:
             pass
     return find_task(command, task_id) or {"task_id": task_id, "status": "unknown"}

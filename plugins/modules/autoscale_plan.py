@@ -53,6 +53,10 @@ options:
         description: Tasks that run at the same time in each of them.
         type: int
         required: true
+      quiet:
+        description: How many of them take no task, as somebody has told them so (C(orbiter worker quiet)).
+        type: int
+        default: 0
   target_wait:
     description: Seconds that a task may wait.
     type: float
@@ -69,7 +73,8 @@ options:
     description:
       - File that keeps from one run to the next since when it is calm, by the clock of this host. A check does not
         write it.
-      - A file that is not there, or that is of another queue, knows nothing, so that the calm time begins anew.
+      - A file that is not there, or that is of another queue, knows nothing, so that the calm time begins anew. So does
+        one whose last run was longer ago than O(patience), and than five minutes, as nobody has looked since.
     type: path
 attributes:
   check_mode:
@@ -147,7 +152,10 @@ HOST = {
     "min": COUNT,
     "max": COUNT,
     "slots": COUNT,
+    "quiet": {"type": "int", "default": 0},
 }
+# Seconds between two runs for which the first one's word is good, where patience is less.
+GAP = 300
 
 
 def main():
@@ -171,9 +179,13 @@ def main():
     options, now = module.params, time.time()
     if wrong := refused(options):
         module.fail_json(msg=wrong)
-    hosts = {row["name"]: Host(row["instances"], row["min"], row["max"], row["slots"]) for row in options["hosts"]}
+    hosts = {
+        row["name"]: Host(row["instances"], row["min"], row["max"], row["slots"], row["quiet"])
+        for row in options["hosts"]
+    }
     memory = Memory(options["memory"], options["queue"].get("queue", "")) if options["memory"] else None
-    known = [since for since in (memory and memory.read(), options["calm"] and now - options["calm"]) if since]
+    gap = max(options["patience"], GAP)
+    known = [since for since in (memory and memory.read(now - gap), options["calm"] and now - options["calm"]) if since]
     plan = decide(
         queue_of(options["queue"]),
         hosts,
@@ -184,7 +196,7 @@ def main():
     )
     if memory and not module.check_mode:
         try:
-            memory.write(plan.calm_since)
+            memory.write(plan.calm_since, now)
         except OSError as error:
             module.fail_json(
                 msg=f"memory: cannot write {options['memory']}: {error.strerror}. Name a file on this host."
@@ -217,10 +229,12 @@ def refused(options):
     for row in options["hosts"]:
         if names.count(row["name"]) > 1:
             return f"hosts has {row['name']} more than once; each host must be there once."
-        if row["instances"] < 0 or row["slots"] < 1 or not 0 <= row["min"] <= row["max"]:
+        counts = row["instances"] >= 0 and row["quiet"] >= 0 and row["slots"] >= 1
+        if not counts or not 0 <= row["min"] <= row["max"]:
+            said = ", ".join(f"{name} {row[name]}" for name in HOST if name != "name")
             return (
-                f"{row['name']}: instances {row['instances']}, min {row['min']}, max {row['max']}, slots {row['slots']}"
-                "; instances must be 0 or more, slots 1 or more, and min 0 or more and not above max."
+                f"{row['name']}: {said}; instances and quiet must be 0 or more, slots 1 or more, and min 0 or more and "
+                "not above max."
             )
     return ""
 
@@ -249,20 +263,20 @@ class Memory:
     def __init__(self, path, queue):
         self._path, self._queue = Path(path), queue
 
-    def read(self):
-        """Return since when it is calm, or None where the file does not know."""
+    def read(self, earliest):
+        """Return since when it is calm, or None where the file does not know, or knows it from an earlier time."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
-            return float(kept["calm_since"]) if kept["queue"] == self._queue else None
+            good = kept["queue"] == self._queue and kept["looked"] >= earliest
+            return float(kept["calm_since"]) if good else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, calm_since):
-        """Keep it, all or nothing; a file that says so already is left alone."""
-        if calm_since == self.read() and self._path.exists():
-            return
+    def write(self, calm_since, looked):
+        """Keep it, with the time of the look, all or nothing."""
+        kept = {"queue": self._queue, "calm_since": calm_since, "looked": looked}
         fresh = self._path.with_name(f".{self._path.name}")
-        fresh.write_text(json.dumps({"queue": self._queue, "calm_since": calm_since}) + "\n", encoding="utf-8")
+        fresh.write_text(json.dumps(kept) + "\n", encoding="utf-8")
         fresh.chmod(0o600)
         fresh.replace(self._path)
 

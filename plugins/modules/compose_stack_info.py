@@ -126,7 +126,7 @@ workers:
   returned: with O(status=true)
   type: list
   elements: dict
-  sample: [{worker_id: w1-9-a1b2, hostname: w1}]
+  sample: [{worker_id: w1-9-a1b2, hostname: w1, state: running}]
 queue:
   description: The queue, as M(orbiter.fleet.queue_info) has it.
   returned: with O(status=true)

@@ -13,6 +13,7 @@ short_description: One deploy at a time, by a key in Redis with a time to live
 version_added: 0.2.0
 description:
   - Takes the lock, gives it back, or shows who has it. Taking what is ours already renews it.
+  - Whoever takes it, and gives it back, is written down in a stream of the last deploys. C(orbiter dashboard) shows it.
   - Runs on a Redis host, and speaks to that Redis, or to the master that it follows, with the password that the role
     P(orbiter.fleet.redis#role) keeps there for such programs.
   - It never fails because somebody else has the lock, or because there is no Redis. It says so.
@@ -38,8 +39,21 @@ options:
     type: list
     elements: str
     default: []
+  release:
+    description: The release that the run brings, for the stream of deploys.
+    type: str
+    default: ""
+  outcome:
+    description: What became of the run, for the stream of deploys. Used with O(state=free).
+    type: str
+    choices: [ended, failed]
+    default: ended
+  noted:
+    description: Whether the run is written down in the stream of deploys, its beginning and its end.
+    type: bool
+    default: true
   namespace:
-    description: First word of the lock's key.
+    description: First word of the lock's key, and of the stream's.
     type: str
     default: orbiter
   config:
@@ -112,7 +126,8 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     written_settings,
 )
 
-# KEYS: the lock. ARGV: step, record, milliseconds, tokens from whom it may be taken.
+# KEYS: the lock, the stream of deploys. ARGV: step, record, milliseconds, release, outcome, whether it is noted, tokens
+# from whom it may be taken.
 # Returns state, record or "", age and rest in milliseconds, who had it before or "".
 SCRIPT = """
 local held = redis.call('GET', KEYS[1])
@@ -123,8 +138,18 @@ local known, holder = pcall(cjson.decode, held or '')
 known = known and type(holder) == 'table' and type(holder.since) == 'number'  -- else somebody else has written there
 local mine = ARGV[2] ~= '' and cjson.decode(ARGV[2]).token
 local ours, may = known and holder.token == mine, false
-for place = 4, #ARGV do
+for place = 7, #ARGV do
   if ARGV[place] == '*' or known and holder.token == ARGV[place] then may = true end
+end
+-- One row as a run begins, one as it ends. No lock depends on it.
+local function note(run, outcome)
+  local row = {}
+  for _, field in ipairs({'token', 'user', 'controller', 'playbook'}) do
+    row[#row + 1] = field
+    row[#row + 1] = string.sub(tostring(run[field] or ''), 1, 200)
+  end
+  redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 1000, '*', 'outcome', outcome, 'release', string.sub(ARGV[4], 1, 200),
+    unpack(row))
 end
 local function said(state)
   if not held then return {state, '', 0, 0, before} end
@@ -132,10 +157,17 @@ local function said(state)
 end
 if ARGV[1] == 'free' and held and ours then
   redis.call('DEL', KEYS[1])
+  if holder.noted then note(holder, ARGV[5]) end
   held, ours = false, false
 elseif ARGV[1] == 'held' and (not held or ours or may) then
   local record = cjson.decode(ARGV[2])
   record.since = ours and holder.since or now
+  record.noted = ARGV[6] == '1'
+  if ours then
+    record.noted = holder.noted
+  elseif record.noted then
+    note(record, 'began')
+  end
   held, known, holder, ours = cjson.encode(record), true, record, true
   redis.call('SET', KEYS[1], held, 'PX', ARGV[3])
 end
@@ -157,8 +189,10 @@ def connect(config: str) -> Redis:
     role = redis.ask("ROLE")
     if role[0] != "slave":
         return redis
+    # As it follows it now: in the middle of a move to TLS the file may say otherwise.
+    tls = redis.settings("tls-replication").get("tls-replication") == "yes"
     redis.close()
-    return log_in((role[1], role[2]), [login], found, tls=found.get("tls-replication") == "yes")[0]
+    return log_in((role[1], role[2]), [login], found, tls=tls)[0]
 
 
 def log_in(place, logins: list[dict], found: dict[str, str], *, tls: bool) -> tuple[Redis, dict]:
@@ -209,6 +243,9 @@ def main() -> None:
             "run": {"type": "dict"},
             "seconds": {"type": "float", "default": 3600},
             "take_from": {"type": "list", "elements": "str", "default": []},
+            "release": {"default": ""},
+            "outcome": {"choices": ["ended", "failed"], "default": "ended"},
+            "noted": {"type": "bool", "default": True},
             "namespace": {"default": "orbiter"},
             "config": {"type": "path", "default": "/etc/redis/redis.conf"},
         },
@@ -219,11 +256,13 @@ def main() -> None:
     wanted, run = options["state"], options["run"]
     if run is not None and not run.get("token"):
         module.fail_json(msg="run has no token, by which the holder is known: take what orbiter.fleet.deployer gives")
-    words = [json.dumps(run) if run else "", str(int(options["seconds"] * 1000)), *options["take_from"]]
+    words = [json.dumps(run) if run else "", str(int(options["seconds"] * 1000))]
+    words += [options["release"], options["outcome"], str(int(options["noted"])), *options["take_from"]]
+    keys = [f"{options['namespace']}:{name}" for name in ("deploy", "deploys")]
     step = "shown" if module.check_mode else wanted
     try:
         with connect(options["config"]) as redis:
-            answer = redis.ask("EVAL", SCRIPT, 1, f"{options['namespace']}:deploy", step, *words)
+            answer = redis.ask("EVAL", SCRIPT, len(keys), *keys, step, *words)
     except (NoAnswerError, RedisError) as error:
         reason = f"Redis says: {error}" if isinstance(error, RedisError) else str(error)
         module.exit_json(changed=False, state="absent", reason=reason, holder=None, who="")

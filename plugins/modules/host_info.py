@@ -182,6 +182,16 @@ redis:
       description: Why M(orbiter.fleet.redis_adopt) could not adopt it.
       type: list
       elements: str
+    within:
+      description: What a group that runs here uses among its members, C(plain) or C(tls); empty where there is none.
+      type: str
+    port:
+      description: The port by which the members of that group know each other; 0 where there is none.
+      type: int
+    ports:
+      description: The ports that it listens at now, whatever its file says.
+      type: list
+      elements: int
     unsaved:
       description: Whether a start with these settings would not load what it holds.
       type: bool

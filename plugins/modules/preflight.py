@@ -23,7 +23,7 @@ options:
       - Checks the variables of this role only, for the host that the task runs for. The roles themselves do this where
         no playbook has checked the whole inventory.
     type: str
-    choices: [redis, temporal, worker]
+    choices: [monitoring, redis, temporal, worker]
   only:
     description: Says what is wrong with these variables, and not with others.
     type: list
@@ -38,6 +38,10 @@ options:
     elements: str
   temporal:
     description: The hosts that run Temporal.
+    type: list
+    elements: str
+  monitoring:
+    description: The hosts that run Prometheus.
     type: list
     elements: str
   elsewhere:

@@ -12,7 +12,8 @@ module: redis_clients
 short_description: Who is connected to this host's Redis without TLS
 version_added: 0.2.0
 description:
-  - Tells at which ports the Redis of this host listens, and who is connected by the one without TLS.
+  - Tells at which ports the Redis of this host listens, and who is connected by the one without TLS. Replicas and
+    sentinels of a group, which leave it by themselves, do not count.
   - Runs on a Redis host of the role P(orbiter.fleet.redis#role), and asks over the Unix socket, as the operator's user.
 author: Orbiter Fleet authors (@orbiter-fleet)
 options:
@@ -52,6 +53,11 @@ tls_port:
   returned: always
   type: int
   sample: 6380
+tls_replication:
+  description: Whether it uses TLS as a member of a group.
+  returned: always
+  type: bool
+  sample: false
 connected:
   description: Who is connected by the port without TLS.
   returned: always
@@ -60,8 +66,22 @@ connected:
   sample: [10.0.0.9 as client (3 connections)]
 """
 
+import re
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.orbiter.fleet.plugins.module_utils._redis import NoAnswerError, RedisError, callers, local
+from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    ADMIN,
+    NoAnswerError,
+    RedisError,
+    callers,
+    local,
+)
+
+
+def is_member(client: dict[str, str]) -> bool:
+    """Tell whether it is a replica, or a sentinel: by their login, as nobody else's says more than a name."""
+    sentinel = re.fullmatch(r"sentinel-[0-9a-f]{8}-(cmd|pubsub)", client["name"])
+    return client["user"] == ADMIN and ("S" in client["flags"] or sentinel is not None)
 
 
 def main() -> None:
@@ -76,12 +96,20 @@ def main() -> None:
     try:
         with local(etc=module.params["etc"], place=module.params["socket"]) as redis:
             ports = {name: int(value) for name, value in redis.settings("port", "tls-port").items()}
+            within = redis.settings("tls-replication").get("tls-replication") == "yes"
             # Its own end of the connection; of a socket that is a path.
             plain = str(ports["port"] or "none")
             there = [client for client in redis.clients() if client.get("laddr", "").rpartition(":")[2] == plain]
+            there = [client for client in there if not is_member(client)]
     except (NoAnswerError, RedisError) as error:
         module.fail_json(msg=f"{error}. A new fleet gets TLS at once, by orbiter.fleet.site")
-    module.exit_json(changed=False, port=ports["port"], tls_port=ports["tls-port"], connected=callers(there))
+    module.exit_json(
+        changed=False,
+        port=ports["port"],
+        tls_port=ports["tls-port"],
+        tls_replication=within,
+        connected=callers(there),
+    )
 
 
 if __name__ == "__main__":

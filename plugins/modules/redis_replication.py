@@ -19,17 +19,22 @@ options:
   state:
     description:
       - V(joined), a host that is new in the group begins as a replica of the master, or as the first master. It is a
-        change, too, while a restart is due.
+        change, too, while a restart is due, as where the server listens at other ports than its file says.
       - V(restarted), Redis restarts if it is the turn of this host, which O(turn) says. A replica does when all others
         are in step, and is waited for; the master hands over to one of them first.
-      - V(in_step), what CONFIG SET can change of C(member.conf) is made known, and the server is waited for until it is
-        in step with its master, or is the master and has its replicas.
-      - V(watched), a sentinel that is new in the group begins with the master of now.
+      - V(in_step), what CONFIG SET can change of C(member.conf) is made known, a replica follows its master by the port
+        that the group uses, and the server is waited for until it is in step with its master, or is the master and has
+        its replicas.
+      - V(left_alone), a sentinel that watches another port than the group is to use leaves replicas as they are for two
+        minutes, so that they can change to it.
+      - V(watched), a sentinel that is new in the group begins with the master of now. It is a change, too, where its
+        file names another port than the group uses.
+      - V(watching), the host's sentinel restarts, and watches the port that the group uses.
       - V(agreed), the host's sentinel is waited for until it has found the others and could fail over; who has left the
         group is forgotten.
     type: str
     required: true
-    choices: [joined, restarted, in_step, watched, agreed]
+    choices: [joined, restarted, in_step, left_alone, watched, watching, agreed]
   turn:
     description: Whose turn it is to restart. Replicas come first, one host after another, then whoever was the master.
     type: str
@@ -91,7 +96,7 @@ from ansible_collections.orbiter.fleet.plugins.module_utils import _redis_group
 
 def main():
     """Run the module."""
-    states = ["joined", "restarted", "in_step", "watched", "agreed"]
+    states = ["joined", "restarted", "in_step", "left_alone", "watched", "watching", "agreed"]
     module = AnsibleModule(
         argument_spec=dict(
             _redis_group.OPTIONS,
@@ -108,7 +113,9 @@ def main():
         "joined": group.join,
         "restarted": lambda check: group.restart(module.params["turn"], check=check),
         "in_step": group.settle,
+        "left_alone": group.leave_alone,
         "watched": group.watch,
+        "watching": group.watch_anew,
         "agreed": group.agree,
     }
     try:

@@ -64,7 +64,7 @@ workers:
   returned: always
   type: list
   elements: dict
-  sample: [{worker_id: worker1-812-a1b2c3d4, hostname: worker1}]
+  sample: [{worker_id: worker1-812-a1b2c3d4, hostname: worker1, state: running}]
 queue:
   description: The queue, as C(orbiter queue info) says it, or null.
   returned: always
@@ -101,7 +101,7 @@ def status():
         "previous": next((other for other in reversed(_history.past()) if other != release), ""),
         "drained": seen["drained"],
         "instances": [_health.described(one, living) for one in _systemd.expected(sorted(seen["instances"]))],
-        "workers": [{name: row[name] for name in ("worker_id", "hostname")} for row in living],
+        "workers": [{name: row[name] for name in ("worker_id", "hostname", "state")} for row in living],
         "queue": queue,
         "trouble": trouble,
     }

@@ -158,12 +158,12 @@ class Host:
 
     Args:
         params: The module's.
+        seen: What ``_systemd.look`` has seen.
+        before: The release in use, or nothing.
     """
 
-    def __init__(self, params):
-        self.params = params
-        self.seen = _systemd.look()
-        self.before = _systemd.release()
+    def __init__(self, params, seen, before):
+        self.params, self.seen, self.before = params, seen, before
         self.drained = {"drained": self.seen["drained"] or note(params["reason"]), "undrained": ""}.get(
             params["state"], self.seen["drained"]
         )
@@ -297,7 +297,7 @@ def main():
     os.umask(0o022)
     changed = False
     try:
-        host = Host(module.params)
+        host = Host(module.params, _systemd.look(), _systemd.release())
         if not module.check_mode:
             host.insist()
             changed = host.result()["changed"]

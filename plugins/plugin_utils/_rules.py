@@ -21,7 +21,7 @@ from ansible_collections.orbiter.fleet.plugins.plugin_utils._values import COLLE
 
 NAMESPACE = r"[A-Za-z0-9_.-]{1,64}|\{[A-Za-z0-9_.-]{1,64}\}"
 QUEUE = r"[A-Za-z0-9_.:@-]{1,128}"
-RESERVED_QUEUES = r"fleet|deploy|(task|stream|workers):.*"
+RESERVED_QUEUES = r"fleet|deploys?|audit|(task|stream|workers):.*"
 NAMESPACE_RULE = "1 to 64 letters (a to z, A to Z), digits, or any of _ . -"
 QUEUE_RULE = "1 to 128 letters (a to z, A to Z), digits, or any of _ . : @ -"
 CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
@@ -32,7 +32,7 @@ NETWORK = re.compile(
     r"|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(/[0-9]+)?"
 )
 
-RULES = {"worker": [], "redis": [], "temporal": []}
+RULES = {"worker": [], "redis": [], "temporal": [], "monitoring": []}
 
 
 def rule(role):
@@ -203,6 +203,24 @@ def choice_rule(name, words, quote="'"):
 choice_rule("worker_isolation", ("process", "task", "none"))
 choice_rule("worker_executor", ("local", "temporal"))
 choice_rule("worker_deploy", ("systemd", "compose"), quote="")
+
+
+@rule("worker")
+def metrics(values):
+    """Each instance finds a port for its metrics."""
+    first, many, now = values["worker_metrics_port"], values["worker_metrics_ports"], values["worker_instances"]
+    if not fits(first, "[0-9]+") or (whole(first) and whole(first) + max(whole(now), whole(many)) > 65536):
+        yield (
+            "worker_metrics_port",
+            f"worker_metrics_port is {first}; it must be 0, for no metrics, or a port that leaves room for one "
+            "for each instance up to 65535, such as 9464.",
+        )
+    if values["worker_deploy"] == "compose" and whole(first) and whole(many) < max(whole(now), 1):
+        yield (
+            "worker_metrics_ports",
+            f"worker_metrics_ports is {many} and worker_instances {now}; each replica needs a port for its metrics. "
+            "Raise the first, or set worker_metrics_port: 0, for no metrics.",
+        )
 
 
 @rule("worker")
@@ -585,7 +603,11 @@ def redis_worker_hosts(values):
     """Worker hosts' users are nobody else's."""
     given = values["redis_worker_hosts"]
     hosts = given.values() if isinstance(given, Mapping) else []
-    users = {host.get("user") for host in hosts if isinstance(host, Mapping)}
+    users = (
+        {host.get("user") for host in hosts if isinstance(host, Mapping)}
+        if yes(values["redis_user_per_host"])
+        else set()
+    )
     twice = sorted(users & tenants(values)["users"].keys())
     if twice:
         yield (
@@ -721,11 +743,22 @@ def redis_tls(values):
             "redis_tls_cert, redis_tls_key and redis_tls_ca must be files on this machine, all three; or none of them, "
             "and the fleet makes an authority of its own.",
         )
-    if is_group(values) and whole(tls_port) != whole(port):
+
+
+@rule("redis")
+def sentinel_tls(values):
+    """The sentinels have a port for TLS, and another one while both are open."""
+    if not is_group(values) or not yes(values["redis_tls"]):
+        return
+    tls_port, port = values["redis_sentinel_tls_port"], values["redis_sentinel_port"]
+    taken = {whole(values["redis_port"]), whole(values["redis_tls_port"])}
+    taken |= {whole(port)} if yes(values["redis_tls_beside"]) else set()
+    if not 1 <= whole(tls_port) <= 65535 or whole(tls_port) in taken:
         yield (
-            "redis_tls_port",
-            f"redis_tls_port is {tls_port}, and the members of a group find each other at redis_port ({port}), with "
-            "TLS or without it: leave redis_tls_port out.",
+            "redis_sentinel_tls_port",
+            f"redis_sentinel_tls_port is {tls_port}, and must be 1 to 65535, and a port other than redis_port "
+            f"({values['redis_port']}) and redis_tls_port ({values['redis_tls_port']}); with redis_tls_beside, which "
+            f"leaves redis_sentinel_port ({port}) open without TLS, another one than that, too.",
         )
 
 
@@ -841,6 +874,118 @@ def temporal_namespace(values):
         )
 
 
+# --- monitoring
+
+DURATION = "[1-9][0-9]*(ms|[smhdwy])"
+DURATIONS = (
+    *("monitoring_retention", "monitoring_scrape_interval"),
+    *("monitoring_group_wait", "monitoring_group_interval", "monitoring_repeat_interval"),
+)
+MONITORING_PORTS = ("", "alertmanager_", "redis_exporter_", "node_exporter_")
+
+
+@rule("monitoring")
+def monitoring_ports(values):
+    """Each program has a port of its own."""
+    names = [f"monitoring_{name}port" for name in MONITORING_PORTS]
+    ports = [whole(values[name]) for name in names]
+    if not all(1 <= port <= 65535 for port in ports) or len(set(ports)) < len(ports):
+        given = ", ".join(f"{name} {values[name]}" for name in names)
+        yield "monitoring_port", f"{given}: each must be a port, 1 to 65535, and another one than the others are."
+    if whole(values["monitoring_gate_timeout"]) <= 0:
+        yield (
+            "monitoring_gate_timeout",
+            f"monitoring_gate_timeout is {values['monitoring_gate_timeout']}; it must be seconds above 0, such as 60.",
+        )
+
+
+def duration_rule(name):
+    """Make a rule for a variable that is a time as Prometheus writes it."""
+
+    @rule("monitoring")
+    def is_duration(values):
+        if not fits(values[name], DURATION):
+            yield (
+                name,
+                f"{name} is '{values[name]}'; it must be a whole number with a unit, such as 30s, 5m, 4h or 15d.",
+            )
+
+
+for variable in DURATIONS:
+    duration_rule(variable)
+
+
+@rule("monitoring")
+def monitoring_size(values):
+    """What Prometheus stores has an end."""
+    if not fits(values["monitoring_retention_size"], "[1-9][0-9]*[KMGTP]?B"):
+        yield (
+            "monitoring_retention_size",
+            f"monitoring_retention_size is '{values['monitoring_retention_size']}'; it must be a whole number with a "
+            "unit, such as 500MB or 5GB.",
+        )
+
+
+@rule("monitoring")
+def monitoring_receivers(values):
+    """Who is told of alerts can be told. URLs are not shown: who knows them can write there."""
+    for name, all_urls in (
+        ("monitoring_webhook_urls", listed(values["monitoring_webhook_urls"])),
+        ("monitoring_slack_url", [values["monitoring_slack_url"]]),
+        ("monitoring_grafana_url", [values["monitoring_grafana_url"]]),
+    ):
+        if any(url and not fits(url, r"https?://[^\s/]+(/\S*)?") for url in all_urls):
+            yield name, f"{name} has what is not a URL; it must begin with https:// or http:// and name a host."
+    if values["monitoring_grafana_url"] and not values["monitoring_grafana_token"]:
+        yield (
+            "monitoring_grafana_token",
+            "monitoring_grafana_token is missing, and monitoring_grafana_url is set. Make a service account in Grafana "
+            "that may write dashboards, and put its token into the vault.",
+        )
+
+
+@rule("monitoring")
+def monitoring_mail(values):
+    """Mail has a sender and a server."""
+    if not listed(values["monitoring_mail_to"]):
+        return
+    sender, smarthost = values["monitoring_mail_from"], values["monitoring_mail_smarthost"]
+    if not sender or not fits(smarthost, r"\S+:[0-9]+"):
+        yield (
+            "monitoring_mail_to",
+            f"monitoring_mail_to is set, so monitoring_mail_from ('{sender}') must be an address, and "
+            f"monitoring_mail_smarthost ('{smarthost}') a server that takes mail, HOST:PORT.",
+        )
+    if bool(values["monitoring_mail_username"]) != bool(values["monitoring_mail_password"]):
+        yield (
+            "monitoring_mail_username",
+            "monitoring_mail_username and monitoring_mail_password go together, and only one of them is set.",
+        )
+
+
+@rule("monitoring")
+def monitoring_access(values):
+    """Who may read in Prometheus has a hash, and TLS two files."""
+    users = values["monitoring_users"]
+    if not isinstance(users, Mapping) or not all(
+        fits(name, r"[^:\s]+") and fits(hashed, r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
+        for name, hashed in users.items()
+    ):
+        yield (
+            "monitoring_users",
+            "monitoring_users must be a mapping of users' names to bcrypt hashes of their passwords. `htpasswd -nBC 10 "
+            "NAME` prints one.",
+        )
+    files = [values[f"monitoring_tls_{one}"] for one in ("cert", "key")]
+    given = [one for one in files if one]
+    if len(given) == 1 or not all(Path(one).is_file() for one in given):
+        yield (
+            "monitoring_tls_cert",
+            "monitoring_tls_cert and monitoring_tls_key must be files on this machine, both; or neither of them, for "
+            "no TLS.",
+        )
+
+
 # --- the fleet
 
 # The members of a group are one Redis.
@@ -848,6 +993,9 @@ AGREED = (
     *(
         "redis_port",
         "redis_tls",
+        "redis_tls_port",
+        "redis_tls_beside",
+        "redis_sentinel_tls_port",
         "redis_user_per_host",
         "redis_password",
         "redis_users",

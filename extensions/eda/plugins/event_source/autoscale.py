@@ -175,9 +175,10 @@ class Watch:
             here = [row for row in lives if row["hostname"] == name]
             own = self.options["hosts"].get(name) or {}
             least, most = (own.get(limit, self.options[limit]) for limit in ("min", "max"))
+            quiet = sum(row["state"] == "quiet" for row in here)
             slots = max((row["concurrency"] for row in here), default=self.options["slots"])
             # One where nobody works, as it is drained or away, is none that has to come to its limits.
-            found[name] = autoscale.Host(len(here), least if here else 0, max(least, most), slots)
+            found[name] = autoscale.Host(len(here), least if here else 0, max(least, most), slots, quiet)
         return found
 
 
