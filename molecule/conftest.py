@@ -85,12 +85,12 @@ def workers(runner: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def fleet(runner: Any) -> Fleet:
-    """Return the fleet, as seen from the controller."""
+def fleet(runner: Any, inventory: str) -> Fleet:
+    """Return the fleet, as seen from the controller; with TLS unless the inventory says no, as playbooks have it."""
     variables = runner.get_variables("redis1")
-    return Fleet(
-        f"redis://admin:{quote(variables['orbiter_redis_password'], safe='')}@{variables['redis_bind']}:6379/0"
-    )
+    place = f"admin:{quote(variables['orbiter_redis_password'], safe='')}@{variables['redis_bind']}:6379/0"
+    plain = variables.get("redis_tls", True) is False
+    return Fleet(f"redis://{place}" if plain else f"rediss://{place}?ssl_ca_certs={inventory}/.redis-tls/ca.pem")
 
 
 @pytest.fixture(scope="session")

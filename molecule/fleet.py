@@ -9,9 +9,11 @@ import threading
 import time
 import tomllib
 from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from redis.exceptions import RedisError
 
 from orbiter.distributed.client.client import Client
@@ -19,7 +21,7 @@ from orbiter.distributed.connection.redis_url import connect_sync
 from orbiter.distributed.models import TaskPayload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Thing = TypeVar("Thing")
 QUEUE = "orbiter:tasks"
@@ -58,11 +60,13 @@ class Fleet:
     def wait_until_done(self, ids: Sequence[str], *, within: float) -> None:
         """Wait until each task has ended."""
         ended = {"completed", "failed", "cancelled"}
-        wait_until(
-            lambda: set(self.statuses(ids)) <= ended,
-            within=within,
-            what=lambda: f"statuses: {counted(self.statuses(ids))}",
-        )
+        left = list(ids)
+
+        def all_ended() -> bool:
+            left[:] = [one for one, status in zip(left, self.statuses(left), strict=True) if status not in ended]
+            return not left
+
+        wait_until(all_ended, within=within, what=lambda: f"statuses: {counted(self.statuses(ids))}")
 
     def final_events(self, task_id: str) -> list[str]:
         """Return the final statuses that a task's event stream tells of: one, if it ended once.
@@ -77,7 +81,11 @@ class Fleet:
 
     def workers(self) -> list[dict[str, str]]:
         """Return the heartbeats of all workers."""
-        return [self.redis.hgetall(key) for key in self.redis.scan_iter("orbiter:workers:*")]
+        # Many keys at a time, as a load asks several times a second.
+        pipeline = self.redis.pipeline(transaction=False)
+        for key in self.redis.scan_iter("orbiter:workers:*", count=10_000):
+            pipeline.hgetall(key)
+        return pipeline.execute()  # type: ignore[no-any-return]
 
     def instances(self) -> set[tuple[str, str]]:
         """Return (host, instance) of each worker that claims tasks."""
@@ -128,7 +136,7 @@ class Load:
 
     def _run(self) -> None:
         due = time.monotonic()
-        while not self._end.wait(0.1):
+        while not self._end.wait(0.2):
             self.live.append(len(self._fleet.instances()))
             if time.monotonic() >= due:
                 self.ids += self._fleet.submit([random.uniform(1, 3)])
@@ -150,6 +158,39 @@ class StubbornLoad(Load):
             except (RedisError, OSError) as error:
                 self.refused.append(str(error))
                 self._fleets.append(self._fleets.pop(0))
+
+
+@contextmanager
+def somebody(fleet: Fleet) -> Iterator[None]:
+    """Stay connected until the block ends, through restarts of Redis."""
+    end = threading.Event()
+
+    def stay() -> None:
+        while not end.wait(0.1):
+            with suppress(RedisError):
+                fleet.redis.ping()
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        fleet.redis.close()
+
+
+def nightly_but(cases: Iterable[str], *daily: str) -> list[Any]:
+    """Return the cases of a parametrized test, of which those that are not named here are nightly."""
+    known = list(cases)
+    assert set(daily) <= set(known), f"no such case: {set(daily) - set(known)}"
+    return [case if case in daily else pytest.param(case, marks=pytest.mark.nightly) for case in known]
+
+
+def listening(host: Any) -> set[int]:
+    """Return the ports that Redis, and a sentinel, listen at on a host."""
+    found = host.check_output("ss --no-header --listening --tcp --numeric --processes | grep redis-")
+    return {int(line.split()[3].rpartition(":")[2]) for line in found.splitlines()}
 
 
 def releases(workers: dict[str, Any]) -> dict[str, str]:

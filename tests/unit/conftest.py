@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from forked import Ansible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,8 +86,17 @@ def run(server: Server, module: Callable[..., dict[str, Any]]) -> Callable[..., 
     return run_module
 
 
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ansible]:
+    """Return an Ansible without a folder of settings."""
+    place = tmp_path_factory.mktemp("ansible")
+    ansible = Ansible(place, place)
+    yield ansible
+    ansible.close()
+
+
 @pytest.fixture
-def ansible(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def ansible(tmp_path: Path, forked: Ansible) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that plays tasks (YAML, a list), or a playbook, on the hosts of an inventory (lines of INI)."""
 
     def run(inventory: list[str], play: str | Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -94,13 +104,7 @@ def ansible(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         if isinstance(play, str):
             (tmp_path / "play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{play}")
             play = tmp_path / "play.yml"
-        command = [Path(sys.executable).parent / "ansible-playbook", "--inventory=hosts.ini", str(play), *options]
-        environment = os.environ | {
-            "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORCE_COLOR": "0",
-        }
-        return subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+        return forked.play(["--inventory=hosts.ini", play, *options], tmp_path)
 
     return run
 

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from terminal import CHECKOUT, commands, new_clone, section
 
 
+@pytest.mark.nightly  # CI itself runs on a new clone
 def test_first_steps_of_a_contributor_lead_to_a_green_test(tmp_path):
     terminal = new_clone(tmp_path)
     # A contributor has these, too; and what pip has downloaded once it need not ask for again.

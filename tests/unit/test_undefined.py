@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jinja2
 import pytest
 import yaml
+from forked import Ansible
 from jinja2 import nodes
 
 CHECKOUT = Path(__file__).parents[2]
@@ -127,36 +125,40 @@ CASES = {
 }
 
 
-def deployed(folder, inventory, *options, **extra):
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Return an Ansible with the settings of this checkout."""
+    ansible = Ansible(tmp_path_factory.mktemp("ansible"), CHECKOUT)
+    yield ansible
+    ansible.close()
+
+
+@pytest.fixture
+def deployed(tmp_path, here):
+    """Return a function that deploys hosts that nothing answers for."""
+    return partial(deploy, here, tmp_path)
+
+
+def deploy(ansible, folder, inventory, *options, **extra):
     """Deploy hosts that nothing answers for."""
     hosts = {"redis": {"hosts": {"redis1": {}}}, "workers": {"hosts": {"worker1": {}, "worker2": {}}}}
     common = {"orbiter_redis_password": "operator's password", "ansible_host": "127.0.0.1", "ansible_port": 1}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": hosts, "vars": common | inventory}}))
     (folder / "extra.json").write_text(json.dumps(extra))
-    command = [
-        Path(sys.executable).parent / "ansible-playbook",
-        "-i",
-        folder / "hosts.yml",
-        "-e",
-        f"@{folder}/extra.json",
-    ]
-    environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
-    return subprocess.run(
-        [*command, *options], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
-    )
+    return ansible.play(["-i", folder / "hosts.yml", "-e", f"@{folder}/extra.json", *options], CHECKOUT)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_deploy_with_an_undefined_variable_inside_ends_before_a_host_is_contacted(tmp_path, case):
+def test_a_deploy_with_an_undefined_variable_inside_ends_before_a_host_is_contacted(deployed, case):
     inventory, extra = CASES[case]
-    done = deployed(tmp_path, inventory, "site.yml", **extra)
+    done = deployed(inventory, "site.yml", **extra)
     assert done.returncode != 0
     assert "vault_of_nobody" in done.stdout + done.stderr
     assert "Look at the hosts" not in done.stdout
 
 
 @pytest.fixture
-def url(tmp_path):
+def url(deployed, tmp_path):
     """Return a function that gives the URL that worker1 gets of an inventory."""
 
     def shown(**inventory):
@@ -164,11 +166,11 @@ def url(tmp_path):
         play = {
             "hosts": "worker1",
             "gather_facts": False,
-            "vars_files": [str(CHECKOUT / "playbooks/vars/fleet.yml")],
+            "roles": [str(CHECKOUT / "playbooks/roles/derived")],
             "tasks": [{"ansible.builtin.debug": {"msg": "URL {{ orbiter_redis_url }} URL"}}],
         }
         (tmp_path / "show.yml").write_text(yaml.safe_dump([play]))
-        return re.search(r"URL\s+(\S+)\s+URL", deployed(tmp_path, inventory, tmp_path / "show.yml").stdout)[1]
+        return re.search(r"URL\s+(\S+)\s+URL", deployed(inventory, tmp_path / "show.yml").stdout)[1]
 
     return shown
 
@@ -212,25 +214,25 @@ def test_each_worker_host_connects_as_a_user_of_its_own(url):
 
 def test_a_host_shares_a_user_as_long_as_redis_has_no_other_for_it_and_is_left_out(url):
     for users, user in (("user worker", "worker"), ("user worker\nuser worker-worker1", "worker-worker1")):
-        seen = {"redis_bind": "10.0.0.1", "__site_redis_looked": {"rc": 0, "stdout": users}}
+        seen = {"redis_bind": "10.0.0.1", "__site_redis_looked": {"results": [{"rc": 0, "stdout": users}]}}
         assert url(**seen).startswith(f"redis://{user}:")
 
 
-def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_contacted(tmp_path):
+def test_a_namespace_that_redis_has_no_users_for_is_refused_before_a_host_is_contacted(deployed):
     inventory = {"redis_bind": "10.0.0.1", "worker_namespace": "acme"}
-    done = deployed(tmp_path, inventory, "site.yml")
+    done = deployed(inventory, "site.yml")
     assert done.returncode != 0
     assert "its namespace is acme, and Redis has users for orbiter" in " ".join(done.stdout.split())
     assert "Look at the hosts" not in done.stdout
-    served = deployed(tmp_path, inventory | {"redis_namespaces": [{"name": "acme"}]}, "site.yml")
+    served = deployed(inventory | {"redis_namespaces": [{"name": "acme"}]}, "site.yml")
     assert "Look at the hosts" in served.stdout, served.stdout
 
 
 def test_hosts_that_reach_redis_through_a_network_use_tls(ansible, tmp_path):
     """Unless the inventory says otherwise, or no other host uses it."""
-    variables = str(CHECKOUT / "playbooks/vars/fleet.yml")
+    variables = str(CHECKOUT / "playbooks/roles/derived")
     show = {"debug": {"msg": "URL={{ orbiter_redis_url }}= CA={{ orbiter_redis_ca }}="}}
-    play = {"hosts": "workers", "gather_facts": False, "vars_files": [variables], "tasks": [show]}
+    play = {"hosts": "workers", "gather_facts": False, "roles": [variables], "tasks": [show]}
     (tmp_path / "show.yml").write_text(json.dumps([play]))
     for workers, said, tls in (
         ("worker", "", True),
@@ -245,6 +247,51 @@ def test_hosts_that_reach_redis_through_a_network_use_tls(ansible, tmp_path):
             workers
         )
         assert bool(re.search(r"CA=\S*/.redis-tls/ca.pem=", done.stdout)) is tls
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ("worker", {"user": "worker", "shared": "worker"}),
+        ("worker-w9", {"user": "worker-w9", "shared": "worker"}),
+        ("worker-w1", None),
+        ("client", None),
+    ],
+)
+def test_a_user_that_a_url_of_the_inventory_names_stays_if_it_is_a_worker_host_s(ansible, tmp_path, named, kept):
+    variables = str(CHECKOUT / "playbooks/roles/derived")
+    show = {"debug": {"msg": "HOSTS={{ orbiter_redis_worker_hosts | to_json }}="}}
+    play = {"hosts": "redis", "gather_facts": False, "roles": [variables], "tasks": [show]}
+    (tmp_path / "show.yml").write_text(json.dumps([play]))
+    fleet = ["[redis]", "r1", "[workers]", "w1", f"w9 orbiter_redis_url=redis://{named}:x@192.0.2.9:6379/0"]
+    done = ansible(fleet, tmp_path / "show.yml")
+    found = json.loads(re.search("HOSTS=(.*)=", done.stdout)[1].replace('\\"', '"'))
+    assert found == {"w1": {"user": "worker-w1", "shared": "worker"}, **({"w9": kept} if kept else {})}
+
+
+@pytest.mark.parametrize(
+    ("said", "sentinels", "tail"),
+    [
+        ("redis_tls=true", 26379, ""),
+        ("redis_tls=true redis_tls_port=6380 redis_sentinel_tls_port=26380", 26380, "&server_port=6380"),
+        ("redis_tls=false redis_tls_port=6380 redis_sentinel_tls_port=26380", 26379, None),
+    ],
+)
+def test_a_group_with_two_ports_is_reached_by_those_with_tls(ansible, tmp_path, said, sentinels, tail):
+    variables = str(CHECKOUT / "playbooks/roles/derived")
+    show = {"debug": {"msg": "URL={{ orbiter_redis_url }}="}}
+    play = {"hosts": "workers", "gather_facts": False, "roles": [variables], "tasks": [show]}
+    (tmp_path / "show.yml").write_text(json.dumps([play]))
+    members = [f"queue{number} redis_bind=10.0.0.{number} {said}" for number in (1, 2, 3)]
+    done = ansible(
+        ["[redis]", *members, "[workers]", "work", "[all:vars]", "orbiter_redis_password=x"], tmp_path / "show.yml"
+    )
+    hosts = ",".join(f"10.0.0.{number}:{sentinels}" for number in (1, 2, 3))
+    scheme, tls = ("redis", "") if tail is None else ("rediss", f"&ssl_ca_certs=/etc/orbiter/redis-ca.pem{tail}")
+    found = (
+        rf"URL={scheme}\+sentinel://worker-work:\w+@{hosts}/orbiter/0\?sentinel_username=reader&sentinel_password=\w+"
+    )
+    assert re.search(f"{found}{re.escape(tls)}=", done.stdout), done.stdout
 
 
 def test_a_url_of_the_inventory_is_taken_as_it_is(url):

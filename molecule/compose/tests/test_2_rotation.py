@@ -9,6 +9,7 @@ import redis
 
 from fleet import Load
 
+pytestmark = pytest.mark.nightly  # the scenario `redis` changes passwords under load
 NEW = 'th3 worker\'s n3w \\ "p@ss"/w:rd #% $HOME ü'
 
 
@@ -19,13 +20,13 @@ def users(runner):
 
 
 @pytest.fixture(scope="module")
-def accepted(runner):
+def accepted(runner, inventory):
     """Return a function that tells whether Redis lets workers in with a password."""
-    address = runner.get_variables("redis1")["redis_bind"]
+    address, authority = runner.get_variables("redis1")["redis_bind"], f"{inventory}/.redis-tls/ca.pem"
 
     def ask(password):
         try:
-            return redis.Redis(address, username="worker", password=password).ping()
+            return redis.Redis(address, username="worker", password=password, ssl=True, ssl_ca_certs=authority).ping()
         except redis.AuthenticationError:
             return False
 

@@ -18,6 +18,8 @@ import pytest
 
 from fleet import counted, wait_until
 
+pytestmark = pytest.mark.nightly  # in the scenario `temporal`, workers of systemd use it
+
 CHECKOUT = Path(__file__).parents[3]
 STACK = CHECKOUT / "images/compose/docker-compose.yml"
 # Half a minute of silence would count as a crash; tests have less time.
@@ -113,7 +115,6 @@ def test_profile_brings_a_temporal_and_a_worker_that_uses_it(compose):
     wait_until(lambda: listed() == wanted, within=60, what=lambda: f"{listed()}\n{compose('logs --tail=20')}")
 
 
-@pytest.mark.nightly  # in the scenario `temporal`, workers of systemd are killed
 def test_kill_9_of_the_temporal_worker_loses_none_of_its_tasks(compose, submit, tasks, on, container):
     ids = submit(SLOTS, 8)  # so many that the temporal-worker has its share
 

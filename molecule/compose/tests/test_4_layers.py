@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from fleet import VERSION
+
+pytestmark = pytest.mark.nightly
 
 MEGABYTE = 1_000_000
 

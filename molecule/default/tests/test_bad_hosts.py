@@ -56,21 +56,31 @@ def wrong_clock(workers, tmp_path):
     host.check_output("rm %s", PYTHON)
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(90, "s ahead of this machine's"), (-90, "s behind this machine's")])
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (90, "s ahead of this machine's"),
+        (-90, "s behind this machine's"),
+    ],
+)
 def test_clock_that_is_wrong(refused, wrong_clock, seconds, words):
     shown = refused(wrong_clock(seconds))
     assert "worker1: its clock is " in shown
     assert words in shown
 
 
+@pytest.mark.nightly
 def test_clock_that_is_a_little_wrong_will_do(play, wrong_clock):
     assert play("playbooks/prepare.yml", "--check", wrong_clock(15)).returncode == 0
 
 
+@pytest.mark.nightly
 def test_settings_alone_need_no_release(play):
     assert play("site.yml", "--check", "--tags=worker_configure").returncode == 0
 
 
+@pytest.mark.nightly
 def test_python_that_is_too_old(refused):
     """Debian 11 with its Python 3.9 is too old; so that the test needs none, the worker asks for a newer one here."""
     shown = refused(__worker_python_minimum="3.99")
@@ -85,6 +95,7 @@ def answers(address):
     return True
 
 
+@pytest.mark.nightly
 def test_system_without_systemd(refused, runner, tmp_path):
     """A container whose first process is sshd."""
     variables = runner.get_variables("worker1")
@@ -106,6 +117,7 @@ def test_system_without_systemd(refused, runner, tmp_path):
     assert "this role needs Debian or a derivative with systemd" in shown
 
 
+@pytest.mark.nightly
 def test_system_that_is_not_debian(refused, workers):
     host = workers["worker2"]
     fedora = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
@@ -120,6 +132,7 @@ def test_system_that_is_not_debian(refused, workers):
     assert "this role needs Debian or a derivative" in shown
 
 
+@pytest.mark.nightly
 def test_release_that_was_built_for_other_hosts(refused):
     """As with archives that were built elsewhere, for other hosts than these."""
     shown = refused(release_version="9.9.9-00000000", release_archives={"3.9-x86_64": "/nowhere.tar"})

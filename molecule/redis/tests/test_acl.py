@@ -25,7 +25,7 @@ ALLOWED = {
         "blocking": {"xreadgroup"},
         "connection": LOGIN | {"client|id"},
         "dangerous": {"info", "role"},
-        "hash": {"hget", "hgetall", "hmget", "hset", "hsetnx", "hdel", "hincrby"},
+        "hash": {"hget", "hgetall", "hmget", "hlen", "hset", "hsetnx", "hdel", "hincrby"},
         "keyspace": {"scan", "exists", "del", "expire", "pexpire", "rename"},
         "pubsub": {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"},
         "scripting": SCRIPTS,

@@ -53,16 +53,18 @@ def adopted(play, tenant):
 
 def test_what_an_adopted_redis_holds_outlives_its_restarts(adopted, tenant):
     assert adopted.returncode == 0
-    assert tenant.check_output(f"{AS_OPERATOR} DBSIZE") == "100"
+    # One key more: the runs of playbooks, of which this is the first.
+    assert tenant.check_output(f"{AS_OPERATOR} DBSIZE") == "101"
+    assert tenant.check_output(f"{AS_OPERATOR} TYPE orbiter:deploys") == "stream"
     tenant.check_output("systemctl kill --signal=KILL redis-server; systemctl restart redis-server")
     assert tenant.check_output(f"{AS_OPERATOR} GET shop:100") == "apples"
-    assert tenant.check_output(f"{AS_OPERATOR} DBSIZE") == "100"
+    assert tenant.check_output(f"{AS_OPERATOR} DBSIZE") == "101"
 
 
 def test_the_old_files_are_kept(adopted, tenant):
     kept = tenant.check_output("ls -d /var/lib/redis/before-adopt-*")
-    # The deploy lock is one of them.
-    assert "101 keys read" in tenant.check_output(f"redis-check-rdb {kept}/dump.rdb")
+    # The deploy lock and the list of deploys are two of them.
+    assert "102 keys read" in tenant.check_output(f"redis-check-rdb {kept}/dump.rdb")
     assert not tenant.file(f"{kept}/etc/redis.conf").contains("dynamic.conf")
     assert tenant.file(kept).mode == 0o700
 

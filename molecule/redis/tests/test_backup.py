@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import FLEETS, changed, shown
 
-from fleet import wait_until
+from fleet import nightly_but, wait_until
 
 NAME = "redis2"
 # Somewhere in the middle of the last of the files that the AOF consists of.
@@ -134,7 +134,7 @@ def test_nobody_restores_by_a_slip(saved, server, on_one):
     assert not any(server.fleet.tasks(saved["ids"]))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", nightly_but(DAMAGES, "a bit turned"))
 def test_a_damaged_archive_is_refused_before_redis_stops(saved, server, on_one, tmp_path, damage):
     damaged, message = DAMAGES[damage]
     run_id = server.run_id()
@@ -146,7 +146,7 @@ def test_a_damaged_archive_is_refused_before_redis_stops(saved, server, on_one, 
     assert server.host.run("ls -d /var/lib/redis/.restore-* /var/tmp/orbiter-restore-*").stdout == ""
 
 
-@pytest.mark.parametrize("source", ["rdb", "aof"])
+@pytest.mark.parametrize("source", [pytest.param("rdb", marks=pytest.mark.nightly), "aof"])
 def test_everything_is_back_after_a_restore(saved, server, on_one, source):
     server.fleet.redis.flushall()
     archive = str(saved["archives"][-1])
@@ -161,6 +161,7 @@ def test_what_waited_runs_after_a_restore(saved, server, on):
     assert set(server.fleet.statuses(saved["ids"])) == {"completed"}
 
 
+@pytest.mark.nightly
 def test_a_damaged_aof_is_no_backup_and_the_older_ones_stay(saved, server, on_one, directory):
     redis = server.fleet.redis
     for number in range(200):

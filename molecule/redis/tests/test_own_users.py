@@ -7,6 +7,7 @@ from conftest import FLEETS, changed, shown
 
 from fleet import Fleet, StubbornLoad
 
+pytestmark = pytest.mark.nightly  # the scenario `redis_ha` has a user a host
 OWN = "worker-worker2"
 
 

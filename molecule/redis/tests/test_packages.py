@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from conftest import shown
 
+pytestmark = pytest.mark.nightly
+
 PACKAGE = "tree"
 # Has a lock, and leaves when an attempt to install has come and gone.
 HOLDER = """
@@ -54,7 +56,11 @@ def install(play, **variables):
 
 
 @pytest.mark.parametrize(
-    ("lock", "age"), [("/var/lib/dpkg/lock-frontend", 10**6), ("/var/lib/apt/lists/lock", 0)], ids=["dpkg", "lists"]
+    ("lock", "age"),
+    [
+        pytest.param("/var/lib/dpkg/lock-frontend", 10**6, id="dpkg"),
+        pytest.param("/var/lib/apt/lists/lock", 0, id="lists"),
+    ],
 )
 def test_a_lock_that_stays_is_named_with_who_has_it(play, host, hold, lock, age):
     hold(lock, forever=True)

@@ -67,6 +67,7 @@ def gone_back(servers, rotate, play):
     return {"server": server, "load": load, "bad": bad, "after_bad": after_bad, "back": back, "let_in": let_in()}
 
 
+@pytest.mark.nightly
 def test_a_new_password_with_a_setting_that_no_worker_starts_with_leaves_the_fleet_at_work(gone_back):
     assert gone_back["bad"].returncode == 2
     assert gone_back["after_bad"] == (True, True, True)
@@ -75,6 +76,7 @@ def test_a_new_password_with_a_setting_that_no_worker_starts_with_leaves_the_fle
     gone_back["server"].fleet.assert_nothing_lost(gone_back["load"].ids)
 
 
+@pytest.mark.nightly
 def test_what_is_not_in_the_inventory_ends_when_all_workers_are_well_default_too(gone_back):
     assert gone_back["back"].returncode == 0
     assert gone_back["let_in"] == (True, False, False)

@@ -73,6 +73,7 @@ def test_a_key_of_another_certificate_is_refused_before_it_is_copied(server, sit
     assert server.host.file("/etc/redis/tls/redis.pem").content_string.strip() == before.strip()
 
 
+@pytest.mark.nightly
 def test_certificates_change_and_renew_while_clients_stay(server, site, tmp_path):
     mine = server.authority.with_name("redis2.pem")
     client = server.fleet.redis

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import re
-import threading
-from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 import pytest
-import redis
 from conftest import FLEETS, changed, shown
 from test_secrets import NEW, accepted, processes
 
-from fleet import Fleet, StubbornLoad
+from fleet import Fleet, StubbornLoad, listening, somebody
 
+pytestmark = pytest.mark.nightly
 PLAIN, SECURE = 6379, 6380
 PLAYBOOK = "playbooks/redis_tls.yml"
-
-
-def ports(server):
-    """Return the ports that Redis listens at."""
-    listening = server.host.check_output("ss --no-header --listening --tcp --numeric --processes | grep redis-server")
-    return {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()}
 
 
 def guarded(server):
     """Return the ports that the firewall guards."""
     chain = server.host.check_output("nft list chain inet orbiter input")
     return {int(port) for port in re.search("tcp dport != {(.*?)}", chain)[1].split(",")}
-
-
-@contextmanager
-def somebody(fleet):
-    """Stay connected until the block ends, through restarts of Redis."""
-    end = threading.Event()
-
-    def stay():
-        while not end.wait(0.1):
-            with suppress(redis.RedisError):
-                fleet.redis.ping()
-
-    thread = threading.Thread(target=stay)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()
-        fleet.redis.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +38,13 @@ def moved(servers, on, play):
     )
     before = processes(worker)
     check = play(PLAYBOOK, "--check", **wanted)
-    after_check = (ports(server), processes(worker))
+    after_check = (listening(server.host), processes(worker))
     with somebody(plain), StubbornLoad(plain) as first:
         stays = play(PLAYBOOK, **wanted)
-        both = (ports(server), guarded(server))
+        both = (listening(server.host), guarded(server))
     with StubbornLoad(secure) as second:
         closes = play(PLAYBOOK, **wanted)
-        one = ports(server)
+        one = listening(server.host)
     again = play(PLAYBOOK, **wanted)
     return {
         "before": before,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from fleet import StubbornLoad
 
 TLS = "--tls --cacert /etc/redis/tls/ca.pem"
-AS_OPERATOR = f"REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin {TLS}"
-SENTINEL_PASSWORD = "python3 -c \"import json; print(json.load(open('/etc/redis/fleet.json'))['sentinel_password'])\""
+AS_OPERATOR = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock"
+GROUP = "python3 -c \"import json; about = json.load(open('/etc/redis/fleet.json')); print(%s)\""
+SENTINEL_PASSWORD = GROUP % "about['sentinel_password']"
+AT_SENTINEL = (
+    GROUP % "'-p', about['sentinel_port'], *(['--tls', '--cacert', about['tls_ca']] if about['tls_ca'] else [])"
+)
 # What the passwords become in the middle of the tests. Others than in the scenario `redis`, which may run at the
 # same time, and watches all command lines of this machine for its own.
 NASTY = '\'s l4ter \\ "p@ss"/w:rd #% $HOME ü'
@@ -35,7 +40,7 @@ def redis(host: Any, command: str) -> str:
 
 def asked_sentinel(host: Any, command: str) -> str:
     """Return what a host's sentinel answers to its operator."""
-    return str(host.check_output(f"REDISCLI_AUTH=$({SENTINEL_PASSWORD}) redis-cli {TLS} -p 26379 sentinel {command}"))
+    return str(host.check_output(f"REDISCLI_AUTH=$({SENTINEL_PASSWORD}) redis-cli $({AT_SENTINEL}) sentinel {command}"))
 
 
 def role(host: Any) -> str:
@@ -102,6 +107,13 @@ def servers(runner: Any) -> dict[str, Any]:
 def addresses(runner: Any, servers: dict[str, Any]) -> dict[str, str]:
     """Return the Redis hosts' addresses in the fleet's network."""
     return {name: runner.get_variables(name)["redis_bind"] for name in servers}
+
+
+@pytest.fixture(scope="module")
+def settings(servers: dict[str, Any]) -> dict[str, Any]:
+    """Return the passwords and the ports that the group has by now."""
+    about = json.loads(servers["redis1"].check_output("cat /etc/redis/fleet.json"))
+    return NEW | {"redis_tls_port": about["port"], "redis_sentinel_tls_port": about["sentinel_port"]}
 
 
 @pytest.fixture(scope="session")

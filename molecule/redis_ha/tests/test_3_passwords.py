@@ -9,6 +9,8 @@ from conftest import NEW, TLS, asked_sentinel, in_step, lose_the_master, process
 
 from fleet import Fleet, StubbornLoad, counted, wait_until
 
+pytestmark = pytest.mark.nightly  # the scenario `redis` changes those of one server under load
+
 
 def login(url):
     """Return the part of a fleet's URL that says who the worker is, and the one by which it asks the sentinels."""

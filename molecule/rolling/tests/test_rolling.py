@@ -127,6 +127,7 @@ def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, w
     assert releases(workers) == before
 
 
+@pytest.mark.nightly
 def test_release_that_is_well_and_ends_soon_is_taken_back(failed, play, source, fleet, workers):
     ends = """
 import os, threading
@@ -146,6 +147,7 @@ timer.start()
     wait_until(lambda: len(fleet.workers()) == 4, within=180, what=lambda: str(fleet.workers()))
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("failed")
 @pytest.mark.parametrize("skip", [False, True])
 def test_host_that_goes_away_before_its_turn_stops_the_run_or_is_left_out(play, fleet, workers, tmp_path, skip):
@@ -175,6 +177,7 @@ def own_settings(play):
     assert play("playbooks/rolling_update.yml", "--limit=worker1").returncode == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("own_settings")
 def test_task_of_the_gate_is_tried_with_new_settings_and_not_without(failed, play, fleet):
     variables = {"worker_log_level": "warning", "worker_gate_task": SMOKE | {"metadata": {"seconds": 0.1}}}
@@ -189,6 +192,7 @@ def test_task_of_the_gate_is_tried_with_new_settings_and_not_without(failed, pla
     assert tried() == [task]
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("own_settings")
 def test_task_of_the_gate_that_fails_takes_the_host_back(failed, play, fleet, workers):
     nothing = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:there_is_no_such"}}

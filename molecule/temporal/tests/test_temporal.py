@@ -266,9 +266,13 @@ def test_port_that_another_program_has_is_refused(play, temporal, address):
 
 
 def test_teardown_removes_the_servers_and_keeps_their_data(play, temporal):
-    parts = {"orbiter_teardown": True, "orbiter_teardown_temporal": "yes", "orbiter_teardown_redis": "yes"}
-    data = {"temporal_remove_data": "no", "redis_remove_data": "no"}
-    assert play("playbooks/teardown.yml", "--limit", "redis1", **parts, **data).returncode == 0
+    parts = {"orbiter_teardown": True, "orbiter_teardown_redis": "yes", "redis_remove_data": "no"}
+    assert play("playbooks/teardown.yml", "--limit", "redis1", **parts).returncode == 0
+    # What guards Temporal stays with it.
+    assert temporal.run("systemctl is-active orbiter-temporal orbiter-firewall").stdout.split() == ["active", "active"]
+    parts |= {"orbiter_teardown_temporal": "yes", "temporal_remove_data": "no"}
+    assert play("playbooks/teardown.yml", "--limit", "redis1", **parts).returncode == 0
+    assert temporal.run("systemctl cat orbiter-firewall || nft list table inet orbiter").rc != 0
     assert temporal.run("systemctl cat orbiter-temporal orbiter-temporal-proxy.socket").rc != 0
     assert not temporal.file("/opt/orbiter-temporal").exists
     assert temporal.file("/var/lib/temporal/temporal.db").user == "temporal"

@@ -19,7 +19,7 @@ def batches(ansible, tmp_path):
     def run(playbook, *options, hosts=5, bad=""):
         plays = yaml.safe_load((CHECKOUT / f"playbooks/{playbook}.yml").read_text())
         play = next(one for one in plays if one["name"] == BATCHES[playbook])
-        play["vars_files"] = [str(CHECKOUT / "playbooks/vars/fleet.yml")]
+        play["roles"] = [str(CHECKOUT / "playbooks/roles/derived")]
         task = {"debug": {"msg": "{{ inventory_hostname }}"}, "failed_when": f"inventory_hostname == '{bad}'"}
         (tmp_path / "batches.yml").write_text(yaml.safe_dump([play | {"become": False, "tasks": [task]}]))
         inventory = ["[workers]", *(f"w{number}" for number in range(hosts))]

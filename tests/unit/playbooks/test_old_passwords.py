@@ -18,11 +18,11 @@ INVENTORY = ["[redis]", f"redis1 {LOCAL}", "[workers]", f"worker1 {LOCAL}", f"wo
 def end(ansible, tmp_path):
     """Return a function that plays the end of site.yml after workers have failed, and tells what it did."""
 
-    def run(pending, *options, failed=()):
+    def run(pending, *options, failed=(), inventory=None):
         plays = {play["name"]: play for play in yaml.safe_load((PLAYBOOKS / "site.yml").read_text())}
         ends = [plays["See who is well"], plays["Give up the old passwords"]]
         for play in ends:
-            play["vars_files"] = [str(PLAYBOOKS / "vars/fleet.yml")]
+            play["roles"] = [str(PLAYBOOKS / "roles/derived")]
             play["become"] = False
         [leave] = [task for task in ends[1]["tasks"] if "ansible.builtin.include_role" in task]
         leave.pop("ansible.builtin.include_role")
@@ -32,7 +32,7 @@ def end(ansible, tmp_path):
             {"ansible.builtin.fail": {}, "when": f"inventory_hostname in {list(failed)}"},
         ]}  # fmt: skip
         (tmp_path / "end.yml").write_text(yaml.safe_dump([before, *ends]))
-        done = ansible(INVENTORY, tmp_path / "end.yml", *options)
+        done = ansible(inventory or INVENTORY, tmp_path / "end.yml", *options)
         assert done.returncode == (2 if failed else 0), done.stdout + done.stderr
         said = " ".join(done.stdout.split())
         return "given up" in said, json.dumps(said)
@@ -66,3 +66,11 @@ def test_where_nothing_is_to_end_nothing_is_said(end):
     given_up, said = end([], failed=["worker2"])
     assert not given_up
     assert "may use it" not in said
+
+
+def test_who_has_a_url_with_a_user_of_the_fleet_may_use_it_and_who_uses_another_redis_may_not(end):
+    for url, may in (("redis://worker:x@nat:1", True), ("redis://somebody:x@elsewhere:1", False)):
+        inventory = [*INVENTORY, f"worker3 {LOCAL} orbiter_redis_url={url}"]
+        given_up, said = end(["worker"], "--limit=redis1,worker1,worker2", inventory=inventory)
+        assert given_up is not may
+        assert ("may use it: worker3." in said) is may

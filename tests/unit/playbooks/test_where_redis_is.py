@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -24,17 +26,53 @@ def said(done):
     return " ".join(done.stdout.split())
 
 
-def test_workers_connect_where_they_are_told(ansible):
+@pytest.fixture
+def connect(ansible, tmp_path):
+    """Return a function that connects; it is told the releases of each worker host, and where the run makes Redis."""
+
+    def run(inventory, releases, *, made=()):
+        plays = [
+            *(
+                {"hosts": host, "tasks": [{"set_fact": {"__worker_host": {"releases": has}}}]}
+                for host, has in releases.items()
+            ),
+            *({"hosts": host, "tasks": [{"set_fact": {"__redis_fit": True}}]} for host in made),
+        ]
+        plays = [play | {"gather_facts": False} for play in plays]
+        (tmp_path / "run.yml").write_text(
+            json.dumps([*plays, {"import_playbook": str(CHECKOUT / "playbooks/connect.yml")}])
+        )
+        return ansible(inventory, tmp_path / "run.yml")
+
+    return run
+
+
+def test_workers_connect_where_they_are_told(connect):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         told = f"ansible_host=192.0.2.1 redis_address=127.0.0.1 redis_port={port}"
-        done = ansible(hosts(redis=told), CHECKOUT / "playbooks/connect.yml")
+        done = connect(hosts(redis=told), {"worker1": []})
     assert done.returncode == 0, done.stdout
+    assert "ok=2" in done.stdout.partition("RECAP")[2]
 
 
-def test_a_redis_that_a_worker_host_cannot_connect_to_is_told_in_seconds(ansible):
+@pytest.mark.parametrize(("made", "tried"), [([], ["worker2", "worker4"]), (["redis1"], ["worker2"])])
+def test_a_new_host_connects_too_where_redis_is_left_out_and_knows_no_new_hosts(connect, made, tried):
+    """One host does for those that had workers before; who uses another Redis does for nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        fleet = hosts(redis=f"redis_bind=127.0.0.1 redis_port={server.getsockname()[1]}")
+        fleet[1] += " orbiter_redis_url=redis://elsewhere:1"
+        more = [f"worker{number} {HERE}" for number in (2, 3, 4)]
+        fleet = [*more, *fleet[:5], *(line.split()[0] for line in more), *fleet[5:]]
+        done = connect(fleet, {"worker1": [], "worker2": ["1"], "worker3": ["1"], "worker4": []}, made=made)
+    assert done.returncode == 0, done.stdout
+    connected = done.stdout.partition("TASK [Connect")[2]
+    assert sorted(re.findall(r"ok: \[(\w+)\]", connected)) == tried
+
+
+def test_a_redis_that_a_worker_host_cannot_connect_to_is_told_in_seconds(connect):
     port = free_port()
-    done = ansible(hosts(redis=f"redis_bind=127.0.0.1 redis_port={port}"), CHECKOUT / "playbooks/connect.yml")
+    done = connect(hosts(redis=f"redis_bind=127.0.0.1 redis_port={port}"), {"worker1": ["1"]})
     assert done.returncode != 0
     assert f"worker1 cannot connect to Redis at 127.0.0.1, port {port}" in said(done)
     assert "redis_address" in said(done)
@@ -54,3 +92,27 @@ def left(ansible):
 def test_hosts_without_workers_leave_no_queue(left):
     done = left()
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "facts", "wanted"),
+    [
+        ("2001:db8::7", {"all_ipv6_addresses": ["2001:db8::7"]}, "2001:db8::7"),
+        ("redis1.example.net", {"default_ipv6": {"address": "2001:db8::7"}}, "2001:db8::7"),
+        ("192.0.2.7", {"all_ipv4_addresses": ["192.0.2.7", "10.0.0.7"]}, "192.0.2.7"),
+        (
+            "203.0.113.7",
+            {"default_ipv4": {"address": "10.0.0.7"}, "default_ipv6": {"address": "2001:db8::7"}},
+            "10.0.0.7",
+        ),
+    ],
+)
+def test_redis_listens_at_its_host_s_own_address_of_either_family(ansible, host, facts, wanted):
+    none = {"all_ipv4_addresses": [], "all_ipv6_addresses": [], "default_ipv4": {}, "default_ipv6": {}}
+    tasks = f"""
+    - set_fact: {json.dumps(none | facts | {"cacheable": True})}
+    - include_role: {{name: orbiter.fleet.redis, tasks_from: preflight_values, public: true}}
+    - debug: {{msg: "BIND={{{{ redis_bind }}}}="}}
+"""
+    done = ansible([f"redis1 {HERE} ansible_host={host}"], tasks, "-eredis_password=of-this-test")
+    assert f"BIND={wanted}=" in done.stdout, done.stdout

@@ -16,7 +16,7 @@ CONTROLLER = {
     "ansible_python_interpreter": "{{ ansible_playbook_python }}",
 }
 # Delegated by the value of a variable: to a host of the fleet, or to one that may be the controller.
-ELSEWHERE = ("lock_host", "__retire_asked", "{{ item }}")
+ELSEWHERE = ("lock_host", "__retire_asked", "{{ item }}", "{{ item.item }}")
 EITHER = {"{{ image_build_host }}": {"ansible_become": "{{ __image_become }}"}}
 EVERY = list(tasks())
 
@@ -95,3 +95,11 @@ def test_the_authority_is_made_without_sudo(ansible, inventory, monkeypatch, tmp
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "tls/host.pem").stat().st_uid == os.getuid()
+
+
+def test_what_may_be_silent_does_not_end_the_play_where_it_is_asked_once():
+    """With run_once a host that is away ends the play for all, whatever ignore_unreachable says."""
+    asked = [task for task in EVERY if "run_once" in task.keywords and task.keywords.get("ignore_unreachable")]
+    remote = [task for task in asked if not {"ansible.builtin.assert", "ansible.builtin.debug"} & task.own.keys()]
+    assert remote
+    assert [task.place for task in remote if not task.keywords.get("ignore_errors")] == []

@@ -71,10 +71,18 @@ def test_worker_hosts_share_a_user_only_where_the_inventory_says_so(ansible, tmp
     assert {name for name in rules if name.startswith(("worker", "acme-worker-"))} == wanted
 
 
+def test_the_shared_user_that_a_worker_host_s_url_names_is_kept(ansible, tmp_path):
+    hosts = HOSTS | {"w9": {"user": "worker", "shared": "worker"}}
+    rules = written(ansible, tmp_path / "users.acl", redis_namespaces=TENANTS[:1], redis_worker_hosts=hosts)
+    assert rules["worker"] == rules["worker-w1"]
+
+
 def test_a_worker_host_has_nobody_elses_user(ansible):
     hosts = {"client": HOSTS["w1"] | {"user": "worker-client"}}
     said = refused(ansible, redis_worker_hosts=hosts, redis_namespaces=[{"name": "worker"}])
     assert "worker-client would be one of redis_namespaces as well" in said
+    shared = refused(ansible, redis_worker_hosts=hosts, redis_namespaces=[{"name": "worker"}], redis_user_per_host="no")
+    assert shared == ""
 
 
 def test_users_of_the_fleet_are_those_of_its_namespace(ansible, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[3]
-CHECKED = ["redis", "temporal", "worker"]
+CHECKED = ["monitoring", "redis", "temporal", "worker"]
 # As an inventory in INI writes them; quotes are part of how that says text.
 FORMS = ["no", "No", "n", "off", "false", "False", '"false"', "'no'", "0", '"0"']
 
@@ -162,9 +162,9 @@ def test_users_of_worker_hosts_have_names_that_redis_takes_and_each_its_own(ansi
     groups = {"redis": {"hosts": {"queue": {}}}, "workers": {"hosts": {name: {} for name in names}}}
     (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"children": groups}}))
     show = {"debug": {"msg": "USERS={{ orbiter_redis_worker_hosts.values() | map(attribute='user') | join(',') }}="}}
-    fleet = str(CHECKOUT / "playbooks/vars/fleet.yml")
+    fleet = str(CHECKOUT / "playbooks/roles/derived")
     (tmp_path / "show.yml").write_text(
-        json.dumps([{"hosts": "queue", "gather_facts": False, "vars_files": [fleet], "tasks": [show]}])
+        json.dumps([{"hosts": "queue", "gather_facts": False, "roles": [fleet], "tasks": [show]}])
     )
     done = ansible([], tmp_path / "show.yml", f"--inventory={tmp_path}/hosts.yml")
     users = re.search("USERS=(.*?)=", done.stdout)[1].split(",")
@@ -184,7 +184,11 @@ def test_users_of_worker_hosts_have_names_that_redis_takes_and_each_its_own(ansi
         ("queue", ["redis_tls=true"], r"redis_tls is true and redis_tls_port 6379, .*redis_tls_port: 6380"),
         ("queue", ["redis_tls_port=6380"], r"redis_tls is not in the inventory and .* 6380, .*redis_tls: true"),
         ("queue", ["redis_tls=no", "redis_tls_port=6380"], r"redis_tls is false and redis_tls_port 6380"),
-        ("queue[1:3]", ["redis_tls=true", "redis_tls_port=6380"], r"The inventory has 3 Redis hosts, .*at once"),
+        (
+            "queue[1:3]",
+            ["redis_tls=true", "redis_tls_port=6380"],
+            r"redis_sentinel_tls_port is 26379, .*redis_sentinel_tls_port: 26380",
+        ),
     ],
 )
 def test_a_move_to_tls_that_cannot_be_is_refused_before_a_host_is_asked(ansible, redis, said, refused):

@@ -207,6 +207,25 @@ def test_what_is_no_list_breaks_the_rule_and_not_the_check(rule, name, value):
     assert [broken for broken, _said in rule({name: value})] == [name]
 
 
+@pytest.mark.parametrize(
+    ("tls_port", "beside", "refused"),
+    [
+        (26379, False, False),
+        (26380, True, False),
+        (26379, True, True),
+        (6380, False, True),
+        (6379, False, True),
+        (0, False, True),
+    ],
+)
+def test_sentinels_have_a_port_for_tls_and_another_one_while_both_are_open(tls_port, beside, refused):
+    values = {"redis_members": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "redis_tls": True, "redis_tls_beside": beside}
+    values |= {"redis_port": 6379, "redis_tls_port": 6380, "redis_sentinel_port": 26379}
+    found = [name for name, _said in _rules.sentinel_tls(values | {"redis_sentinel_tls_port": tls_port})]
+    assert found == (["redis_sentinel_tls_port"] if refused else [])
+    assert list(_rules.sentinel_tls(values | {"redis_members": [], "redis_sentinel_tls_port": 0})) == []
+
+
 def test_names_of_settings_may_be_numbers_and_are_refused():
     values = {"worker_extra_env": {1: "x"}, "worker_task_env": {8080: None}} | dict.fromkeys(_rules.LINES, "x")
     assert [name for name, _said in _rules.settings_lines(values)] == ["worker_extra_env"]

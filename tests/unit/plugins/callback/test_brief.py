@@ -48,12 +48,15 @@ def test_what_is_as_it_should_be_is_not_shown(brief):
     assert all(f"TASK [{name}]" not in shown for name in ("Nothing", "Each", "Not here"))
     assert '"msg": "hello"' in shown
     assert "no hosts matched" not in shown
+    assert shown.count("PLAY [all]") == 1
+    assert "PLAY [Nobody's]" not in shown
 
 
 def test_all_results_are_shown_to_whoever_asks(brief):
     shown = brief("-v")
     assert all(f"TASK [{name}]" in shown for name in ("Nothing", "Each", "Says"))
     assert "no hosts matched" in shown
+    assert "PLAY [Nobody's]" in shown
 
 
 def test_settings_of_the_checkout_name_it():

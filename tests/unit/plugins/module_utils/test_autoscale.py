@@ -31,6 +31,10 @@ SIX = {"a": Host(3, 1, 4, 4), "b": Host(3, 1, 4, 4)}
         (Queue(9, 16, 8), TWO, None, "up", {"a": 2, "b": 2}),
         (Queue(8, 16, 8), TWO, None, "stay", {"a": 1, "b": 1}),
         (Queue(9, 14, 8), TWO, None, "stay", {"a": 1, "b": 1}),
+        # Quiet ones have no slots.
+        (Queue(5, 16, 4), {"a": Host(2, 1, 4, 4, 1)}, None, "up", {"a": 4}),
+        (Queue(0, 0, 4), {"a": Host(3, 1, 4, 4, 1)}, 0, "stay", {"a": 3}),
+        (Queue(1, 0, 0), {"a": Host(1, 0, 4, 4, 1)}, None, "up", {"a": 2}),
         # From nothing.
         (Queue(1, 0, 0), {"a": Host(0, 0, 4, 4)}, None, "up", {"a": 1}),
         (Queue(0, 0, 0), {"a": Host(0, 0, 4, 4)}, None, "stay", {"a": 0}),

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 
+import pytest
 from ansible_collections.orbiter.fleet.plugins.module_utils._autoscale import Host, Queue, decide
 from conftest import Worker
 
@@ -33,6 +34,7 @@ def wave(rng):
     ]
 
 
+@pytest.mark.nightly
 def test_forty_scalings_lose_no_task_and_charge_none(server, tmp_path):
     seed = int(os.environ.get("ORBITER_TEST_SEED", "7"))
     rng = random.Random(seed)

@@ -68,17 +68,27 @@ def test_a_check_remembers_nothing(plan, tmp_path):
     memory = tmp_path / "memory.json"
     assert plan(IDLE, memory=str(memory), check=True)["calm"] == 0
     assert list(tmp_path.iterdir()) == []
-    memory.write_text(json.dumps({"queue": "orbiter:tasks", "calm_since": 1}))
+    memory.write_text(json.dumps({"queue": "orbiter:tasks", "calm_since": 1, "looked": time.time()}))
     assert plan(IDLE, memory=str(memory), check=True)["direction"] == "down"
     assert json.loads(memory.read_text())["calm_since"] == 1
 
 
-@pytest.mark.parametrize("kept", ["", "[1]", '{"calm_since": 1}', '{"queue": "orbiter:other", "calm_since": 1}'])
+@pytest.mark.parametrize(
+    "kept",
+    ["", "[1]", '{"calm_since": 1}', '{"queue": "orbiter:other", "calm_since": 1, "looked": 9e9}'],
+)
 def test_a_memory_that_is_none_or_of_another_queue_knows_nothing(plan, tmp_path, kept):
     memory = tmp_path / "memory.json"
     memory.write_text(kept)
     assert plan(IDLE, memory=str(memory))["direction"] == "stay"
     assert json.loads(memory.read_text())["queue"] == "orbiter:tasks"
+
+
+@pytest.mark.parametrize(("ago", "patience", "direction"), [(290, 60, "down"), (310, 60, "stay"), (590, 600, "down")])
+def test_nobody_has_looked_where_the_last_run_was_too_long_ago(plan, tmp_path, ago, patience, direction):
+    memory, now = tmp_path / "memory.json", time.time()
+    memory.write_text(json.dumps({"queue": "orbiter:tasks", "calm_since": now - 5000, "looked": now - ago}))
+    assert plan(IDLE, memory=str(memory), patience=patience)["direction"] == direction
 
 
 def test_calm_that_somebody_else_has_seen_counts(plan):

@@ -7,7 +7,8 @@ import sys
 from hashlib import sha256
 
 import pytest
-from conftest import Server, wait_until
+import trustme
+from conftest import Server, free_port, wait_until
 
 ALICE = {"token": "a" * 32, "user": "alice", "controller": "laptop", "pid": 17, "playbook": "site", "machine": "m"}
 BOB = ALICE | {"token": "b" * 32, "user": "bob"}
@@ -89,18 +90,54 @@ def test_the_role_takes_and_gives_back_that_of_the_inventory_s_namespace(server,
     release = "        - include_role: {name: orbiter.fleet.lock, tasks_from: release}\n"
     done = ansible([host], where + take_it, "--extra-vars=orbiter_namespace=acme")
     assert done.returncode == 0, done.stdout
-    assert server.client.keys() == ["acme:deploy"]
+    assert sorted(server.client.keys()) == ["acme:deploy", "acme:deploys"]
     # Another run, which finds the first one ended.
     done = ansible([host], where + take_it + release, "--extra-vars=orbiter_namespace=acme")
     assert done.returncode == 0, done.stdout
-    assert server.client.keys() == []
+    assert server.client.keys() == ["acme:deploys"]
+    assert [row["outcome"] for row in deploys(server, "acme")] == ["began", "began", "failed"]
+
+
+def deploys(server, namespace="orbiter"):
+    return [fields for entry, fields in server.client.xrange(f"{namespace}:deploys")]
+
+
+def test_a_run_is_written_down_as_it_begins_and_as_it_ends(server, lock, take):
+    take(server, ALICE)
+    take(server, ALICE)
+    take(server, BOB)
+    lock(server, "free", BOB, outcome="failed")
+    lock(server, "free", ALICE, release="0.2.0-1f2e3d4c")
+    lock(server, "free", ALICE)
+    known = {name: str(ALICE[name]) for name in ("token", "user", "controller", "playbook")}
+    assert deploys(server) == [
+        known | {"outcome": "began", "release": ""},
+        known | {"outcome": "ended", "release": "0.2.0-1f2e3d4c"},
+    ]
+
+
+def test_a_run_that_is_not_to_be_noted_is_not_at_its_end_either(server, lock, take):
+    take(server, ALICE, noted=False)
+    take(server, ALICE)
+    lock(server, "free", ALICE)
+    assert deploys(server) == []
+
+
+def test_the_last_deploys_are_kept_and_no_lock_depends_on_them(server, lock, take):
+    for number in range(1200):
+        server.client.xadd("orbiter:deploys", {"token": str(number)})
+    take(server, ALICE)
+    assert server.client.xlen("orbiter:deploys") < 1150
+    server.client.set("orbiter:deploys", "spoilt")
+    assert lock(server, "free", ALICE)["state"] == "free"
+    assert take(server, BOB)["state"] == "held"
 
 
 def test_a_check_takes_nothing_and_tells_what_it_would(server, lock, take):
     free = take(server, ALICE, check=True)
     assert (free["state"], free["changed"]) == ("free", True)
     assert "alice" in free["diff"]["after"]
-    assert not server.client.exists("orbiter:deploy")
+    assert not server.client.exists("orbiter:deploy", "orbiter:deploys")
     take(server, ALICE)
     busy = take(server, BOB, check=True)
     assert (busy["state"], busy["changed"]) == ("busy", False)
@@ -128,6 +165,26 @@ def test_replica_asks_its_master(server, take, tmp_path):
         assert take(replica, ALICE)["state"] == "held"
         assert json.loads(server.client.get("orbiter:deploy"))["user"] == "alice"
         assert take(server, BOB)["state"] == "busy"
+
+
+def test_replica_asks_its_master_as_it_follows_it_now(take, tmp_path):
+    """In the middle of a move to TLS it follows by TLS already, and its file does not say so."""
+    authority, files, port = trustme.CA(), tmp_path / "tls", free_port()
+    files.mkdir()
+    authority.cert_pem.write_to_path(str(files / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(files / "own.pem"))
+    tls = [f"tls-{kind}-file {files}/own.pem" for kind in ("cert", "key")]
+    tls += [f"tls-ca-cert-file {files}/ca.pem", "tls-auth-clients no"]
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    with Server(tmp_path / "one", f"tls-port {port}", *tls) as master:
+        follow = (f"replicaof 127.0.0.1 {master.port}", 'masterauth "pass\\"word\\\\ #1"')
+        with Server(tmp_path / "other", *follow, *tls) as replica:
+            replica.client.config_set("tls-replication", "yes")
+            replica.client.replicaof("127.0.0.1", port)
+            wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", within=60)
+            assert take(replica, ALICE)["state"] == "held"
+            assert json.loads(master.client.get("orbiter:deploy"))["user"] == "alice"
 
 
 def test_server_with_a_file_of_users_is_asked_over_its_socket(server, take, tmp_path):

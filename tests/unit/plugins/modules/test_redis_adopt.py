@@ -174,6 +174,7 @@ def test_a_client_of_an_empty_server_is_somebody_else(host):
 def test_a_deploy_lock_of_an_interrupted_run_is_no_data(host):
     client = host.run()
     client.set("orbiter:deploy", "somebody", ex=3600)
+    client.xadd("orbiter:deploys", {"outcome": "began"})
     close(client)
     assert host.seen() == {"ours": False, "foreign": [], "hurdles": [], "unsaved": False}
 
@@ -415,9 +416,23 @@ def test_a_setting_that_cannot_be_is_named(host, option, value):
 def test_what_the_role_has_made_is_told(host):
     assert host.module("host_info", redis={})["redis"]["users"] is None
     (host.etc / "users.acl").write_text("user default on #1 ~* &* +@all\nuser worker on #2\n")
-    (host.etc / "fleet.json").write_text('{"me": "192.0.2.1", "members": ["192.0.2.1", "192.0.2.2"]}')
+    about = {"me": "192.0.2.1", "members": ["192.0.2.1", "192.0.2.2"], "port": host.port, "tls_ca": ""}
+    (host.etc / "fleet.json").write_text(json.dumps(about))
     seen = host.module("host_info", redis={})["redis"]
     assert (seen["members"], seen["users"]) == (["192.0.2.1", "192.0.2.2"], ["default", "worker"])
+    assert (seen["within"], seen["port"], seen["ports"]) == ("", 0, [])  # it does not run
+
+
+def test_the_ports_are_those_that_it_listens_at_and_not_those_of_its_file(host):
+    """As after a play that was interrupted between the file and the restart."""
+    about = {"me": "192.0.2.1", "members": ["192.0.2.1", "192.0.2.2"], "port": host.port, "tls_ca": ""}
+    (host.etc / "fleet.json").write_text(json.dumps(about))
+    host.configure().run()
+    host.configure(f"tls-port {free_port()}")
+    seen = host.module("host_info", redis={})["redis"]
+    assert (seen["within"], seen["port"], seen["ports"]) == ("plain", host.port, [host.port])
+    (host.etc / "fleet.json").write_text(json.dumps(about | {"tls_ca": "/etc/redis/tls/ca.pem"}))
+    assert host.module("host_info", redis={})["redis"]["within"] == "tls"
 
 
 def test_a_server_with_tls_alone_is_seen(host, tmp_path):

@@ -319,3 +319,169 @@ def test_the_master_hands_over_before_it_restarts(group, monkeypatch):
     assert restarted == ["master"]
     assert mine.info("replication")["role"] == "slave"
     assert other.get("task") == "x"
+
+
+def test_a_restart_is_due_where_the_server_listens_at_other_ports_than_its_file_says(group, bring, monkeypatch):
+    socket = group.folder / "redis.sock"
+    monkeypatch.setattr(_redis_group, "SOCKET", str(socket))
+    group.serve(
+        ME, f"unixsocket {socket}", f"user admin on >{PASSWORD.split(maxsplit=1)[0]} ~* &* +@all", password=False
+    )
+    (group.etc / "admin.password").write_text(PASSWORD.split(maxsplit=1)[0])
+    (group.etc / "replication.conf").write_text("")
+    (group.etc / "redis.conf").write_text(f"port {group.port}\ntls-port 0\n")
+    assert bring("joined")["changed"] is False
+    (group.etc / "redis.conf").write_text(f"port {group.port}\ntls-port 1\n")
+    assert bring("joined")["changed"] is True
+
+
+def test_a_server_of_the_role_at_another_port_is_not_restarted(group, bring, monkeypatch):
+    """As one without TLS, where its group is to have it at another port: nobody could see whether it is in step."""
+    socket = group.folder / "redis.sock"
+    monkeypatch.setattr(_redis_group, "SOCKET", str(socket))
+    group.serve(
+        ME, f"unixsocket {socket}", f"user admin on >{PASSWORD.split(maxsplit=1)[0]} ~* &* +@all", password=False
+    )
+    (group.etc / "admin.password").write_text(PASSWORD.split(maxsplit=1)[0])
+    group.describe(port=free_port())
+    answer = bring("restarted", turn="master")
+    assert answer["failed"]
+    assert "orbiter.fleet.redis_tls" in answer["msg"]
+
+
+# -- from ports without TLS to those with it ---------------------------------------------------------------------------
+
+
+class TwoPorts(Group):
+    """A group whose members and sentinel have both ports open, and use those without TLS among themselves."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.secure, self.sentinel_secure = free_port(), free_port()
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+        issued = authority.issue_cert(ME, OTHER, THIRD)
+        issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "both.pem"))
+        both = folder / "both.pem"
+        self.tls = [f"tls-cert-file {both}", f"tls-key-file {both}", f"tls-ca-cert-file {folder}/ca.pem"]
+        self.tls.append("tls-auth-clients no")
+        self.sentinel_process = None
+
+    def member(self, address, *lines):
+        """Start a member; return a client."""
+        return self.serve(address, f"tls-port {self.secure}", *self.tls, "user admin on nopass ~* &* +@all", *lines)
+
+    def change_over(self):
+        """Describe the group as it is to be."""
+        ports = {"port": self.secure, "sentinel_port": self.sentinel_secure}
+        self.describe([ME, OTHER, THIRD], tls_ca=str(self.folder / "ca.pem"), **ports)
+        (self.etc / "member.conf").write_text(f"replica-announce-port {self.secure}\ntls-replication yes\n")
+        self.configure_sentinel("yes", self.sentinel_secure)
+        state = _redis_group.Group(self.etc / "fleet.json")
+        state.state = self.folder / ME / "redis.conf"
+        return state
+
+    def configure_sentinel(self, replication, port):
+        """Write the sentinel's settings, which its own file includes."""
+        lines = [f"port {self.sentinel_port}", f"tls-port {self.sentinel_secure}", *self.tls, f"bind {ME}"]
+        lines += [f"requirepass {QUOTED}", f"dir {self.folder}", f"tls-replication {replication}"]
+        lines += [f"sentinel announce-ip {ME}", f"sentinel announce-port {port}"]
+        lines += [f"sentinel auth-pass orbiter {QUOTED}", "sentinel failover-timeout orbiter 2000"]
+        (self.etc / "sentinel-settings.conf").write_text("\n".join([*lines, ""]))
+
+    def systemctl(self, verb, *_, unit):
+        """Start or stop the sentinel, as systemd would."""
+        if verb == "stop":
+            self.processes["sentinel"].terminate()
+            self.processes["sentinel"].wait(20)
+        else:
+            self.start("sentinel", self.etc / "sentinel.conf", self.sentinel_port, "--sentinel")
+        return subprocess.CompletedProcess([unit], 0)
+
+
+@pytest.fixture
+def two_ports(tmp_path, monkeypatch):
+    """Return a group of three with a sentinel, whose first member is a replica."""
+    monkeypatch.setattr(_redis_group.shutil, "chown", lambda *_: None)
+    one = TwoPorts(tmp_path)
+    monkeypatch.setattr(_redis_group, "_systemctl", one.systemctl)
+    monkeypatch.setattr(_redis_group.subprocess, "run", lambda *_, **__: None)  # daemon-reload
+    one.master = one.member(OTHER)
+    one.client = one.member(ME, f"replicaof {OTHER} {one.port}")
+    one.member(THIRD, f"replicaof {OTHER} {one.port}")
+    one.configure_sentinel("no", one.sentinel_port)
+    included, watched = f"include {one.etc}/sentinel-settings.conf", f"sentinel monitor orbiter {OTHER} {one.port} 1"
+    (one.etc / "sentinel.conf").write_text(f"{included}\n{watched}\n")
+    one.sentinel = one.start("sentinel", one.etc / "sentinel.conf", one.sentinel_port, "--sentinel")
+    wait_until(lambda: len(one.sentinel.sentinel_slaves("orbiter")) == 2, within=30)
+    yield one
+    one.end()
+
+
+def test_a_replica_changes_to_the_masters_other_port_and_no_sentinel_puts_it_back(two_ports):
+    state = two_ports.change_over()
+    assert state.leave_alone(check=False)["changed"] is True
+    assert two_ports.sentinel.sentinel_master("orbiter")["failover-timeout"] > 60_000
+    wait_until(lambda: state.in_step(ME), within=30)
+    copies = two_ports.master.info("stats")["sync_full"]  # the master counts them
+    assert copies > 0
+    answer = state.settle(check=False)
+    assert (answer["changed"], answer["settings"]) == (True, ["replica-announce-port", "tls-replication"])
+    assert two_ports.client.info("replication")["master_port"] == two_ports.secure
+    assert f"replicaof {OTHER} {two_ports.secure}" in (two_ports.folder / ME / "redis.conf").read_text()
+    assert two_ports.master.info("stats")["sync_full"] == copies
+    assert state.settle(check=False)["changed"] is False
+    # Longer than the two seconds that the sentinel would have waited.
+    time.sleep(5)
+    assert two_ports.client.info("replication")["master_port"] == two_ports.secure
+
+
+def test_a_replica_that_is_sent_back_while_it_is_waited_for_changes_again(two_ports, monkeypatch):
+    """As by a sentinel that has not changed over yet, in a failover."""
+    state = two_ports.change_over()
+    follow, sent = state._follow, []
+
+    def follow_and_be_sent_back(master):
+        follow(master)
+        if not sent:
+            two_ports.client.replicaof(OTHER, two_ports.port)
+        sent.append(master)
+
+    monkeypatch.setattr(state, "_follow", follow_and_be_sent_back)
+    assert state.settle(check=False)["changed"] is True
+    assert sent == [OTHER, OTHER]
+    assert two_ports.client.info("replication")["master_port"] == two_ports.secure
+
+
+def test_a_sentinel_changes_to_the_masters_other_port_and_keeps_its_epoch(two_ports):
+    state = two_ports.change_over()
+    kept = [
+        line for line in (two_ports.etc / "sentinel.conf").read_text().splitlines() if "epoch" in line or "myid" in line
+    ]
+    assert kept
+    assert state.watch(check=False)["changed"] is True
+    state.settle(check=False)
+    state.watch_anew(check=False)
+    lines = (two_ports.etc / "sentinel.conf").read_text().splitlines()
+    assert set(kept) <= set(lines)
+    assert f"sentinel monitor orbiter {OTHER} {two_ports.secure} 1" in lines
+    assert state.watch(check=False)["changed"] is False
+    assert state.named_by_sentinels() == OTHER
+    assert state.leave_alone(check=False)["changed"] is False
+
+
+def test_a_sentinel_that_has_heard_of_the_other_port_since_is_told_again(two_ports):
+    """A failover by those that have not changed over yet: they tell it of a master at their port."""
+    state = two_ports.change_over()
+    state.settle(check=False)
+    state.watch_anew(check=False)
+    epoch = two_ports.sentinel.sentinel_master("orbiter")["config-epoch"] + 1
+    news = f"{THIRD},1,{'0' * 40},{epoch},orbiter,{OTHER},{two_ports.port},{epoch}"
+
+    def heard():
+        two_ports.master.publish("__sentinel__:hello", news)
+        return two_ports.sentinel.sentinel_master("orbiter")["port"] == two_ports.port
+
+    wait_until(heard, within=30)
+    state.agree(check=False)
+    assert two_ports.sentinel.sentinel_master("orbiter")["port"] == two_ports.secure

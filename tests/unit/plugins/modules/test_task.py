@@ -29,6 +29,15 @@ def test_same_task_id_is_one_task(run, worker, server):
     assert server.client.scard("orbiter:task:index") == 1
 
 
+def test_task_id_that_another_one_begins_with_is_new(run, server):
+    for longer, task_id in (("smoke-10", "smoke-1"), ("cafe" + "0" * 28, "cafe")):
+        run("task", agent=ECHO, task_id=longer, wait=False)
+        assert run("task", check=True, agent=ECHO, task_id=task_id)["changed"] is True
+        answer = run("task", agent=ECHO, task_id=task_id, wait=False)
+        assert (answer["changed"], answer["task"]["task_id"]) == (True, task_id)
+    assert server.client.scard("orbiter:task:index") == 4
+
+
 def test_task_that_fails_is_told_with_its_own_error(run, worker):
     worker()
     answer = run("task", agent=FAIL, task_id="unlucky")

@@ -6,19 +6,21 @@ import json
 from urllib.parse import quote
 
 import pytest
-from conftest import NEW, asked_sentinel, assert_no_host_changed, assert_unchanged, in_step, redis, role, sizes
+from conftest import asked_sentinel, assert_no_host_changed, assert_unchanged, in_step, redis, role, sizes
 
 from fleet import wait_until
 
+pytestmark = pytest.mark.nightly
 
-def test_workers_are_deployed_against_a_redis_that_is_not_ours(play, fleet, workers, authority, tmp_path):
+
+def test_workers_are_deployed_against_a_redis_that_is_not_ours(play, settings, fleet, *, workers, authority, tmp_path):
     """The inventory names a URL and no Redis hosts: here the same group, by its sentinels in another order."""
     url = fleet.redis_url.replace(quote(str(authority)), "/etc/orbiter/redis-ca.pem")
     scheme, _, rest = url.partition("@")
     hosts, _, service = rest.partition("/")
     url = f"{scheme}@{','.join(reversed(hosts.split(',')))}/{service}"
     (tmp_path / "elsewhere.json").write_text(json.dumps({"all": {"vars": {"orbiter_redis_url": url}}}))
-    done = play("site.yml", "--inventory", str(tmp_path), orbiter_redis_hosts="nobody", **NEW)
+    done = play("site.yml", "--inventory", str(tmp_path), orbiter_redis_hosts="nobody", **settings)
     assert done.returncode == 0
     assert url in workers["worker2"].check_output('. /etc/orbiter/worker.env; echo "$ORBITER_REDIS_URL"')
     ids = fleet.submit([0.1])
@@ -29,18 +31,18 @@ def test_workers_are_deployed_against_a_redis_that_is_not_ours(play, fleet, work
 class TestOneOfThree:
     """The inventory names one of the three hosts: refused as long as a task could be lost, and then done."""
 
-    def test_it_must_be_the_master(self, play, servers, addresses, master):
+    def test_it_must_be_the_master(self, play, settings, servers, addresses, master):
         other = next(name for name in servers if name != master())
-        done = play("site.yml", **NEW | {"orbiter_redis_hosts": other})
+        done = play("site.yml", **settings | {"orbiter_redis_hosts": other})
         assert done.returncode != 0
         assert_no_host_changed(done)
         said = " ".join(done.stdout.split())
         assert f"{other}: the master of its group is {addresses[master()]}, which the inventory no longer has" in said
         assert "hand over to one that stays first" in said
 
-    def test_the_others_must_have_stopped(self, play, servers, addresses, master):
+    def test_the_others_must_have_stopped(self, play, settings, servers, addresses, master):
         others = [addresses[name] for name in servers if name != master()]
-        done = play("site.yml", **NEW | {"orbiter_redis_hosts": master()})
+        done = play("site.yml", **settings | {"orbiter_redis_hosts": master()})
         assert done.returncode != 0
         assert_no_host_changed(done)
         said = " ".join(done.stdout.split())
@@ -48,7 +50,7 @@ class TestOneOfThree:
         assert "systemctl disable --now redis-sentinel redis-server" in said
 
     @pytest.fixture(scope="class")
-    def alone(self, play, fleet, servers, master):
+    def alone(self, play, settings, fleet, servers, master):
         """Leave one host, as docs/high-availability.md says, "Fewer hosts": one that is not the master until then."""
         name = next(name for name in servers if name != master())
         host, others = servers[name], [other for one, other in servers.items() if one != name]
@@ -64,19 +66,21 @@ class TestOneOfThree:
 
         ids = fleet.submit([20] * 3)
         wait_until(lambda: "running" in fleet.statuses(ids), within=60, what=lambda: str(fleet.statuses(ids)))
-        assert play("playbooks/drain.yml", orbiter_everywhere=True, **NEW).returncode == 0
+        assert play("playbooks/drain.yml", orbiter_everywhere=True, **settings).returncode == 0
         ids += fleet.submit([0.1] * 20)
         wait_until(lambda: len(sizes(servers)) == 1, within=30, what=lambda: str(sizes(servers)))
         for other in others:
             other.check_output("systemctl disable --now redis-sentinel redis-server")
-        variables = NEW | {"orbiter_redis_hosts": name}
+        variables = settings | {"orbiter_redis_hosts": name}
         assert play("site.yml", **variables).returncode == 0
         assert play("playbooks/undrain.yml", **variables).returncode == 0
         return {"name": name, "ids": ids, "variables": variables}
 
     def test_the_documented_way_loses_nothing(self, alone, as_workers, addresses):
         fleet = as_workers()
-        assert fleet.redis_url.partition("@")[2].startswith(f"{addresses[alone['name']]}:6379/0?ssl_ca_certs=")
+        assert fleet.redis_url.partition("@")[2].startswith(
+            f"{addresses[alone['name']]}:{alone['variables']['redis_tls_port']}/0?ssl_ca_certs="
+        )
         fleet.assert_nothing_lost(alone["ids"], within=120)
 
     def test_it_is_a_single_server_then(self, alone, play, servers):

@@ -1,0 +1,92 @@
+"""Pages are short, their lines fit a terminal, and a cell of a table holds no paragraph.
+
+`LONG_PAGES` and `LONG_CELLS` are what is still to be split: they only get shorter.
+"""
+
+import contextlib
+import io
+import re
+
+import pytest
+from terminal import CHECKOUT
+
+PAGES = {
+    path.relative_to(CHECKOUT).as_posix(): path.read_text()
+    for path in [
+        *(CHECKOUT / "docs").rglob("*.md"),
+        *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *(CHECKOUT / folder / "README.md" for folder in ("worker", "inventories")),
+    ]
+}
+WORDS, COLUMNS, CELL = 1200, 110, 200
+LONG_PAGES = {
+    "docs/architecture.md",
+    "docs/command.md",
+    "docs/guide-tests.md",
+    "docs/high-availability.md",
+    "docs/inventory.md",
+    "docs/isolation.md",
+    "docs/monitoring.md",
+    "docs/performance.md",
+    "docs/protocol.md",
+    "docs/redis.md",
+    "docs/reliability.md",
+    "docs/runtimes.md",
+    "docs/secure.md",
+    "docs/temporal.md",
+    "docs/troubleshoot.md",
+    "docs/upgrade.md",
+}
+LONG_CELLS = {
+    "docs/dashboard.md": 1,
+    "docs/dependencies.md": 3,
+    "docs/guide-tests.md": 1,
+    "docs/isolation.md": 5,
+    "docs/performance.md": 2,
+    "docs/protocol.md": 7,
+    "docs/secure.md": 7,
+}
+
+
+def prose(text):
+    """Return a page's lines without blocks of code."""
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines()
+
+
+def test_a_page_has_few_words():
+    long = {name for name, text in PAGES.items() if len(text.split()) > WORDS}
+    assert long - LONG_PAGES == set(), f"split these: more than {WORDS} words"
+    assert LONG_PAGES - long == set(), "these are short now: take them off LONG_PAGES"
+
+
+def test_lines_fit_a_terminal():
+    long = [
+        f"{name}: {line}"
+        for name, text in PAGES.items()
+        for line in prose(text)
+        if len(line) > COLUMNS and not line.lstrip().startswith(("|", "![")) and " " in line.strip()
+    ]
+    assert long == []
+
+
+def test_a_cell_of_a_table_holds_no_paragraph():
+    long = {}
+    for name, text in PAGES.items():
+        rows = [line for line in prose(text) if line.startswith("|")]
+        # What a link leads to is not shown.
+        cells = [re.sub(r"\]\([^)]*\)", "]", cell) for row in rows for cell in re.split(r"(?<!\\)\|", row)]
+        if count := sum(len(cell.strip()) > CELL for cell in cells):
+            long[name] = count
+    assert {name: count for name, count in long.items() if count > LONG_CELLS.get(name, 0)} == {}
+    assert {name: count for name, count in LONG_CELLS.items() if count > long.get(name, 0)} == {}, "lower LONG_CELLS"
+
+
+@pytest.mark.parametrize("name", ["docs/sizing.md"])
+def test_what_a_page_computes_is_what_it_shows(name):
+    code, shown = (
+        re.findall(rf"^```{kind}\n(.*?)^```", PAGES[name], re.DOTALL | re.MULTILINE)[0] for kind in ("python", "text")
+    )
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, name, "exec"), {})
+    assert output.getvalue() == shown
