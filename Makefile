@@ -4,6 +4,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # This checkout as orbiter.fleet, by a link that `make setup` makes. The others come with the ansible package.
+# (`make install` installs where ansible looks without that.)
+COLLECTIONS_OF_THE_USER := $(ANSIBLE_COLLECTIONS_PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 
 .PHONY: help
@@ -34,28 +36,30 @@ test: ## Run every test: lint, unit, integration, molecule
 lint: setup ## Check style, types, shell and Lua scripts
 	ruff check .
 	ruff format --check .
-	cd worker && mypy src benchmarks
+	cd worker && mypy src benchmarks chaos
 	cd worker && lint-imports
 	python tools/picture.py --check
 	python tools/rights.py --check
+	python tools/monitoring.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	@tools/luacheck.sh
 	yamllint --strict .
 	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
 	@tools/sanity.sh
+	python tools/docs_site.py
 
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
-	cd worker && $(CURDIR)/tools/pytest.sh tests/unit
+	cd worker && $(CURDIR)/tools/pytest.sh tests/unit -n 2 --dist loadfile
 	@# Ansible in one process each, mostly: two files at once on two cores; tests of one file may build on each other.
 	tools/pytest.sh tests/unit -n 2 --dist loadfile
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own
-	@tools/prereqs.sh promtool
+	@tools/prereqs.sh promtool browser tmux
 	@# Most of it is waiting: four at once on two cores. What measures time follows alone.
-	cd worker && { $(CURDIR)/tools/pytest.sh tests/integration -m "not alone" -n 4 --dist worksteal; first=$$?; \
-	  $(CURDIR)/tools/pytest.sh tests/integration -m alone && exit $$first; }
+	cd worker && { $(CURDIR)/tools/pytest.sh tests/integration -m "not alone and not nightly" -n 4 --dist worksteal; first=$$?; \
+	  $(CURDIR)/tools/pytest.sh tests/integration -m "alone and not nightly" && exit $$first; }
 
 .PHONY: test-molecule
 test-molecule: ## Test the roles on hosts of their own, systemd in containers (SCENARIO=drain for one)
@@ -63,12 +67,16 @@ test-molecule: ## Test the roles on hosts of their own, systemd in containers (S
 	@tools/molecule.sh $(SCENARIO)
 
 .PHONY: test-nightly
-test-nightly: ## Test what takes too long for every day: faults of 20 seeds, the roles' slow tests, a virtual host
+test-nightly: ## Test what takes too long for every day: faults of 20 seeds and other topologies, the roles' slow tests, a virtual host
 	@tools/prereqs.sh python redis engine vm
 	@failed=0; [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory chaos SEED=1-20 DURATION=120 || failed=1; \
+	  for way in "--topology sentinel" "--topology cluster" "--topology temporal" "--faults 'shift clock,kill worker,reset'"; do \
+	    [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory chaos SEED=1-2 DURATION=120 CHAOS="$$way" || failed=1; done; \
 	  [ -n "$(SCENARIO)" ] || (cd worker && python -m chaos.machine --examples 3000) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory mutations || failed=1; \
-	  PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
+	  [ -n "$(SCENARIO)" ] || pytest tests/unit -m nightly || failed=1; \
+	  [ -n "$(SCENARIO)" ] || (cd worker && pytest tests/integration -m nightly) || failed=1; \
+	  NIGHTLY=1 PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
 
 .PHONY: test-vm
@@ -103,6 +111,10 @@ bench-peers: setup ## Measure ours beside BullMQ, dramatiq, taskiq, huey, streaq
 build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERSION.tar.gz
 	tools/build.sh
 
+.PHONY: install
+install: setup ## Build the collection and install it where ansible looks for it, over what is there
+	@ANSIBLE_COLLECTIONS_PATH='$(COLLECTIONS_OF_THE_USER)' tools/install.sh
+
 .PHONY: sbom
 sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others): CycloneDX, dist/sbom/
 	@tools/sbom.sh $(EXTRAS)
@@ -114,6 +126,19 @@ rights: setup ## Write what follows from the rights of Redis' users and the scri
 .PHONY: picture
 picture: setup ## Draw the packages of the worker into docs/architecture.md
 	python tools/picture.py
+
+.PHONY: monitoring
+monitoring: setup ## Write the rules and Grafana's dashboard of the role monitoring, from the worker's metrics
+	python tools/monitoring.py
+
+.PHONY: docs
+docs: setup ## Build the documentation's site, with every link checked: .cache/docs/site
+	python tools/docs_site.py
+
+.PHONY: screenshots
+screenshots: setup ## Take the pictures of docs/dashboard.md anew, of a fleet under load (needs Chromium; a minute)
+	@tools/prereqs.sh redis browser
+	cd worker && python -m tests.screenshots "$(CURDIR)/docs/images"
 
 .PHONY: lock
 lock: setup ## Pin every dependency anew

@@ -35,7 +35,7 @@ for version in 3.11 3.12 3.13; do
   done
 done
 # Tests run with every extra whose library they call.
-tested=(--extra openai --extra anthropic --extra temporal --extra otel --extra reload)
+tested=(--extra openai --extra anthropic --extra temporal --extra otel --extra reload --extra dashboard --extra top)
 echo requirements/controller.txt
 pin_for_linux --python-version 3.11 requirements/controller.in worker/pyproject.toml "${tested[@]}" \
   --group worker/pyproject.toml:test --group worker/pyproject.toml:lint --group worker/pyproject.toml:docs \

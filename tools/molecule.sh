@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Runs molecule scenarios three at a time, as two leave a third of two cores idle; each lane on a network of its own. A
 # scenario's output comes in one piece when it has ended; at the end there is a line a scenario.
-# Usage: molecule.sh [SCENARIO...]; without one, all of them.
+# Usage: molecule.sh [SCENARIO...]; without one, those for every day, and with NIGHTLY=1 all of them.
+# Those for every day take a third of the time of all: units and stacks, upgrades and roll-backs, Redis with its users, TLS,
+# backups. What they leave out, and the cases marked nightly, run by `make test-nightly`, and by a job each in public.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 logs=.cache/molecule-logs
@@ -18,12 +20,15 @@ if [ "${1:-}" = --lane ]; then
 fi
 
 # The longest first, so that the lanes end at about the same time; one that is not named here comes before them all.
-longest="compose redis_ha redis default rolling temporal upgrade drain scale"
+longest="compose redis_ha redis default rolling temporal upgrade drain scale monitoring"
+nightly=" drain monitoring redis_ha scale temporal upgrade "
 if [ $# -eq 0 ]; then
   mapfile -t known < <(printf '%s\n' molecule/*/molecule.yml | cut -d/ -f2)
   for scenario in "${known[@]}"; do [[ " $longest " == *" $scenario "* ]] || set -- "$@" "$scenario"; done
   # shellcheck disable=SC2086  # a word each
-  for scenario in $longest; do [ ! -e "molecule/$scenario" ] || set -- "$@" "$scenario"; done
+  for scenario in $longest; do
+    [ ! -e "molecule/$scenario" ] || [[ $nightly == *" $scenario "* && ! ${NIGHTLY:-} ]] || set -- "$@" "$scenario"
+  done
 fi
 mkdir -p "$logs"
 rm -f "$logs"/*
