@@ -50,6 +50,7 @@ lint: setup ## Check style, types, shell and Lua scripts
 
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
+	@tools/prereqs.sh promtool
 	cd worker && $(CURDIR)/tools/pytest.sh tests/unit -n 2 --dist loadfile
 	@# Ansible in one process each, mostly: two files at once on two cores; tests of one file may build on each other.
 	tools/pytest.sh tests/unit -n 2 --dist loadfile
