@@ -98,6 +98,40 @@ async def test_text_of_one_agent_that_gathers_becomes_one_event() -> None:
     assert texts == {"t": ["ab", "cd", "f"], "u": ["e"]}
 
 
+@pytest.mark.parametrize(
+    ("emitted", "left"),
+    [
+        (["a\ud83d", "\ude80b"], ["a", "\U0001f680b"]),
+        (["\ud83d", "\ude80", "\ud83d"], ["\U0001f680", "\ufffd"]),
+        (["\ud83d", TextEvent(text="\ude80", agent_name="other")], ["\ufffd", "\ufffd"]),
+        (["\ud83d", StatusEvent(status="running", agent_name="", message=""), "\ude80"], ["\ufffd", None, "\ufffd"]),
+        (["", "a"], ["", "a"]),
+    ],
+    ids=["across", "alone", "of another agent", "something between", "empty"],
+)
+async def test_halves_of_a_character_leave_as_one(emitted, left) -> None:
+    """Each event leaves before the next is emitted, so that nothing is merged as it waits."""
+    sent = Sent()
+    log = sent.publisher.log("t", 1)
+    for event in emitted:
+        log.emit(event)
+        await sent.publisher.flush()
+    log.close()
+    await sent.publisher.flush()
+    assert [getattr(event, "text", None) for event in sent.events] == left
+    assert log.backlog == 0
+
+
+async def test_half_of_a_character_of_a_lost_claim_is_told_as_gone() -> None:
+    sent, gone = Sent(), []
+    log = sent.publisher.log("t", 1)
+    log.on_sent = gone.append
+    log.emit("\ud83d")
+    log.close(discard=True)
+    await sent.publisher.flush()
+    assert (sent.events, gone) == ([], [1])
+
+
 async def test_text_that_is_too_long_is_sent_in_pieces() -> None:
     sent = Sent(max_event_bytes=1600)
     log = sent.publisher.log("t", 1)

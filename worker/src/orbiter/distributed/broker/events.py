@@ -113,6 +113,7 @@ class EventLog:
         self._largest = largest
         self._turned = time.monotonic()
         self._tail = ""
+        self._half: TextEvent | None = None
         self.closed = False
         self.on_sent: Callable[[int], None] | None = None
         # Kept by the publisher: the time from which on its next event may leave; when the first that waits was emitted;
@@ -140,8 +141,37 @@ class EventLog:
         if self.closed:
             return
         event = emitted_event(event)
-        if not is_final(event):
-            self._publisher.add(self, event)
+        whole: Event | None = event
+        if isinstance(event, TextEvent):
+            whole = self._joined(event)
+        elif self._half is not None:
+            self._let_half_go()
+        if whole is not None and not is_final(whole):
+            self._publisher.add(self, whole)
+
+    def _joined(self, event: TextEvent) -> TextEvent | None:
+        """Return text with the half of a character that came before it, and without the one that it ends with.
+
+        Code that counts in UTF-16 cuts a character in two; each half alone is none, and is replaced as it leaves.
+        Text that is half a character alone is kept for what comes next.
+        """
+        half, text = self._half, event.text
+        if half is not None:
+            if half.agent_name == event.agent_name:
+                self._half, text = None, half.text + text
+            else:
+                self._let_half_go()
+        if "\ud800" <= text[-1:] <= "\udbff":
+            self._half, text = event.model_copy(update={"text": text[-1]}), text[:-1]
+            if not text:
+                return None
+        return event if text is event.text else event.model_copy(update={"text": text})
+
+    def _let_half_go(self) -> None:
+        """Add the half of a character that nothing follows."""
+        half, self._half = self._half, None
+        if half is not None:
+            self._publisher.add(self, half)
 
     def spend(self, model: str, agent: str, tokens_in: int, tokens_out: int) -> None:
         """Count an answer of a model, also of a run whose claim was lost: it was paid."""
@@ -206,8 +236,12 @@ class EventLog:
         """
         if discard:
             self.closed = True
+            half, self._half = self._half, None
+            if half is not None and self.on_sent is not None:
+                self.on_sent(len(half.text))
             self._publisher.discard(self)
         elif not self.closed:
+            self._let_half_go()
             self._publisher.conclude(self, last)
             self.closed = True
 
