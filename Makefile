@@ -116,6 +116,20 @@ build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERS
 install: setup ## Build the collection and install it where ansible looks for it, over what is there
 	@ANSIBLE_COLLECTIONS_PATH='$(COLLECTIONS_OF_THE_USER)' tools/install.sh
 
+.PHONY: release
+release: setup ## Make a release, up to the push (VERSION=1.0.0 KEY=~/.ssh/orbiter-releases): commit, tag, dist/VERSION/
+	@python tools/release.py release "$(VERSION)" --key "$(KEY)"
+
+.PHONY: dist
+dist: setup ## Build what is published of the release that is checked out: dist/VERSION/ (KEY=~/.ssh/orbiter-releases)
+	@python tools/release.py dist "$(VERSION)" --key "$(KEY)"
+
+.PHONY: image
+image: ## Build the workers' image for this machine: orbiter-worker:TAG (TAG=1.0.0 BASE=python:3.12-slim)
+	@tools/prereqs.sh python engine
+	ansible-playbook --inventory image, --extra-vars '{"orbiter_worker_hosts": "image", \
+	  "image_base": "$(or $(BASE),python:3.12-slim)", "image_extra_tags": ["$(or $(TAG),latest)"]}' playbooks/image.yml
+
 .PHONY: sbom
 sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others): CycloneDX, dist/sbom/
 	@tools/sbom.sh $(EXTRAS)
