@@ -33,7 +33,7 @@ test: ## Run every test: lint, unit, integration, molecule
 	@tools/verdicts.sh lint test-unit test-integration test-molecule
 
 .PHONY: lint
-lint: setup ## Check style, types, shell and Lua scripts
+lint: setup ## Check style, types, shell and Lua scripts, workflows
 	ruff check .
 	ruff format --check .
 	cd worker && mypy src benchmarks chaos
@@ -43,6 +43,7 @@ lint: setup ## Check style, types, shell and Lua scripts
 	python tools/monitoring.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	@tools/luacheck.sh
+	actionlint
 	yamllint --strict .
 	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
 	@tools/sanity.sh

@@ -26,9 +26,59 @@ def test_a_job_runs_targets_and_files_that_exist(name):
     assert JOBS[name]["timeout-minutes"] <= 120
 
 
-def test_every_scenario_is_in_the_matrix():
+def matrix(name):
+    """Return what a job runs with."""
+    return JOBS[name]["strategy"]["matrix"]
+
+
+def lines(name):
+    """Return what a job runs."""
+    return [line for step in JOBS[name]["steps"] for line in step.get("run", "").splitlines()]
+
+
+@pytest.mark.parametrize("name", ["test/molecule", "nightly/molecule"])
+def test_every_scenario_is_in_the_matrix(name):
     scenarios = sorted(path.parent.name for path in (CHECKOUT / "molecule").glob("*/molecule.yml"))
-    assert JOBS["test/molecule"]["strategy"]["matrix"]["scenario"] == scenarios
+    assert matrix(name)["scenario"] == scenarios
+
+
+def test_integration_tests_run_on_every_server_that_is_supported():
+    images = [image.removesuffix("-bookworm") for image in matrix("test/integration")["server"]]
+    assert {"redis:7.0", "redis:7.2"} <= set(images)
+    assert [image for image in images if re.match(r"redis:8\.", image)]
+    assert [image for image in images if image.startswith("valkey/")]
+    (before, after) = lines("test/integration")
+    assert before.split()[1:] == ["tools/server_of_image.sh", "${{", "matrix.server", "}}", "/usr/local/bin"]
+    assert after == "make test-integration"
+
+
+def test_every_part_of_the_nightly_tests_runs_each_night():
+    recipe = (CHECKOUT / "Makefile").read_text().partition("\ntest-nightly:")[2].partition("\n.PHONY")[0]
+    ways = re.findall(r"""\x22(--[^\x22]+)\x22""", recipe.partition("done")[0])
+    assert ways
+    assert matrix("nightly/chaos")["how"] == ["", *ways]
+    night = [line for name in JOBS if name.startswith("nightly/") for line in lines(name)]
+    for part in ("make mutations", "chaos.machine", "tests/unit -m nightly", "tests/integration -m nightly", "test-vm"):
+        assert part.removeprefix("make ") in recipe
+        assert [line for line in night if part in line], part
+
+
+def test_a_tag_makes_what_make_release_makes_and_an_image_for_both_machines():
+    assert 'make dist VERSION="$GITHUB_REF_NAME" KEY="$KEY"' in lines("release/release")
+    assert lines("release/image")[0] == 'make image TAG="$GITHUB_REF_NAME"'
+    assert [row["machine"] for row in matrix("release/image")["include"]] == ["amd64", "arm64"]
+    assert [line for line in lines("release/release") if "--draft" in line and "--notes-file NOTES.md" in line]
+
+
+def test_hooks_before_a_commit_run_what_lint_runs():
+    lint = (CHECKOUT / "Makefile").read_text().partition("\nlint:")[2].partition("\n.PHONY")[0]
+    (local,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())["repos"]
+    ids = [hook["id"].removesuffix("-format") for hook in local["hooks"]]
+    assert [name for name in ids if name not in lint] == []
+    # Those that look at files of one kind; the others look at the whole.
+    assert {"ruff", "mypy", "shellcheck", "actionlint", "yamllint"} <= set(ids)
+    mypy = next(hook["entry"] for hook in local["hooks"] if hook["id"] == "mypy")
+    assert re.search(r"mypy ([a-z ]+)", mypy)[1] == re.search(r"mypy ([a-z ]+)", lint)[1]
 
 
 def test_unit_tests_run_by_the_words_of_contributing_on_every_python_that_is_named():
