@@ -139,6 +139,7 @@ def test_every_playbook_that_changes_hosts_takes_the_lock_and_gives_it_back():
         "prepare",
         "reach",
         "lock",
+        "hooks",
         "stage",
         "firewall",
         "move",

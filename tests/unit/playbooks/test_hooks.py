@@ -1,0 +1,154 @@
+"""Hooks run around a deploy: one before it can stop it, and those of its end run whichever way it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).parents[3]
+LOCAL = f"ansible_connection=local ansible_become=false ansible_python_interpreter={sys.executable}"
+HOSTS = [f"{name} {LOCAL}" for name in ("r1", "w1", "w2")] + ["[redis]", "r1", "[workers]", "w1", "w2"]
+# Ansible knows no host's variables before its first play.
+FIRST_PLAY = {"hosts": "all", "gather_facts": False, "tasks": [{"debug": {"msg": "BEGINS"}}]}
+CHANGES = {"hosts": "workers", "gather_facts": False, "tasks": [{"debug": {"msg": "CHANGES"}}]}
+STAGED = {
+    "hosts": "{{ __site_hook_hosts }}",
+    "gather_facts": False,
+    "roles": [str(CHECKOUT / "playbooks/roles/derived")],
+    "tasks": [{"orbiter.fleet.hooks": {"state": "known", "release": "2-bb"}, "run_once": True}],
+}
+FAILS = {
+    "hosts": "workers",
+    "gather_facts": False,
+    "tasks": [{"fail": {"msg": "BROKEN"}, "when": "inventory_hostname == 'w2'"}],
+}
+TELL = (
+    'echo "$ORBITER_HOOK $ORBITER_OUTCOME $ORBITER_PLAYBOOK $ORBITER_RELEASE $ORBITER_HOSTS'
+    ' [$ORBITER_FAILED_HOSTS] $ORBITER_USER" >>told'
+)
+
+
+@pytest.fixture
+def deploy(ansible, tmp_path, monkeypatch):
+    """Return a function that plays what deploys begin with, and plays; it gives what was said and what hooks wrote."""
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "orbiter.fleet.hooks")
+    monkeypatch.setenv("SUDO_USER", "alice")
+
+    def run(*plays, options=(), **hooks):
+        book = [FIRST_PLAY, {"import_playbook": str(CHECKOUT / "playbooks/hooks.yml")}, *plays]
+        (tmp_path / "deploy.yml").write_text(json.dumps(book))
+        values = {f"orbiter_hooks_{name}": value for name, value in hooks.items()}
+        (tmp_path / "values.json").write_text(json.dumps(values))
+        extra = [f"--extra-vars=@{tmp_path}/values.json", *options]
+        done = ansible(HOSTS, tmp_path / "deploy.yml", *extra)
+        told = (tmp_path / "told").read_text().splitlines() if (tmp_path / "told").exists() else []
+        return done, " ".join((done.stdout + done.stderr).split()), told
+
+    return run
+
+
+ALL = {"before_deploy": [TELL], "after_deploy": [TELL], "after_failure": [TELL]}
+
+
+def test_hooks_are_told_about_a_deploy_that_ends_well(deploy):
+    done, said, told = deploy(CHANGES, STAGED, **ALL)
+    assert done.returncode == 0, said
+    assert told == [
+        "before_deploy began deploy  r1,w1,w2 [] alice",
+        "after_deploy ended deploy 2-bb r1,w1,w2 [] alice",
+    ]
+
+
+def test_hooks_are_told_which_hosts_failed(deploy):
+    done, said, told = deploy(FAILS, CHANGES, **ALL, options=["--limit=workers"])
+    assert done.returncode == 2, said
+    assert told == [
+        "before_deploy began deploy  w1,w2 [] alice",
+        "after_failure failed deploy  w1,w2 [w2] alice",
+    ]
+
+
+def test_a_failing_hook_before_stops_the_run_and_says_why(deploy):
+    before = [["sh", "-c", "echo the reason; exit 7"], TELL]
+    done, said, told = deploy(CHANGES, before_deploy=before, after_failure=[TELL])
+    assert done.returncode == 2
+    assert "before_deploy hook 1 (sh) ended with exit code 7" in said
+    assert "the reason" in said
+    assert "CHANGES" not in said
+    assert [row.split()[0] for row in told] == ["after_failure"]
+
+
+def test_a_failing_hook_at_the_end_is_a_warning_and_others_run(deploy):
+    done, said, told = deploy(CHANGES, after_deploy=["exit 7", ["/nothing/there"], TELL])
+    assert done.returncode == 0, said
+    assert "after_deploy hook 1 (exit) ended with exit code 7" in said
+    assert "after_deploy hook 2 (there) cannot be run: No such file" in said
+    assert [row.split()[0] for row in told] == ["after_deploy"]
+
+
+def test_a_hook_that_takes_too_long_is_stopped_with_what_it_started(deploy):
+    done, said, _told = deploy(CHANGES, before_deploy=["sleep 600 & sleep 600"], timeout=1)
+    assert done.returncode == 2
+    assert "did not end within 1 s" in said
+    assert "CHANGES" not in said
+
+
+def test_no_hook_runs_in_a_check(deploy):
+    done, said, told = deploy(CHANGES, STAGED, **ALL, options=["--check"])
+    assert done.returncode == 0, said
+    assert told == []
+    assert "CHANGES" in said
+
+
+def test_words_of_hooks_are_not_shown(deploy):
+    hooks = [["false", "s3cret"], "false s3cret"]
+    for each in ({"before_deploy": hooks[:1]}, {"after_deploy": hooks}):
+        _done, said, _told = deploy(CHANGES, **each, options=["-vvv"])
+        assert "(false) ended with exit code 1" in said
+        # The run's own command line has a file of them only.
+        assert "s3cret" not in said
+
+
+def test_hooks_for_the_end_that_nothing_would_run_are_refused(deploy, monkeypatch):
+    monkeypatch.delenv("ANSIBLE_CALLBACKS_ENABLED")
+    done, said, told = deploy(CHANGES, **ALL)
+    assert done.returncode == 2
+    assert "callbacks_enabled = orbiter.fleet.hooks" in said
+    assert (told, "CHANGES" in said) == ([], False)
+    done, said, told = deploy(CHANGES, before_deploy=[TELL])
+    assert done.returncode == 0, said
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("hooks", "named"),
+    [
+        ({"before_deploy": "make tell"}, "orbiter_hooks_before_deploy is 'make tell'"),
+        ({"after_deploy": ["", "x"]}, "orbiter_hooks_after_deploy[0]"),
+        ({"after_failure": ["x", {"a": 1}]}, "orbiter_hooks_after_failure[1]"),
+        ({"before_deploy": ["x"], "timeout": "soon"}, "orbiter_hooks_timeout is 'soon'"),
+    ],
+)
+def test_what_is_no_hook_is_refused_by_name(deploy, hooks, named):
+    done, said, _told = deploy(CHANGES, **hooks)
+    assert done.returncode == 2
+    assert named in said
+    assert "CHANGES" not in said
+
+
+def test_without_hooks_nothing_is_asked_for(deploy):
+    done, said, _told = deploy(CHANGES, STAGED)
+    assert done.returncode == 0
+    assert "Run the hooks" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("site", "Stage"), ("rolling_update", "Users"), ("rollback", "Roll a batch back")]
+)
+def test_hooks_come_before_what_changes_hosts(name, first):
+    names = [play["name"] for play in yaml.safe_load((CHECKOUT / f"playbooks/{name}.yml").read_text())]
+    assert names.index("Prepare") < names.index("Hooks") == names.index(first) - 1
