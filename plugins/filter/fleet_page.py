@@ -20,6 +20,11 @@ options:
     description: Whether these are not all hosts of the inventory. Nobody is a stranger then.
     type: bool
     default: false
+  deploys:
+    description: The last deploys, as M(orbiter.fleet.deploy_lock) returns them. The page has the first five.
+    type: list
+    elements: dict
+    default: []
 author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 seealso:
@@ -44,15 +49,19 @@ RETURN = r"""
 _value:
   description:
     - C(page) has the lines for people.
-    - C(state) has all of it for programs, C(well), C(queue), C(strangers) (workers of no host here) and C(hosts).
+    - C(state) has all of it for programs, C(well), C(queue), C(strangers) (workers of no host here), C(deploys)
+      and C(hosts).
   type: dict
 """
 
+import datetime as dt
 from collections import Counter
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._command import inert
 
 SILENT = {"release": "", "previous": "", "drained": "", "instances": [], "workers": [], "queue": None}
+DEPLOYS = 5
+DEPLOY_TITLES = ("DEPLOY", "BEGAN", "RELEASE", "BY", "OUTCOME")
 TITLES = ("HOST", "RELEASE", "WELL", "BUSY", "DONE", "FAILED")
 # Of a name; a longer one is shortened in the table.
 WIDEST = 40
@@ -99,16 +108,27 @@ def row(name, host):
     return [short(inert(name)), short(inert(host["release"] or "-")), f"{len(well)} of {len(every)}", *map(str, counts)]
 
 
-def table(rows):
-    """Return rows as lines, with columns as wide as what is in them."""
+def deploy_row(deploy):
+    """Return a deploy's cells."""
+    at = deploy["began"] or deploy["ended"]
+    began = dt.datetime.fromtimestamp(at, tz=dt.timezone.utc).strftime("%Y-%m-%d %H:%M") if at else "-"
+    who = f"{deploy['user'] or '?'}@{deploy['controller'] or '?'}"
+    # Of one that moves workers from one to another, the last.
+    release = deploy["release"].rpartition(", ")[2]
+    words = (deploy["playbook"].removeprefix("orbiter.fleet."), began, release, who, deploy["outcome"] or "no end yet")
+    return [short(inert(word or "-")) for word in words]
+
+
+def table(rows, left=2):
+    """Return rows as lines, with columns as wide as what is in them; those after the first ones keep to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        " ".join(cell.ljust(width) if at < 2 else cell.rjust(width + 1) for at, (cell, width) in enumerate(cells))
+        " ".join(cell.ljust(width) if at < left else cell.rjust(width + 1) for at, (cell, width) in enumerate(cells))
         for cells in (list(zip(each, widths, strict=True)) for each in rows)
     ]
 
 
-def lines(hosts, queue, others):
+def lines(hosts, queue, others, deploys):
     """Return the page. Its lines are without colons, so that Ansible shows them as they are."""
     found = ["No host could ask Redis for the queue"]
     if queue:
@@ -119,6 +139,9 @@ def lines(hosts, queue, others):
             f"{queue['running']} running, {queue['delayed']} delayed, {queue['dead']} dead letters",
         ]
     found += ["", *table([TITLES, *(row(name, host) for name, host in hosts.items())]), ""]
+    if deploys:
+        rows = [DEPLOY_TITLES, *map(deploy_row, deploys[:DEPLOYS])]
+        found += [*(one.rstrip() for one in table(rows, left=len(DEPLOY_TITLES))), ""]
     found += [f"{name} is drained {host['drained']}" for name, host in hosts.items() if host["drained"]]
     bad = [f"{name} needs attention, {wrong}" for name, host in hosts.items() for wrong in unwell(host)]
     bad += [
@@ -128,7 +151,7 @@ def lines(hosts, queue, others):
     return [inert(line).replace(": ", " ") for line in (*found, *(bad or ["All is well"]))]
 
 
-def fleet_page(results, part=False):
+def fleet_page(results, part=False, deploys=()):
     """Return the page and the state."""
     hosts = {name: said(result) for name, result in results.items()}
     queue = next((host["queue"] for host in hosts.values() if host["queue"]), None)
@@ -136,8 +159,8 @@ def fleet_page(results, part=False):
     shown = {name: {key: value for key, value in host.items() if key != "workers"} for name, host in hosts.items()}
     well = not others and not any(unwell(host) for host in hosts.values())
     return {
-        "page": lines(hosts, queue, others),
-        "state": {"well": well, "queue": queue, "strangers": others, "hosts": shown},
+        "page": lines(hosts, queue, others, deploys),
+        "state": {"well": well, "queue": queue, "strangers": others, "deploys": list(deploys), "hosts": shown},
     }
 
 

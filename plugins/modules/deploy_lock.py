@@ -52,6 +52,10 @@ options:
     description: Whether the run is written down in the stream of deploys, its beginning and its end.
     type: bool
     default: true
+  deploys:
+    description: How many of the last deploys to return.
+    type: int
+    default: 0
   namespace:
     description: First word of the lock's key, and of the stream's.
     type: str
@@ -110,6 +114,21 @@ who:
   type: str
   sample: >-
     site by alice@laptop (process 17) since 2026-02-17 10:30:15 UTC, 5 s ago; the lock ends by itself in 3595 s
+deploys:
+  description:
+    - The last deploys, the newest first, with times in epoch seconds. The outcome is V(ended), V(failed),
+      V(interrupted) if another one began before its end was known, or empty while nothing is known of its end.
+  returned: where Redis answers
+  type: list
+  elements: dict
+  sample:
+    - began: 1771324215.25
+      ended: 1771324300.5
+      playbook: rolling_update
+      user: alice
+      controller: laptop
+      release: 0.2.0-1f2e3d4c
+      outcome: ended
 """
 
 import json
@@ -195,6 +214,40 @@ def connect(config: str) -> Redis:
     return log_in((role[1], role[2]), [login], found, tls=tls)[0]
 
 
+def last_deploys(redis: Redis, key: str, count: int) -> list[dict]:
+    """Return the last deploys that the stream has, the newest first; nothing where it is none."""
+    if count < 1:
+        return []
+    try:
+        # A run writes its beginning and its end.
+        rows = redis.ask("XREVRANGE", key, "+", "-", "COUNT", 2 * count)
+    except RedisError:
+        return []
+    pairs = [(entry, dict(zip(words[::2], words[1::2], strict=True))) for entry, words in reversed(rows)]
+    return together(pairs)[::-1][:count]
+
+
+def together(rows: list[tuple[str, dict[str, str]]]) -> list[dict]:
+    """Put the rows of the stream together, the oldest first, as `orbiter dashboard` does.
+
+    One deploys at a time: a run that has not said that it ended when another one began was interrupted.
+    """
+    found: list[dict] = []
+    for entry, fields in rows:
+        at, outcome, token = int(entry.partition("-")[0]) / 1000, fields.get("outcome", ""), fields.get("token", "")
+        last = found[-1] if found else None
+        if outcome != "began" and last and last["token"] == token and last["ended"] is None:
+            last.update(ended=at, outcome=outcome, release=fields.get("release", "") or last["release"])
+            continue
+        if last and last["ended"] is None and not last["outcome"]:
+            last["outcome"] = "interrupted"
+        known = {name: fields.get(name, "") for name in ("playbook", "user", "controller", "release")}
+        begins = outcome == "began"
+        known |= {"began": at, "ended": None, "outcome": ""} if begins else {"began": None, "ended": at}
+        found.append({"token": token, "outcome": outcome or "ended"} | known)
+    return found
+
+
 def log_in(place, logins: list[dict], found: dict[str, str], *, tls: bool) -> tuple[Redis, dict]:
     """Return a connection that was let in, and with what."""
     names = ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")
@@ -246,6 +299,7 @@ def main() -> None:
             "release": {"default": ""},
             "outcome": {"choices": ["ended", "failed"], "default": "ended"},
             "noted": {"type": "bool", "default": True},
+            "deploys": {"type": "int", "default": 0},
             "namespace": {"default": "orbiter"},
             "config": {"type": "path", "default": "/etc/redis/redis.conf"},
         },
@@ -263,6 +317,7 @@ def main() -> None:
     try:
         with connect(options["config"]) as redis:
             answer = redis.ask("EVAL", SCRIPT, len(keys), *keys, step, *words)
+            deploys = last_deploys(redis, keys[1], options["deploys"])
     except (NoAnswerError, RedisError) as error:
         reason = f"Redis says: {error}" if isinstance(error, RedisError) else str(error)
         module.exit_json(changed=False, state="absent", reason=reason, holder=None, who="")
@@ -282,6 +337,7 @@ def main() -> None:
         reason="",
         holder=holder,
         who=words_of(holder, age // 1000, left // 1000) if holder is not None else "",
+        deploys=[{name: value for name, value in one.items() if name != "token"} for one in deploys],
         diff={"before": had, "after": has, "before_header": "deploy lock", "after_header": "deploy lock"},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from hashlib import sha256
@@ -9,6 +10,8 @@ from hashlib import sha256
 import pytest
 import trustme
 from conftest import Server, free_port, wait_until
+
+from orbiter.distributed.broker.deploys import Deploys
 
 ALICE = {"token": "a" * 32, "user": "alice", "controller": "laptop", "pid": 17, "playbook": "site", "machine": "m"}
 BOB = ALICE | {"token": "b" * 32, "user": "bob"}
@@ -131,6 +134,41 @@ def test_the_last_deploys_are_kept_and_no_lock_depends_on_them(server, lock, tak
     server.client.set("orbiter:deploys", "spoilt")
     assert lock(server, "free", ALICE)["state"] == "free"
     assert take(server, BOB)["state"] == "held"
+
+
+def test_the_last_deploys_are_told_as_the_dashboard_tells_them(server, lock, take):
+    take(server, ALICE)
+    take(server, BOB, "*")
+    lock(server, "free", BOB, outcome="failed", release="2")
+    take(server, ALICE)
+    told = lock(server, "shown", deploys=10)["deploys"]
+    assert [(one["user"], one["outcome"], one["release"]) for one in told] == [
+        ("alice", "", ""),
+        ("bob", "failed", "2"),
+        ("alice", "interrupted", ""),
+    ]
+    assert told[1]["began"] <= told[1]["ended"]
+    assert told[0]["ended"] is None
+    assert len(lock(server, "shown", deploys=2)["deploys"]) == 2
+    assert lock(server, "shown")["deploys"] == []
+    everybody = Deploys(server.url, namespace="orbiter")
+    shown = asyncio.run(newest(everybody))
+    assert [(one.who, one.outcome, one.began, one.ended) for one in shown] == [
+        (one["user"], one["outcome"], one["began"], one["ended"]) for one in told
+    ]
+
+
+async def newest(deploys):
+    try:
+        await deploys.connect()
+        return await deploys.newest()
+    finally:
+        await deploys.disconnect()
+
+
+def test_a_stream_of_deploys_that_is_none_is_none(server, lock):
+    server.client.set("orbiter:deploys", "spoilt")
+    assert lock(server, "shown", deploys=5)["deploys"] == []
 
 
 def test_a_check_takes_nothing_and_tells_what_it_would(server, lock, take):
