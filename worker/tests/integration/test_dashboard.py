@@ -434,6 +434,18 @@ async def test_a_redis_that_is_away_is_said_on_the_page(redis_url: str) -> None:
     assert redis_url
 
 
+async def test_programs_hear_whether_redis_can_be_asked(redis_url: str, redis_client: Redis) -> None:
+    async with dashboard(redis_url) as browser:
+        await browser.get("/healthz")
+        before = (await redis_client.info("commandstats"))["cmdstat_ping"]["calls"]
+        found = await asyncio.gather(*(browser.get("/healthz") for _ in range(50)))
+        assert {(one.status_code, one.text) for one in found} == {(200, "ok\n")}
+        # Many who ask at once are told what one was told.
+        assert (await redis_client.info("commandstats"))["cmdstat_ping"]["calls"] - before <= 5
+    async with dashboard("redis://127.0.0.1:1/0") as browser:
+        assert (await browser.get("/healthz")).status_code == 503
+
+
 async def test_a_payload_that_is_no_task_hides_no_page(fleet: Fleet, redis_url: str, redis_client: Redis) -> None:
     odd = {"task_id": "odd", "status": "no status", "started_at": "soon", "result": "[1", "queue": "a b"}
     await redis_client.hset(keys.task("odd"), mapping=odd)

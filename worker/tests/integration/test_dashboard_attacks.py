@@ -389,6 +389,7 @@ async def test_strangers_see_nothing_but_the_way_in(redis_url: str, tmp_path: Pa
             assert (found.status_code, found.headers["location"]) == (303, "/login"), path
         for path in ("/live/fleet", "/task/events?id=x"):
             assert (await browser.get(path)).status_code == 401, path
+        assert (await browser.get("/healthz")).text == "ok\n"
         assert (await browser.post("/act", {"what": "drain", "id": "w1"})).status_code == 401
         for cookie in ("orbiter_session=anna", "orbiter_session=eyJhIjoxfQ==.00", 'orbiter_session="'):
             assert (await browser.get("/fleet", headers={"cookie": cookie})).status_code == 303

@@ -19,6 +19,7 @@ from orbiter.dashboard.actions import act, back_to, chosen, kind_of
 from orbiter.dashboard.attempts import Attempts
 from orbiter.dashboard.forms import read_form
 from orbiter.dashboard.guard import Guard, cookie
+from orbiter.dashboard.health import Health
 from orbiter.dashboard.pages import PAGES, NotFoundError, known_query, read
 from orbiter.dashboard.passwords import Passwords
 from orbiter.dashboard.seals import NOTICE, NOTICE_LASTS, SESSION, SESSION_LASTS, Seals
@@ -76,6 +77,7 @@ class Dashboard:
         self.over = asyncio.Event()
         self._client = Client(options.redis_url, queue=options.queue, namespace=options.namespace, name=NAME, retries=1)
         self._overview = Overview(self._client)
+        self._health = Health(self._client.redis.ping)
         self._view = View(
             titles=TITLES,
             allow_actions=options.allow_actions,
@@ -96,6 +98,7 @@ class Dashboard:
                 Route("/login", self._login, methods=["POST"]),
                 Route("/logout", self._logout, methods=["POST"]),
                 Route("/static/{name}", self._static, methods=["GET"]),
+                Route("/healthz", self._healthz, methods=["GET"]),
             ],
             middleware=[guard],
             exception_handlers={HTTPException: self._http_problem, Exception: self._bug},
@@ -179,6 +182,12 @@ class Dashboard:
         if found is None:
             raise HTTPException(404, "There is no such file.")
         return found
+
+    async def _healthz(self, _: Request) -> Response:
+        """Tell whether Redis can be asked, and nothing else: nobody has to be known for that."""
+        if await self._health.good():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("Redis cannot be asked\n", status_code=503)
 
     # -- acting ----------------------------------------------------------------------------------------------------
 

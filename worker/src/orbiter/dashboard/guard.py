@@ -29,7 +29,7 @@ LOCAL = "local"
 BODY_WITHIN = 10.0
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 # Without knowing who asks.
-_FOR_ALL = ("/login", "/static/")
+_FOR_ALL = ("/login", "/static/", "/healthz")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
