@@ -57,7 +57,8 @@ def install(archive, release):
 
 def prune(place, keep, newest):
     """Remove all but the newest few releases, never the one in use, nor the one to go back to; return their names."""
-    spared = {newest, _history.CURRENT.resolve().name, (_history.good() or {}).get("release")}
+    current = place.with_name(_history.CURRENT.name)
+    spared = {newest, current.resolve().name, (_history.good() or {}).get("release")}
     releases = [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
     releases.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     removed = [old for old in releases[keep:] if old.name not in spared]

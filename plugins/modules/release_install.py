@@ -28,7 +28,9 @@ options:
       - Without it, a file in O(path) that is named as the release with a dot before and C(.tar) behind.
     type: path
   path:
-    description: Where releases are installed, each in a folder of its name.
+    description:
+      - Where releases are installed, each in a folder of its name.
+      - The one in use is what the link C(current) beside this folder points to.
     type: path
     default: /opt/orbiter/releases
   checksum:
