@@ -17,6 +17,7 @@ from ansible_collections.orbiter.fleet.plugins.plugin_utils._values import (
     defaults_of,
     options_of,
     same,
+    type_error,
     type_errors,
 )
 
@@ -71,8 +72,13 @@ class ActionModule(ActionBase):
         inventory = Inventory(self.values, self._loader, task_vars, args.get("shared") or [])
         redis = groups["redis"]
         first = inventory.of("redis", redis[0]) if redis else None
+        dashboards = report.enabled(
+            {host: inventory.of("dashboard", host) for host in groups["monitoring"] if host in hosts}
+        )
+        # Those that are not told of a Redis that is somebody else's.
+        watching = [host for host in dashboards if "dashboard_redis_url" not in task_vars["hostvars"].raw_get(host)]
         if first:
-            report.warn(*readable(first, groups))
+            report.warn(*readable(first, groups, watching))
         for role in ("redis", "temporal", "worker", "monitoring"):
             wanted = groups["workers" if role == "worker" else role]
             checked = {host: inventory.of(role, host) for host in wanted if host in hosts}
@@ -83,6 +89,9 @@ class ActionModule(ActionBase):
                         report.rule(host, _rules.served, values, first)
                 elif role in ("redis", "temporal"):
                     report.rule(host, _rules.firewall, values)
+        report.role("dashboard", dashboards, self._loader)
+        for host in watching if first else ():
+            report.rule(host, _rules.watched, dashboards[host], first)
         if len(redis) > 1:
             report.agreement({host: inventory.of("redis", host) for host in redis})
 
@@ -146,6 +155,22 @@ class Report:
             broken.add(error.name)
         return broken
 
+    def enabled(self, hosts):
+        """Return those of the hosts that serve the dashboard; what is neither yes nor no is wrong."""
+        option = options_of("roles/dashboard")["dashboard_enabled"]
+        found = {}
+        for host, values in hosts.items():
+            try:
+                wanted = values["dashboard_enabled"]
+            except UnresolvedError as error:
+                self.add(host, error.name, str(error))
+                continue
+            if wrong := type_error("dashboard_enabled", option, wanted):
+                self.add(host, "dashboard_enabled", wrong)
+            elif _rules.yes(wanted):
+                found[host] = values
+        return found
+
     def role(self, role, hosts, loader):
         """Check the types and the rules of a role's variables, for the hosts that have it."""
         options, defaults = options_of(f"roles/{role}"), defaults_of(role, loader)
@@ -208,11 +233,11 @@ def counts(groups, values, report):
         )
 
 
-def readable(redis, groups):
+def readable(redis, groups, watching):
     """Yield what it means that Redis has no TLS, where others can read along."""
     first = groups["redis"][0]
     served = [host for host in groups["workers"] if host not in groups["elsewhere"]]
-    callers = [host for host in dict.fromkeys((*groups["redis"][1:], *served)) if host != first]
+    callers = [host for host in dict.fromkeys((*groups["redis"][1:], *served, *watching)) if host != first]
     try:
         tls = _rules.yes(redis["redis_tls"])
     except UnresolvedError:

@@ -23,7 +23,7 @@ options:
       - Checks the variables of this role only, for the host that the task runs for. The roles themselves do this where
         no playbook has checked the whole inventory.
     type: str
-    choices: [monitoring, redis, temporal, worker]
+    choices: [dashboard, monitoring, redis, temporal, worker]
   only:
     description: Says what is wrong with these variables, and not with others.
     type: list
@@ -41,7 +41,7 @@ options:
     type: list
     elements: str
   monitoring:
-    description: The hosts that run Prometheus.
+    description: The hosts that run Prometheus, and, with C(dashboard_enabled), the dashboard.
     type: list
     elements: str
   elsewhere:

@@ -32,7 +32,7 @@ NETWORK = re.compile(
     r"|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(/[0-9]+)?"
 )
 
-RULES = {"worker": [], "redis": [], "temporal": [], "monitoring": []}
+RULES = {"worker": [], "redis": [], "temporal": [], "monitoring": [], "dashboard": []}
 
 
 def rule(role):
@@ -618,6 +618,21 @@ def redis_worker_hosts(values):
 
 
 @rule("redis")
+def redis_dashboards(values):
+    """The dashboard's users are nobody else's."""
+    given = values["redis_dashboards"]
+    hosts = given.values() if isinstance(given, Mapping) else []
+    users = {host.get("user") for host in hosts if isinstance(host, Mapping)}
+    twice = sorted(users & tenants(values)["users"].keys())
+    if twice:
+        yield (
+            "redis_dashboards",
+            f"the dashboard is a user of Redis, and {', '.join(twice)} would be a client of redis_namespaces as well. "
+            "Call that client otherwise.",
+        )
+
+
+@rule("redis")
 def weak_passwords(values):
     """No password is weak."""
     users = {"admin": {"password": values["redis_password"]}, **users_of(values)}
@@ -986,6 +1001,161 @@ def monitoring_access(values):
         )
 
 
+# --- dashboard
+
+# As `orbiter dashboard` takes them, and the unit's command line.
+DASHBOARD_USER = "[A-Za-z0-9_.@-]{1,64}"
+HASH = r"scrypt\$[A-Za-z0-9+/=]{16,}\$[A-Za-z0-9+/=]{32,}"
+HEADER = "[A-Za-z][A-Za-z0-9-]{0,63}"
+# A browser or a proxy sends these of its own accord.
+NO_NAMES = "host|cookie|origin|referer|user-agent|accept|connection|content-type|forwarded"
+MONITORING_DEFAULTS = {"": 9090, "alertmanager_": 9093, "redis_exporter_": 9121, "node_exporter_": 9100}
+
+
+@rule("dashboard")
+def dashboard_port(values):
+    """The port is nobody else's, and the gate waits."""
+    port = whole(values["dashboard_port"])
+    others = {
+        f"monitoring_{name}port": values.get(f"monitoring_{name}port", MONITORING_DEFAULTS[name])
+        for name in MONITORING_PORTS
+    }
+    taken = [name for name, other in others.items() if whole(other) == port]
+    if not 1 <= port <= 65535 or taken:
+        yield (
+            "dashboard_port",
+            f"dashboard_port is {values['dashboard_port']}{' as is ' + taken[0] if taken else ''}; it must be a port, "
+            "1 to 65535, that no other program of the host has, such as 8420.",
+        )
+    if whole(values["dashboard_gate_timeout"]) <= 0:
+        yield (
+            "dashboard_gate_timeout",
+            f"dashboard_gate_timeout is {values['dashboard_gate_timeout']}; it must be seconds above 0, such as 60.",
+        )
+
+
+@rule("dashboard")
+def dashboard_bind(values):
+    """Whoever reaches the dashboard has to be known."""
+    bind = values["dashboard_bind"]
+    if not fits(bind, r"([0-9]{1,3}\.){3}[0-9]{1,3}"):
+        yield "dashboard_bind", f"dashboard_bind is '{bind}'; it must be an IPv4 address of the host, or 127.0.0.1."
+    elif not str(bind).startswith("127.") and not values["dashboard_users"] and not values["dashboard_proxy_header"]:
+        yield (
+            "dashboard_bind",
+            f"dashboard_bind is {bind}, and others than the host itself could look at the fleet. Set dashboard_users, "
+            "or dashboard_proxy_header with dashboard_proxy_from; or leave it at 127.0.0.1 and use an SSH tunnel.",
+        )
+
+
+@rule("dashboard")
+def dashboard_users(values):
+    """Who logs in has a name, and a hash of a password."""
+    users = values["dashboard_users"]
+    wrong = (
+        [str(name) for name, line in users.items() if not fits(name, DASHBOARD_USER) or not is_hash(name, line)]
+        if isinstance(users, Mapping)
+        else ["what is no mapping"]
+    )
+    if wrong:
+        yield (
+            "dashboard_users",
+            f"dashboard_users has {', '.join(wrong)}; it must be a mapping of users' names (1 to 64 letters, digits, "
+            "or any of _ . @ -) to what `orbiter dashboard --hash-password NAME` prints: scrypt$...",
+        )
+
+
+def is_hash(name, line):
+    """Tell whether a value is a hash of a password, or the line of the password file that this user has."""
+    return fits(str(line).removeprefix(f"{name}:"), HASH)
+
+
+@rule("dashboard")
+def dashboard_proxy(values):
+    """A proxy's word counts from addresses that are named, in a header of its own."""
+    header, proxies = values["dashboard_proxy_header"], listed(values["dashboard_proxy_from"])
+    wrong = [str(one) for one in proxies if not NETWORK.fullmatch(str(one)) or str(one).endswith("/0")]
+    if (
+        bool(header) != bool(proxies)
+        or wrong
+        or (header and (not fits(header, HEADER) or fits(str(header).lower(), NO_NAMES)))
+    ):
+        yield (
+            "dashboard_proxy_header",
+            f"dashboard_proxy_header is '{header}' and dashboard_proxy_from {shown(proxies)}; they go together, or "
+            "both are empty: a header of its own, such as X-Remote-User, and addresses or networks of proxies, such as "
+            "[10.0.0.2].",
+        )
+
+
+@rule("dashboard")
+def dashboard_hosts(values):
+    """Names by which browsers call the dashboard are such."""
+    names = listed(values["dashboard_allow_hosts"])
+    wrong = [str(name) for name in names if not fits(name, "[A-Za-z0-9._-]{1,253}")]
+    if wrong:
+        yield (
+            "dashboard_allow_hosts",
+            f"dashboard_allow_hosts has {', '.join(wrong)}; a name is letters, digits, or any of . _ -, without a "
+            "port, such as fleet.example.net.",
+        )
+
+
+@rule("dashboard")
+def dashboard_tls(values):
+    """TLS has a certificate and its key."""
+    files = [values[f"dashboard_tls_{one}"] for one in ("cert", "key")]
+    given = [one for one in files if one]
+    if len(given) == 1 or not all(Path(one).is_file() for one in given):
+        yield (
+            "dashboard_tls_cert",
+            "dashboard_tls_cert and dashboard_tls_key must be files on this machine, both; or neither of them, for no "
+            "TLS.",
+        )
+
+
+@rule("dashboard")
+def dashboard_redis(values):
+    """The dashboard knows where the queue is."""
+    url = values["dashboard_redis_url"]
+    if (
+        not isinstance(url, str)
+        or not re.match(r"(rediss?([+](sentinel|cluster))?|unix)://.", url)
+        or CONTROL.search(url)
+    ):
+        yield (
+            "dashboard_redis_url",
+            "dashboard_redis_url must be a URL such as redis://dashboard:PASSWORD@redis1:6379/0 (or rediss://, "
+            "unix://, redis+sentinel://, redis+cluster://). site.yml makes it from the Redis hosts of the inventory; "
+            "for a Redis that is somebody else's, set it.",
+        )
+
+
+@rule("dashboard")
+def dashboard_names(values):
+    """Namespace and queue have names that keys can have."""
+    namespace, queue = values["dashboard_namespace"], values["dashboard_queue"]
+    if not fits(namespace, NAMESPACE):
+        yield (
+            "dashboard_namespace",
+            f"dashboard_namespace (orbiter_namespace in the inventory) is {shown(namespace)}; it must be "
+            f"{NAMESPACE_RULE}, and may be in braces.",
+        )
+    if not fits(str(queue).removeprefix(f"{namespace}:"), QUEUE):
+        yield "dashboard_queue", f"dashboard_queue is {shown(queue)}; it must be {QUEUE_RULE}"
+
+
+@rule("dashboard")
+def dashboard_memory(values):
+    """The limit of memory is one."""
+    if not fits(values["dashboard_memory_max"], "[1-9][0-9]*[KMGT]?"):
+        yield (
+            "dashboard_memory_max",
+            f"dashboard_memory_max is {values['dashboard_memory_max']}; it must be bytes, or a whole number with a "
+            "unit of systemd, such as 512M.",
+        )
+
+
 # --- the fleet
 
 # The members of a group are one Redis.
@@ -1062,6 +1232,32 @@ def served(values, redis):
             "worker_queue",
             f"worker_queue is {queue}, and Redis' users may use {', '.join(queues)} only (redis_queues of the Redis "
             "hosts). Add it there.",
+        )
+
+
+def watched(values, redis):
+    """Yield what of a dashboard Redis has no user for, or none that may use its queue.
+
+    Args:
+        values: The values of the host that serves it.
+        redis: The values of the first Redis host.
+    """
+    own, namespace, queue = redis["redis_namespace"], values["dashboard_namespace"], values["dashboard_queue"]
+    known = {one["namespace"]: one["queues"] for one in tenants(redis)["users"].values()}
+    known[own] = listed(redis["redis_queues"])
+    if namespace not in known:
+        yield (
+            "dashboard_namespace",
+            f"its namespace is {namespace}, and Redis has users for {', '.join(map(str, known))}. Name it in "
+            f"redis_namespaces of the Redis hosts: [{{name: {shown(namespace)}}}]",
+        )
+        return
+    queues = [whole_queue(namespace, one) for one in known[namespace]]
+    if whole_queue(namespace, queue) not in queues:
+        yield (
+            "dashboard_queue",
+            f"dashboard_queue is {whole_queue(namespace, queue)}, and Redis' users may use {', '.join(queues)} only "
+            "(redis_queues of the Redis hosts, or the queues in redis_namespaces). Name one of these, or add it there.",
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[3]
-CHECKED = ["monitoring", "redis", "temporal", "worker"]
+CHECKED = ["dashboard", "monitoring", "redis", "temporal", "worker"]
 # As an inventory in INI writes them; quotes are part of how that says text.
 FORMS = ["no", "No", "n", "off", "false", "False", '"false"', "'no'", "0", '"0"']
 
