@@ -147,6 +147,7 @@ def test_every_playbook_that_changes_hosts_takes_the_lock_and_gives_it_back():
         "connect",
         "strangers",
         "targets",
+        "dashboard",
         "finish",
     }
     harmless = {"demo_up", "demo_down", "status", "backup", "image", "logs", "exec"}
