@@ -184,7 +184,7 @@ def sums_of(files):
 
 @pytest.mark.nightly
 def test_release_is_one_commit_with_its_tag(released, origin):
-    clone, _ = released
+    clone, _origin = released
     before = clone.sh("git rev-parse HEAD~1")
     assert before == clone.sh("git rev-parse origin/main")
     assert clone.sh("git log -1 --format=%s") == f"Release {NEXT}"
@@ -201,7 +201,7 @@ def test_release_is_one_commit_with_its_tag(released, origin):
 
 @pytest.mark.nightly
 def test_all_that_is_published_has_its_sum_and_its_signature(released, key, tmp_path):
-    clone, _ = released
+    clone, _origin = released
     files = files_of(clone)
     bills = {name for name in files if name.endswith(".cdx.json")}
     assert len(bills) == len(list((clone.folder / "worker/locks").glob("py3??.txt")))
@@ -217,7 +217,7 @@ def test_all_that_is_published_has_its_sum_and_its_signature(released, key, tmp_
 
 @pytest.mark.nightly
 def test_what_is_published_belongs_together(released):
-    clone, _ = released
+    clone, _origin = released
     files, dist = files_of(clone), clone.folder / "dist" / NEXT
     wheel, sdist = PACKAGES
     with tarfile.open(dist / COLLECTION) as tar:

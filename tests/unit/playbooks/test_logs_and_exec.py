@@ -9,7 +9,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[3]
 LOCAL = f"ansible_connection=local ansible_become=false ansible_python_interpreter={sys.executable}"
-HOSTS = [f"redis1 {LOCAL}", f"w1 {LOCAL}", f"w2 {LOCAL}", "[redis]", "redis1", "[workers]", "w1", "w2"]
+HOSTS = (f"redis1 {LOCAL}", f"w1 {LOCAL}", f"w2 {LOCAL}", "[redis]", "redis1", "[workers]", "w1", "w2")
 
 
 @pytest.fixture
