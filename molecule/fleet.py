@@ -107,9 +107,9 @@ class Fleet:
         self.wait_until_done(ids, within=within)
         assert counted(self.statuses(ids)) == {"completed": len(ids)}
         for task_id, task in zip(ids, self.tasks(ids), strict=True):
-            assert self.final_events(task_id) == ["completed"]
-            assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0)
-            assert [int(task.get(count) or 0) for count in ("retries", "losses", "crashes")] == [0, 0, 0]
+            assert self.final_events(task_id) == ["completed"], task
+            assert int(task["attempt"]) == 1 + int(task.get("handoffs") or 0), task
+            assert [int(task.get(count) or 0) for count in ("retries", "losses", "crashes")] == [0, 0, 0], task
         # The answer is stored a moment before the queue forgets the task.
         nothing = {"waiting": 0, "pending": 0}
         wait_until(lambda: self.left_over() == nothing, within=10, what=lambda: str(self.left_over()))
