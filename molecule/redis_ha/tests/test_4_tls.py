@@ -14,7 +14,7 @@ from conftest import (
     role,
 )
 
-from fleet import StubbornLoad, listening, somebody, wait_until
+from fleet import StubbornLoad, counted, listening, somebody, wait_until
 
 pytestmark = pytest.mark.nightly
 PLAIN, SECURE = {6379, 26379}, {6380, 26380}
@@ -101,9 +101,12 @@ def test_the_site_changes_nothing_after_a_group_has_moved(moved, play):
 
 
 def test_no_task_is_lost_while_a_group_moves(moved):
+    fleet = moved["fleet"]
     for load in moved["loads"]:
         assert len(load.ids) > 10
-    moved["fleet"].assert_nothing_lost([task_id for load in moved["loads"] for task_id in load.ids], within=120)
+        fleet.wait_until_done(load.ids, within=120)
+        # Masters hand over on the way: a run whose lease cannot be renewed is repeated (docs/reliability.md).
+        assert counted(fleet.statuses(load.ids)) == {"completed": len(load.ids)}
 
 
 def test_a_group_that_has_moved_survives_its_master(moved, servers, master):
