@@ -70,7 +70,7 @@ class ActionModule(ActionBase):
         return before, after, seconds
 
     def _environment(self, args):
-        """Return what hooks are told by their environment."""
+        """Return what the environment of hooks says of the run."""
         run = describe(main_pid(), context.CLIARGS.get("args", ()))
         return {
             "ORBITER_PLAYBOOK": run["playbook"],

@@ -13,7 +13,7 @@ version_added: 0.2.0
 description:
   - Runs the commands of C(orbiter_hooks_after_deploy) at the end of C(site), C(rolling_update) or C(rollback), or those
     of C(orbiter_hooks_after_failure) where a host has failed or could not be reached.
-  - They are told about the run by C(ORBITER_*) of their environment. One that fails is a warning.
+  - They learn about the run from C(ORBITER_*) of their environment. One that fails is a warning.
 requirements:
   - C(callbacks_enabled=orbiter.fleet.hooks) in C(ansible.cfg).
 author:

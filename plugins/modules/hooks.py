@@ -15,7 +15,7 @@ description:
   - Runs O(before_deploy), one after another, on the controller. The first one that fails ends the task.
   - Notes O(after_deploy) and O(after_failure), one of which the callback P(orbiter.fleet.hooks#callback) runs at the
     end of the run, whichever way that ends.
-  - They are told about the run by C(ORBITER_*) of their environment.
+  - They learn about the run from C(ORBITER_*) of their environment.
 options:
   state:
     description: With V(known), nothing is run, and O(release) is noted for those at the end.
