@@ -1,0 +1,24 @@
+# shellcheck shell=bash
+# What build.sh and package.sh begin with: `out`, the folder that gets what is built, and `scratch` for all else, with what
+# builds in $scratch/build. Source this from the top of the checkout.
+mkdir -p "${1:-dist}"
+# shellcheck disable=SC2034  # for who reads this
+out=$(cd "${1:-dist}" && pwd)
+scratch=$(mktemp --directory)
+trap 'rm -rf "$scratch"' EXIT
+umask 022
+
+# All files have the time of the commit.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+
+# What Git knows or would take, of the whole checkout or of a part: no caches, and nothing that lies about.
+copy() {
+  mkdir -p "$1"
+  git ls-files -z --cached --others --exclude-standard -- "${@:2}" |
+    tar --create --null --files-from=- | tar --extract --directory="$1"
+}
+
+# Built, as releases are, with nothing but what roles/release/files/build.txt pins.
+.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+  --dest "$scratch/build" --requirement roles/release/files/build.txt
