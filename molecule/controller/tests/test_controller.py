@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -36,6 +37,8 @@ PLAYBOOKS = {
     "restore": {"orbiter_restore": True},
     "drain": {"orbiter_everywhere": True},
     "undrain": {},
+    "exec": {"exec_command": "orbiter --version"},
+    "logs": {"logs_lines": 5},
     "retire": {"orbiter_retire": "worker2"},
     "teardown": {"orbiter_teardown": True, "orbiter_teardown_redis": True},
 }
@@ -181,6 +184,13 @@ def fingerprint(on, names):
     return {name: on(name).check_output(look) for name in names}
 
 
+def test_every_playbook_of_the_collection_is_tried_here():
+    known = {path.stem: path.read_text() for path in (CHECKOUT / "playbooks").glob("*.yml")}
+    parts = {name for text in known.values() for name in re.findall(r"import_playbook: (\w+)\.yml", text)} - {"image"}
+    demo = {name for name in known if name.startswith("demo_")}
+    assert set(PLAYBOOKS) == set(known) - parts - demo
+
+
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_a_check_on_fresh_hosts_ends_well_and_changes_nothing(controller, on, ports, name):
     before = fingerprint(on, ports)
@@ -238,6 +248,8 @@ def test_every_playbook_does_its_work(controller, on):
     well("rolling_update", worker_concurrency=2)
     well("rolling_update", release_app=[str(controller.home / "demo_agent")], worker_concurrency=2)
     well("rollback", worker_concurrency=2)
+    well("exec", exec_command="orbiter --version")
+    well("logs", logs_lines=5)
     well("drain", "--limit", "worker1")
     well("undrain", "--limit", "worker1")
     well("rotate_secrets", orbiter_redis_password=OTHER_SECRET)
