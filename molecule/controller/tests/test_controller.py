@@ -19,8 +19,8 @@ from fleet import wait_until
 pytestmark = pytest.mark.nightly
 CHECKOUT = Path(__file__).parents[3]
 PERSON = "orbiter-test"
-SECRET = "of-a-test-only"
-OTHER_SECRET = "another-of-a-test"
+SECRET = "the-first-of-a-test-only"
+OTHER_SECRET = "another-of-a-test-only"
 
 # Each playbook that a person runs, with what it wants to be told.
 PLAYBOOKS = {
@@ -225,8 +225,8 @@ def test_a_check_shows_what_settings_would_change_and_no_secret(controller):
         "--diff",
         worker_concurrency=3,
         worker_memory_max="500M",
-        redis_maxmemory="200mb",
-        worker_extra_env={"SOME_TOKEN": "hush-hush"},
+        redis_settings={"maxmemory": "200mb"},
+        worker_task_env={"SOME_TOKEN": "hush-hush"},
     )
     assert done.returncode == 0
     for line in ("+ORBITER_CONCURRENCY=", "+MemoryMax=500000000", "+maxmemory 200mb"):
