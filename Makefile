@@ -46,7 +46,7 @@ lint: setup ## Check style, types, shell and Lua scripts, workflows
 	actionlint
 	yamllint --strict .
 	cd .cache/collections/ansible_collections/orbiter/fleet && ansible-lint --offline
-	@tools/sanity.sh
+	@tools/ansible_test.sh sanity
 	python tools/docs_site.py
 
 .PHONY: test-unit
@@ -77,6 +77,7 @@ test-nightly: ## Test what takes too long for every day: faults of 20 seeds and 
 	  [ -n "$(SCENARIO)" ] || (cd worker && python -m chaos.machine --examples 3000) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory mutations || failed=1; \
 	  [ -n "$(SCENARIO)" ] || pytest tests/unit -m nightly || failed=1; \
+	  [ -n "$(SCENARIO)" ] || tools/ansible_test.sh units || failed=1; \
 	  [ -n "$(SCENARIO)" ] || (cd worker && pytest tests/integration -m nightly) || failed=1; \
 	  NIGHTLY=1 PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed

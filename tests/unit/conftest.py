@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+
+# pytest does so by itself, unless ansible-test has it import the collection's way.
+sys.path.insert(0, str(Path(__file__).parent))
+
 from forked import Ansible
 
 if TYPE_CHECKING:
@@ -26,8 +30,8 @@ CHECKOUT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).parent / "orbiter")
 # Modules import each other by the collection's name, under which `make setup` has linked this checkout.
 sys.path.insert(0, str(CHECKOUT / ".cache/collections"))
-# So does what the tests start, as Make has it.
-os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(CHECKOUT / ".cache/collections")
+# So does what the tests start, as Make has it; ansible-test says where its copy is.
+os.environ.setdefault("ANSIBLE_COLLECTIONS_PATH", str(CHECKOUT / ".cache/collections"))
 
 
 @pytest.fixture(scope="session")

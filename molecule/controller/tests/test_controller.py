@@ -225,7 +225,7 @@ def test_a_check_shows_what_settings_would_change_and_no_secret(controller):
         "--diff",
         worker_concurrency=3,
         worker_memory_max="500M",
-        redis_settings={"maxmemory": "200mb"},
+        redis_settings=[{"name": "maxmemory", "value": "200mb"}],
         worker_task_env={"SOME_TOKEN": "hush-hush"},
     )
     assert done.returncode == 0

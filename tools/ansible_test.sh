@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs ansible-test sanity on what the collection ships, in a copy outside the checkout: ansible-test insists on a path of its
-# own, and asks Git for its files.
+# Runs ansible-test on what the collection ships, in a copy outside the checkout: ansible-test insists on a path of its own, and
+# asks Git for its files.
+# Usage: ansible_test.sh sanity, or units: the tests of plugins, by this environment, in the way that Galaxy's other users run them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+part=${1:?sanity or units}
 top=$(mktemp --directory)
 trap 'rm -rf "$top"' EXIT
 copy=$top/ansible_collections/orbiter/fleet
@@ -36,4 +38,7 @@ END
 
 python_version=$(python -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')
 cd "$copy"
-ansible-test sanity --venv --python "$python_version" --color no
+case $part in
+  sanity) ansible-test sanity --venv --python "$python_version" --color no ;;
+  units) ansible-test units --python "$python_version" --color no --num-workers 2 tests/unit/plugins/ ;;
+esac
