@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx2
@@ -53,6 +54,42 @@ class Browser:
         for name, value in re.findall(r'<input type="hidden" name="([a-z]+)" value="([^"]*)">', page):
             fields.setdefault(name, []).append(value.replace("&amp;", "&"))
         return fields
+
+    async def filled(self, path: str) -> dict[str, str]:
+        """Return all fields of the form of a page, as a browser would send them."""
+        return read_fields(await self.text(path))
+
+
+class _Fields(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: dict[str, str] = {}
+        self._area = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if tag == "textarea":
+            self._area = found["name"]
+            self.fields[self._area] = ""
+        elif tag == "input" and (found.get("type") != "checkbox" or "checked" in found):
+            self.fields[found["name"]] = found.get("value", "")
+
+    def handle_data(self, data: str) -> None:
+        if self._area:
+            self.fields[self._area] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea":
+            # A browser drops the first line end, and sends the others as CR LF.
+            text = self.fields[self._area].removeprefix("\n")
+            self.fields[self._area], self._area = text.replace("\n", "\r\n"), ""
+
+
+def read_fields(page: str) -> dict[str, str]:
+    """Return all fields of the form of a page's main part."""
+    parser = _Fields()
+    parser.feed(page.partition("<main")[2])
+    return parser.fields
 
 
 @asynccontextmanager

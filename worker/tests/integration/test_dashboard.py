@@ -273,7 +273,10 @@ async def test_nobody_acts_unless_that_is_allowed(fleet: Fleet, redis_url: str) 
     async with dashboard(redis_url) as browser:
         assert "/confirm" not in await browser.text(f"/task?id={task_id}")
         assert (await browser.get(f"/confirm?what=cancel&id={task_id}")).status_code == 403
-        assert (await browser.post("/act", {"what": "cancel", "id": task_id})).status_code == 403
+        refused = await browser.post("/act", {"what": "cancel", "id": task_id})
+        assert refused.status_code == 403
+        # Not for want of a token.
+        assert "--allow-actions" in refused.text
     found = await fleet.store.get_status(task_id)
     assert found is not None
     assert found.status == TaskStatus.PENDING
@@ -290,7 +293,7 @@ async def test_tasks_are_cancelled_and_run_again(fleet: Fleet, redis_url: str) -
         async with working(fleet):
             assert (await fleet.ends(task_id)).status == TaskStatus.COMPLETED
         actions = await browser.text("/actions")
-        assert actions.count(task_id) == 2
+        assert actions.count(f'">{task_id}</a>') == 2
         for text in ("cancel", "retry", "local", "127.0.0.1"):
             assert text in actions
 
@@ -502,11 +505,15 @@ async def test_pages_need_no_more_than_the_rights_of_their_user(tmp_path: Path) 
                 queries = [f"what=cancel&id={task_id}" for task_id in (waiting, running)]
                 queries += [f"what=retry&id={dead[0].task_id}", f"what=retry&id={waiting}", "what=drop-letters"]
                 queries += [f"what={command}&id=w1" for command in ("quiet", "resume", "drain")]
+                for not_before in ("", "2099-01-01T00:00"):
+                    again = await browser.filled(f"/again?id={dead[1].task_id}") | {"not_before": not_before}
+                    sent = await browser.post("/again", again)
+                    assert sent.status_code == 303, sent.text
                 for query in queries:
                     sent = await browser.post("/act", await browser.form(f"/confirm?{query}"))
                     assert sent.status_code == 303, sent.text
                 done = (await browser.text("/actions")).count("<tr><td")
-                assert done >= len(queries) + 1
+                assert done >= len(queries) + 3
         await asyncio.wait_for(life, PATIENCE)
         nothing_refused(server)
 

@@ -16,15 +16,16 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response, S
 from starlette.routing import Route
 
 from orbiter.dashboard.actions import act, back_to, chosen, kind_of
+from orbiter.dashboard.again import FieldError, prefilled, shown_again, task_asked_for, too_large, typed_in
 from orbiter.dashboard.attempts import Attempts
 from orbiter.dashboard.forms import read_form
-from orbiter.dashboard.guard import Guard, cookie
+from orbiter.dashboard.guard import LONGEST_BODY, Guard, cookie
 from orbiter.dashboard.health import Health
 from orbiter.dashboard.pages import PAGES, NotFoundError, known_query, read
 from orbiter.dashboard.passwords import Passwords
 from orbiter.dashboard.seals import NOTICE, NOTICE_LASTS, SESSION, SESSION_LASTS, Seals
 from orbiter.dashboard.streams import FullError, Live, Seats, place, task_events, until
-from orbiter.dashboard.view import View
+from orbiter.dashboard.view import View, quote_query
 from orbiter.distributed.client.client import Client
 from orbiter.distributed.client.operations import Operations
 from orbiter.distributed.client.overview import Overview
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from orbiter.dashboard.options import Options
+    from orbiter.distributed.client.operations import Done
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ class Dashboard:
                 Route("/task/events", self._events, methods=["GET"]),
                 Route("/confirm", self._confirm, methods=["GET"]),
                 Route("/act", self._act, methods=["POST"]),
+                Route("/again", self._again, methods=["GET"]),
+                Route("/again", self._submit_again, methods=["POST"]),
                 Route("/login", self._login_page, methods=["GET"]),
                 Route("/login", self._login, methods=["POST"]),
                 Route("/logout", self._logout, methods=["POST"]),
@@ -207,13 +211,48 @@ class Dashboard:
         self._allowed()
         fields = await read_form(request, self._seals)
         what = "".join(fields.get("what", []))
-        operations = Operations(self._client, self._overview, who=request.state.who, where=request.state.address)
         try:
-            done = await act(operations, what, fields)
+            done = await act(self._operations(request), what, fields)
         except Exception as error:  # noqa: BLE001 - told on a page, or raised again
             return self._problem(request, error)
+        return self._acted(request, what, done, back_to("".join(fields.get("back", []))))
+
+    async def _again(self, request: Request) -> Response:
+        self._allowed()
+        try:
+            fields = await prefilled(self._overview, request.query_params.get("id", ""))
+        except Exception as error:  # noqa: BLE001 - told on a page, or raised again
+            return self._problem(request, error)
+        return self._again_page(request, fields)
+
+    async def _submit_again(self, request: Request) -> Response:
+        self._allowed()
+        typed = typed_in(await read_form(request, self._seals))
+        try:
+            task, queue = task_asked_for(typed, self._overview)
+            try:
+                done = await self._operations(request).submit(task, queue=queue, like=typed["id"])
+            except ValueError as error:
+                raise FieldError(str(error)) from None
+        except FieldError as error:
+            return self._again_page(request, shown_again(typed), error)
+        except Exception as error:  # noqa: BLE001 - told on a page, or raised again
+            return self._problem(request, error)
+        return self._acted(request, "submit", done, f"/task?{quote_query(id=task.task_id)}")
+
+    def _again_page(self, request: Request, fields: dict[str, str], wrong: FieldError | None = None) -> Response:
+        values: dict[str, Any] = {"fields": fields, "wrong": wrong, "too_large": too_large(fields)}
+        values |= {"longest_form": LONGEST_BODY, "page": "task"}
+        status = 400 if wrong else 200
+        return self._view.page(request, "again.html", status=status, **values, **self._known(request))
+
+    def _operations(self, request: Request) -> Operations:
+        return Operations(self._client, self._overview, who=request.state.who, where=request.state.address)
+
+    def _acted(self, request: Request, what: str, done: Done, back: str) -> Response:
+        """Return the way to the page that says what became of an action."""
         logger.info("action", extra={"who": inert(request.state.who), "what": what, "outcome": inert(done.message)})
-        response = RedirectResponse(back_to("".join(fields.get("back", []))), 303)
+        response = RedirectResponse(back, 303)
         notice = self._seals.seal(NOTICE, done.message[:500])
         response.headers.append("set-cookie", cookie(NOTICE, notice, secure=request.state.secure, lasts=NOTICE_LASTS))
         return response

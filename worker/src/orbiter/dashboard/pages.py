@@ -244,13 +244,17 @@ def task_filter(overview: Overview, query: Mapping[str, str]) -> TaskFilter:
         agent=typed["agent"],
         worker=typed["worker"],
         error_type=typed["error_type"],
-        since=_moment("since", typed["since"]),
-        until=_moment("until", typed["until"]),
+        since=moment_in("since", typed["since"]),
+        until=moment_in("until", typed["until"]),
     )
 
 
-def _moment(name: str, text: str) -> float | None:
-    """Return a time as a browser's field gives it, UTC, as epoch seconds."""
+def moment_in(name: str, text: str) -> float | None:
+    """Return a time as a browser's field gives it, UTC, as epoch seconds; ``None`` for none.
+
+    Raises:
+        ValueError: It is no time.
+    """
     if not text:
         return None
     try:

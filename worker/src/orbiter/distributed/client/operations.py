@@ -13,6 +13,7 @@ from orbiter.distributed.broker.cluster_broker import broker_for
 from orbiter.distributed.broker.dead_letters import DeadLetterError
 from orbiter.distributed.broker.records import CancelOutcome, Command
 from orbiter.distributed.client.control import WorkerControl
+from orbiter.distributed.connection.connected import redis_time
 from orbiter.distributed.names import check_queue_name, check_task_id, check_worker_id
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.client.client import Client
     from orbiter.distributed.client.overview import Overview
+    from orbiter.distributed.models import TaskPayload
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ class Done:
     done: int
     refused: int
     message: str
+
+
+class KnownTaskError(ValueError):
+    """There is a task of this id already; nothing was submitted."""
 
 
 class Operations:
@@ -122,6 +128,36 @@ class Operations:
                     done += 1
                     await self._note("retry", task_id, "runs again")
         return self._summary("will run again", done, refusals)
+
+    async def submit(self, task: TaskPayload, *, queue: str = "", like: str = "") -> Done:
+        """Submit a task of its own.
+
+        Args:
+            task: The task.
+            queue: Where it waits; the client's queue without it.
+            like: The task that it was made from.
+
+        Raises:
+            KnownTaskError: There is a task of this id already.
+            InvalidNameError: No queue can have this name.
+            InvalidPayloadError: The task is not JSON, or too large.
+        """
+        name = check_queue_name(queue or self._client.queue, self._client.namespace)
+        broker = broker_for(
+            self._client.redis_url, queue_name=name, namespace=self._client.namespace, client=self._client.redis
+        )
+        task = task.model_copy(update={"created_at": await redis_time(self._client.redis)})
+        await broker.submit(task)
+        # The record tells, not the reply: a call whose reply was lost is repeated, and finds its own task.
+        record = await self._client.status(task.task_id)
+        if record is not None and record.created_at != task.created_at:
+            await self._note("submit", task.task_id, "exists already")
+            raise KnownTaskError(f"task_id: task {task.task_id} exists already ({record.status.value})")
+        await self._note("submit", task.task_id, f"on queue {name}{f', like task {like}' if like else ''}")
+        workers = await self._overview.workers()
+        reads = any(worker.alive and worker.queue in {"", name} for worker in workers)
+        message = f"Task {task.task_id} is on queue {name}{'' if reads else ', which no worker reads yet'}."
+        return Done(1, 0, message + self._unwritten)
 
     async def retry_letters(self, entry_ids: Iterable[str], *, queue: str = "") -> Done:
         """Run the tasks of dead letters again.
