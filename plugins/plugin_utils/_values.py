@@ -93,8 +93,13 @@ def type_error(name, option, value):
     found = ArgumentSpecValidator({name: kept}).validate({name: value}).error_messages
     if not found:
         return ""
+    elements = f", of {option['elements']}" if "elements" in option else ""
+    rule = f"must be of type {option.get('type', 'str')}{elements}"
     if SECRET.search(name) or option.get("no_log"):
-        return f"{name} must be of type {option['type']}"
+        return f"{name} {rule}"
+    # Ansible's own sentence for a value of another type names classes of its code.
+    if any(f"argument '{name}' is of type" in one for one in found):
+        return f"{name} is {value}: it {rule}"
     return f"{name} is {value}: {'; '.join(found)}"
 
 

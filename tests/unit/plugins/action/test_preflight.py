@@ -192,6 +192,20 @@ def test_task_of_the_gate_is_whole(task, right):
     assert [name for name, _said in found] == ([] if right else ["worker_gate_task"])
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ({"type": "list", "elements": "dict"}, {"maxmemory": "200mb"}, "must be of type list, of dict"),
+        ({"type": "int"}, "many", "must be of type int"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_the_rule_alone(option, value, rule):
+    found = _values.type_error("redis_settings", option, value)
+    assert "redis_settings" in found
+    assert rule in found
+    assert "class" not in found
+
+
 @pytest.mark.parametrize("value", [None, 5, True])
 @pytest.mark.parametrize(
     ("rule", "name"),
