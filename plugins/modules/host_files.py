@@ -48,9 +48,17 @@ options:
         type: list
         elements: str
         version_added: 0.2.0
+      shown:
+        description:
+          - Of a file in O(secrets) that has lines as C(NAME="value"), the names whose values a diff may show.
+        type: list
+        elements: str
+        default: []
+        version_added: 0.2.0
   secrets:
     description:
-      - What files hold that nobody else may see, by their paths in O(files). It is in no output, log or diff.
+      - What files hold that nobody else may see, by their paths in O(files). It is in no output and no log. A diff
+        tells that a value is another one, and shows only what O(files[].shown) names.
     type: dict
     default: {}
 attributes:
@@ -58,7 +66,7 @@ attributes:
     description: Tells what would change, and changes nothing.
     support: full
   diff_mode:
-    description: Shows what changes in the files that hold no secret.
+    description: Shows what changes; of files that hold secrets, in which lines.
     support: full
 """
 
@@ -69,6 +77,7 @@ EXAMPLES = r"""
       - {path: /etc/orbiter, group: orbiter, mode: "0750"}
       - path: /etc/orbiter/worker.env
         mode: "0600"
+        shown: [ORBITER_QUEUE, ORBITER_CONCURRENCY]
       - path: /etc/systemd/system/orbiter-workers.target
         content: "{{ lookup('ansible.builtin.template', 'orbiter-workers.target.j2') }}"
         mode: "0644"
@@ -86,11 +95,15 @@ paths:
 """
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
+# A comment, or a setting, whose value may have several lines; as the roles write the environment of services.
+SETTING = re.compile(r'(?:#[^\n]*|(?P<name>\w+)="(?:[^"\\]|\\.)*")(?:\n|\Z)', re.DOTALL)
 
 
 def read(path: str) -> str | None:
@@ -105,6 +118,25 @@ def write(module: AnsibleModule, path: str, content: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
     module.atomic_move(scratch, path)
+
+
+def pieces(content: str, shown: list[str]) -> list[tuple[str, str]]:
+    """Return what a file with secrets consists of: what may be shown of each piece, and the piece."""
+    found, position = [], 0
+    while shown and (piece := SETTING.match(content, position)):
+        name, text = piece["name"], piece[0].rstrip("\n")
+        found.append((text if name is None or name in shown else f"{name}=", text))
+        position = piece.end()
+    return [*found, ("", content[position:])] if content[position:] else found
+
+
+def masked(content: str, other: str, shown: list[str]) -> str:
+    """Return what a diff may show of a file with secrets, and that a hidden value is not the one in the other text."""
+    known = {text for dummy, text in pieces(other, shown)}
+    return "".join(
+        f"{said}\n" if said == text else f"{said}({'hidden' if text in known else 'hidden, and not the same'})\n"
+        for said, text in pieces(content, shown)
+    )
 
 
 def purge(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
@@ -134,8 +166,11 @@ def bring(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
     if wanted is not None:
         present = read(path)
         changed = present != wanted
-        if changed and not secret:
-            diffs.append({"before": present or "", "after": wanted, "before_header": path, "after_header": path})
+        if changed:
+            texts = (present or "", wanted)
+            if secret:
+                texts = masked(*texts, entry["shown"]), masked(*reversed(texts), entry["shown"])
+            diffs.append({"before": texts[0], "after": texts[1], "before_header": path, "after_header": path})
         if changed and not module.check_mode:
             write(module, path, wanted)
     if missing and module.check_mode:
@@ -153,6 +188,7 @@ def main() -> None:
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str", "required": True},
         "only": {"type": "list", "elements": "str"},
+        "shown": {"type": "list", "elements": "str", "default": []},
     }
     module = AnsibleModule(
         argument_spec={

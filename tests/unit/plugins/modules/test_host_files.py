@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,3 +53,21 @@ def test_check_tells_what_a_folder_may_not_hold_and_removes_nothing(keep, folder
 def test_folder_that_is_not_there_holds_nothing_too_much(keep, tmp_path):
     assert not keep(tmp_path / "none")["changed"]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_diff_of_secrets_shows_what_it_may_and_that_others_changed(module, tmp_path):
+    path = str(tmp_path / "worker.env")
+    person, group = tmp_path.owner(), tmp_path.group()
+
+    def write(content: str, *shown: str) -> str:
+        entry = {"path": path, "owner": person, "group": group, "mode": "0600", "shown": list(shown)}
+        said = module("host_files", diff=True, files=[entry], secrets={path: content})
+        return json.dumps(said["diff"])
+
+    write('SLOTS="1"\nTOKEN="s3cret-one"\nKEY="s3cret-key"\nPEM="a\n#s3cret-b\ns3cret-line="\n')
+    said = write('SLOTS="2"\nTOKEN="s3cret-two"\nKEY="s3cret-key"\nPEM="a\n#s3cret-c\ns3cret-line="\n', "SLOTS")
+    assert 'SLOTS=\\"1\\"' in said
+    assert 'SLOTS=\\"2\\"' in said
+    assert "TOKEN=(hidden, and not the same)" in said
+    assert "KEY=(hidden)" in said
+    assert "s3cret-" not in said
