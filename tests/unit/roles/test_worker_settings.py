@@ -217,14 +217,15 @@ def test_environment_of_tasks_arrives_and_wins_over_what_stood_elsewhere(rendere
 
 
 def test_settings_are_readable_to_root_alone(rendered):
-    (settings,) = [file for file in rendered()["files"] if file["path"] == "/etc/orbiter/worker.env"]
-    assert (settings["mode"], settings.get("group", "root"), settings.get("owner", "root")) == ("0600", "root", "root")
-    for task in tasks():
-        template = task.own.get("ansible.builtin.template", {})
-        if template.get("dest") == "/etc/orbiter/worker.env":
-            assert (template["mode"], template["group"], template["owner"]) == ("0600", "root", "root")
-            return
-    pytest.fail("no task writes the settings of a stack")
+    entries = [task.own.get("orbiter.fleet.host_files", {}).get("files") for task in tasks()]
+    stack = [entry for files in entries if isinstance(files, list) for entry in files]
+    for files in (rendered()["files"], stack):
+        (settings,) = [file for file in files if file["path"] == "/etc/orbiter/worker.env"]
+        assert (settings["mode"], settings.get("group", "root"), settings.get("owner", "root")) == (
+            "0600",
+            "root",
+            "root",
+        )
 
 
 PEM = "-----BEGIN KEY-----\ns3cret line\n-----END KEY-----\n"
