@@ -95,12 +95,29 @@ def status():
     seen, release = _systemd.look(), _systemd.release()
     rows, trouble = _systemd.ask("worker", "list") if release else ([], "")
     queue = _systemd.ask("queue", "info")[0] if release and not trouble else None
+    expected = _systemd.expected(sorted(seen["instances"]))
+    known = {"past": _history.past(), "drained": seen["drained"], "expected": expected}
+    return told(release, **known, rows=rows, queue=queue, trouble=trouble)
+
+
+def told(release, *, past, drained, expected, rows, queue, trouble):
+    """Return what is told of a host.
+
+    Args:
+        release: The release in use.
+        past: The releases that were well here, the oldest first.
+        drained: Since when and why the host is out of the fleet.
+        expected: The instances that should run.
+        rows: What `orbiter worker list --json` says.
+        queue: What `orbiter queue info --json` says.
+        trouble: Why Redis could not be asked.
+    """
     living = [row for row in rows or [] if row["alive"]]
     return {
         "release": release,
-        "previous": next((other for other in reversed(_history.past()) if other != release), ""),
-        "drained": seen["drained"],
-        "instances": [_health.described(one, living) for one in _systemd.expected(sorted(seen["instances"]))],
+        "previous": next((other for other in reversed(past) if other != release), ""),
+        "drained": drained,
+        "instances": [_health.described(one, living) for one in expected],
         "workers": [{name: row[name] for name in ("worker_id", "hostname", "state")} for row in living],
         "queue": queue,
         "trouble": trouble,
