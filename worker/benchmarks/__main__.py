@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import agents, counting, drain, durable, idle, isolation, listings, memory, shutdown, streaming, submit
+from benchmarks import (
+    agents,
+    counting,
+    drain,
+    durable,
+    idle,
+    isolation,
+    listings,
+    memory,
+    overview,
+    shutdown,
+    streaming,
+    submit,
+)
 from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
 from benchmarks.report import Measure, Row, summarise, table
 from orbiter.distributed import TaskBroker, TaskStore
@@ -24,7 +37,10 @@ from orbiter.distributed.models import DEFAULT_QUEUE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("drain", "idle", "submit", "metrics", "isolation", "events", "agents", "memory", "listings", "shutdown")
+NAMES = (
+    *("drain", "idle", "submit", "metrics", "isolation", "events", "agents", "memory", "listings", "overview"),
+    "shutdown",
+)
 # Measured where it is asked for: it needs Temporal, and takes some minutes.
 EVERY = (*NAMES, "temporal")
 
@@ -53,6 +69,7 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "agents": Plan(partial(agents.measure, agents=max(100, tasks // 20)), rounds),
         "memory": Plan(partial(memory.measure, tasks=tasks), 1),
         "listings": Plan(partial(listings.measure, tasks=10_000 if quick else 100_000), rounds),
+        "overview": Plan(partial(overview.measure, tasks=tasks), rounds),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
         "temporal": Plan(partial(durable.measure, load=durable.Load(*((20, 5, 40) if quick else (200, 50, 2000)))), 1),
     }

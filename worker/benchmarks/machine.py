@@ -114,9 +114,16 @@ class Machine:
     def counters(self) -> dict[str, float]:
         """Return what the server has counted; commands are also those that scripts call."""
         stats, cpu = self.client.info("stats"), self.client.info("cpu")
+        called = self.client.info("commandstats")
+
+        def calls(*names: str) -> int:
+            return sum(called.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
+
         return {
             "commands": stats["total_commands_processed"],
-            "script calls": self.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0),
+            "script calls": calls("evalsha"),
+            # Of tasks by their queue, time and status.
+            "list commands": calls("sadd", "srem", "zadd", "zrem"),
             "socket reads": stats["total_reads_processed"],
             "server CPU": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
         }

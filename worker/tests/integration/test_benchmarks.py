@@ -59,7 +59,7 @@ def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
     assert "'drain', 'idle', 'submit', 'metrics', 'isolation', 'events', 'agents', 'memory', " in done.stderr
-    assert "'listings', 'shutdown', 'temporal'" in done.stderr
+    assert "'listings', 'overview', 'shutdown', 'temporal'" in done.stderr
 
 
 @pytest.mark.nightly
@@ -105,3 +105,15 @@ def test_quick_metrics_drains_with_readers_and_without(tmp_path: Path):
     for name, row in rows.items():
         assert row["ours"] > 0, name
         assert row["ratio"] == row["ours"] / row["floor"], name
+
+
+def test_quick_overview_measures_what_nobody_looks_at(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("overview", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(file.read_text())["benchmarks"]["overview"]}
+    counting, lists = rows["overview: counting / all CPU"], rows["overview: commands for lists / all"]
+    assert 0 < counting["ours"] < counting["floor"]
+    # A task's end is put on one list. What submitted it is not the worker's.
+    assert 1 <= lists["ours"] < 1.2
+    assert lists["ours"] < lists["floor"]
