@@ -234,6 +234,12 @@ def test_a_check_shows_what_settings_would_change_and_no_secret(controller):
     assert "hush-hush" not in done.stdout
 
 
+def at_work(on) -> set[str]:
+    """Return the hosts whose workers say that they live, with what Redis holds now."""
+    workers = json.loads(on("worker1").check_output("orbiter worker list --json"))
+    return {worker["hostname"] for worker in workers if worker["alive"]}
+
+
 def test_every_playbook_does_its_work(controller, on):
     """In an order in which each one finds what it needs."""
 
@@ -254,6 +260,7 @@ def test_every_playbook_does_its_work(controller, on):
     well("undrain", "--limit", "worker1")
     well("rotate_secrets", orbiter_redis_password=OTHER_SECRET)
     well("restore", orbiter_redis_password=OTHER_SECRET, orbiter_restore=True, redis_restore_file=str(archive))
+    wait_until(lambda: at_work(on) == {"worker1", "worker2"}, within=60, what=lambda: f"at work: {at_work(on)}")
     well("retire", orbiter_redis_password=OTHER_SECRET, orbiter_retire="worker2")
     well("teardown", orbiter_redis_password=OTHER_SECRET, orbiter_teardown=True, orbiter_teardown_redis=True)
     for name in ("redis1", "worker1", "worker2"):
