@@ -34,7 +34,7 @@ mkdir -p "$logs"
 rm -f "$logs"/*
 rm -rf .cache/modules # those of other times
 # Once, before all lanes want them.
-{ images/testhost/build.sh bookworm && images/testbase/build.sh; } &
+{ images/testhost/build.sh bookworm && images/testhost/ubuntu.sh && images/testbase/build.sh; } &
 { images/testhost/build.sh trixie && images/testhost/docker.sh trixie; } &
 wait -n
 wait -n

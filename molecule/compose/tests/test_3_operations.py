@@ -251,7 +251,7 @@ UNFIT = {
     "plugin": ({"__worker_compose_minimum": "99"}, ["and Compose plugin", "(too old)", "the plugin 99, or newer"]),
     "Debian 12": (
         {"orbiter_worker_hosts": "redis1", "worker_deploy": "compose", "redis_tls": True},
-        ["redis1 runs Debian 12, whose Compose is version 1", "install Docker's own packages"],
+        ["redis1 runs Debian 12, whose package docker-compose is version 1", "install Docker's own packages"],
     ),
 }
 

@@ -113,7 +113,7 @@ def test_system_without_systemd(refused, runner, tmp_path):
         shown = refused(f"--inventory={more}")
     finally:
         subprocess.run(["docker", "stop", "--time=1", name], check=True, stdout=subprocess.DEVNULL)
-    assert "bare runs Debian with" in shown
+    assert "bare runs Debian 12" in shown
     assert "this role needs Debian or a derivative with systemd" in shown
 
 

@@ -13,6 +13,7 @@ from fleet import Fleet, counted, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SUITES = {"redis1": "ubuntu", "worker1": "ubuntu", "worker2": "debian"}
 DRAIN_TIMEOUT = 6  # of this scenario's inventory
 STOP_TIMEOUT = DRAIN_TIMEOUT + 5
 
@@ -39,6 +40,10 @@ def last_run(host: Any, unit: str) -> str:
     """Return the journal of a unit's last run."""
     invocation = host.check_output(f"systemctl show --property=InvocationID --value {unit}")
     return str(host.check_output(f"journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID={invocation}"))
+
+
+def test_hosts_of_this_scenario_are_of_both_distributions(on):
+    assert {name: on(name).system_info.distribution for name in SUITES} == SUITES
 
 
 @pytest.fixture(scope="module")

@@ -79,15 +79,44 @@ def test_one_machine_by_two_names_is_allowed_where_the_inventory_says_so(ansible
     assert ansible(twins("orbiter_same_machine=yes"), REACH).returncode == 0
 
 
-def test_redis_host_with_a_python_that_is_too_old_is_told_before_anything_changes(ansible, hosts, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/sitecustomize.py").write_text("import platform\nplatform.python_version = lambda: '3.10.12'\n")
-    old = tmp_path / "old/python"
-    old.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/old exec {sys.executable} "$@"\n')
-    old.chmod(0o755)
-    lines = hosts()
-    lines[0] += f" ansible_python_interpreter={old}"
-    done = ansible(lines, REACH)
+@pytest.fixture
+def old(hosts, tmp_path):
+    """Return a function that makes an inventory of which redis1 has an old Python, and a os-release of these lines."""
+
+    def make(*release):
+        (tmp_path / "old").mkdir()
+        says = ["import io, platform", "platform.python_version = lambda: '3.10.12'"]
+        if release:
+            (tmp_path / "os-release").write_text("\n".join([*release, ""]))
+            place = f"{str(tmp_path / 'os-release')!r} if str(name).endswith('/os-release') else name"
+            says += [
+                "import builtins",
+                "real = io.open",
+                f"fake = lambda name, *more, **named: real({place}, *more, **named)",
+            ]
+            says += ["builtins.open = io.open = fake"]
+        (tmp_path / "old/sitecustomize.py").write_text("\n".join([*says, ""]))
+        python = tmp_path / "old/python"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}/old exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        lines = hosts()
+        lines[0] += f" ansible_python_interpreter={python}"
+        return lines
+
+    return make
+
+
+def test_ubuntu_that_is_too_old_is_told_with_the_one_to_use(ansible, old):
+    done = ansible(old("NAME=Ubuntu", "ID=ubuntu", 'VERSION_ID="22.04"', "VERSION_CODENAME=jammy"), REACH)
+    assert done.returncode != 0
+    shown = " ".join(done.stdout.split())
+    assert "redis1 runs Ubuntu 22.04" in shown
+    assert "Ubuntu 24.04 or newer" in shown
+    assert "ansible_python_interpreter" not in shown
+
+
+def test_redis_host_with_a_python_that_is_too_old_is_told_before_anything_changes(ansible, old):
+    done = ansible(old("NAME=Debian", "ID=debian", 'VERSION_ID="11"'), REACH)
     assert done.returncode != 0
     shown = " ".join(done.stdout.split())
     assert "redis1 has Python 3.10.12" in shown
