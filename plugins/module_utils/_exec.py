@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
@@ -104,26 +103,16 @@ def run(words, timeout, stop, patience=PATIENCE):
         GateError: It did not end in time.
     """
     began = time.monotonic()
-    try:
-        done = subprocess.run(
-            words,
-            env=dict(os.environ, COMPOSE_PROGRESS="quiet"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout + (KILLED_AFTER + patience if patience else 0),
-            check=False,
-        )
-    except OSError as error:
-        raise GateError(f"{words[0]}: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        stop()
-        raise late(timeout) from None
-    if done.returncode and time.monotonic() - began >= timeout:
+    with _systemd.begin(words, COMPOSE_PROGRESS="quiet") as process:
+        try:
+            said, _errors = process.communicate(timeout=timeout + (KILLED_AFTER + patience if patience else 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stop()
+            raise late(timeout) from None
+    if process.returncode and time.monotonic() - began >= timeout:
         raise late(timeout)
-    return done.returncode, done.stdout
+    return process.returncode, said
 
 
 def late(timeout):

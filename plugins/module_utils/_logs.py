@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
-import subprocess
 from collections import deque
 
 from ansible_collections.orbiter.fleet.plugins.module_utils import _systemd
@@ -163,18 +161,7 @@ def last(words, read, task, count):
     Raises:
         GateError: It failed, with what it says.
     """
-    try:
-        process = subprocess.Popen(
-            words,
-            env=dict(os.environ, LC_ALL="C"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except OSError as error:
-        raise _systemd.GateError(f"{words[0]}: {error.strerror}") from None
+    process = _systemd.begin(words, LC_ALL="C")
     others = deque(maxlen=3)
 
     def rows():

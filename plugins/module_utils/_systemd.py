@@ -58,6 +58,30 @@ def output(*words):
     return done.stdout
 
 
+def begin(words, **variables):
+    """Start a command that says all in one text, and return its process.
+
+    Args:
+        words: The command.
+        variables: What its environment has beside this one's.
+
+    Raises:
+        GateError: It cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            words,
+            env=dict(os.environ, **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError as error:
+        raise GateError(f"{words[0]}: {error.strerror}") from None
+
+
 def names(count):
     """Return the units of so many instances."""
     return [f"orbiter-worker@{number}.service" for number in range(1, count + 1)]
