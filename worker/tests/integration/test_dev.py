@@ -43,7 +43,7 @@ class Dev:
 
     def __init__(self, directory: Path, log: Path, *options: str, **env: str) -> None:
         self._log = log
-        self._directory = directory
+        self.directory = directory
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "orbiter.cli", "dev", *options],
@@ -209,6 +209,61 @@ async def test_lines_of_tasks_that_run_together_carry_their_names(start, app: Pa
     await dev.said("task first-and-long\nfirst")
     submit(dev, "--task-id", "second", "--wait")
     await dev.said(r"task first-and-long\nfirst\ntask second\nsecond \| first last\nsecond \| status completed")
+    assert dev.end() == 0
+
+
+BREAK = """
+def broken(context):
+    return helper({})
+
+def helper(known):
+    return known["answer"]
+"""
+
+
+def worker_on(dev: Dev, queue: str) -> subprocess.Popen[str]:
+    """Start a worker of a fleet's kind on a queue of the same Redis."""
+    command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", dev.url, "--queue", queue]
+    command += ["--allow-import", "loud", "--import-from", "."]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=dev.directory
+    )
+
+
+async def test_dev_shows_where_a_callable_raised_and_a_fleet_s_worker_type_and_reason_only(start, app: Path) -> None:
+    (app / "loud" / "jobs.py").write_text(BREAK)
+    dev = start(app, "--app", "loud")
+    await dev.ready()
+    command = [sys.executable, "-m", "orbiter.cli", "task", "submit", "x", "--agent", "-", "--redis-url", dev.url]
+    job = json.dumps({"runtime": "callable", "target": "loud.jobs:broken"})
+    said = {"input": job, "text": True, "env": environment(), "capture_output": True}
+    subprocess.run([*command, "--task-id", "here", "--wait", "--max-retries", "0"], check=False, **said)
+    await dev.said(r"the task raised.*task_id=here")
+    await dev.said(r"jobs\.py\", line \d+, in helper")
+    await dev.said("KeyError: 'answer'")
+    await dev.said("status error: KeyError: 'answer'")
+    assert "function.py" not in dev.log
+    with worker_on(dev, "fleet") as worker:
+        try:
+            subprocess.run(
+                [*command, "--queue", "fleet", "--task-id", "there", "--wait", "--max-retries", "0"],
+                check=False,
+                **said,
+            )
+        finally:
+            worker.terminate()
+        log = worker.communicate(timeout=PATIENCE)[0]
+    [failed] = [line for line in log.splitlines() if "failed after" in line]
+    assert re.search(r"error_type=KeyError\b.*error=.*answer", failed)
+    assert ("Traceback" in log, "in helper" in log) == (False, False)
+    with redis.Redis.from_url(dev.url, decode_responses=True) as client:
+        for task_id in ("here", "there"):
+            record = client.hgetall(f"orbiter:task:{task_id}")
+            assert (record["status"], record["error_type"]) == ("failed", "KeyError")
+            events = [json.loads(fields["event"]) for _, fields in client.xrange(f"orbiter:stream:{task_id}")]
+            assert (events[-1]["status"], events[-1]["error_type"]) == ("error", "KeyError")
+            assert "answer" in events[-1]["message"]
+            assert "Traceback" not in json.dumps(events)
     assert dev.end() == 0
 
 

@@ -88,8 +88,9 @@ def describe(event: Event) -> Text:  # noqa: PLR0911 - one for each kind of even
                 f"error: {_excerpt(event.error_type)}: {inert(event.error, limit=TEXT_CAP)}{again}", style="red"
             )
         case StatusEvent():
-            message = f": {inert(event.message, limit=TEXT_CAP)}" if event.message else ""
-            return Text(f"status {event.status}{message}", style="dim")
+            parts = [_excerpt(event.error_type)] if event.error_type else []
+            parts += [inert(event.message, limit=TEXT_CAP)] if event.message not in {"", event.error_type} else []
+            return Text(": ".join([f"status {event.status}", *parts]), style="dim")
 
 
 def _excerpt(text: str) -> str:

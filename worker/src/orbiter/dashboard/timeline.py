@@ -142,7 +142,8 @@ def _row(event: Event, at: float) -> Row | None:
             row = Row("error", f"{event.error_type}{after}", at, "bad", cut(event.error))
         case StatusEvent():
             tone = {"completed": "good", "error": "bad"}.get(event.status, "")
-            row = Row("status", event.status, at, tone, cut(event.message))
+            named = f"{event.status}, {event.error_type}" if event.error_type else event.status
+            row = Row("status", named, at, tone, cut(event.message))
         case UsageEvent():
             usage = event.usage
             model = f", {event.model}" if event.model else ""

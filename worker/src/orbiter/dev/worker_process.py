@@ -21,6 +21,7 @@ from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.storage import NOTHING_ON_DISK
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.redis_url import connect
+from orbiter.distributed.execution.processes.keeper import TRACEBACKS
 from orbiter.distributed.execution.processes.pool import REPLACED
 from orbiter.distributed.names import DEFAULT_NAMESPACE
 
@@ -132,6 +133,7 @@ class WorkerProcess:
             | {
                 "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
                 "PYTHONUNBUFFERED": "1",
+                TRACEBACKS: "1",
             },
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe

@@ -342,12 +342,24 @@ class ErrorEvent(_Event):
 
 
 class StatusEvent(_Event):
-    """A change of state. ``completed``, ``cancelled`` and ``error`` are final: one of them ends every stream."""
+    """A change of state. ``completed``, ``cancelled`` and ``error`` are final: one of them ends every stream.
+
+    Attributes:
+        error_type: Class name of the error that ``message`` is of; written only where there is one.
+    """
 
     type: Literal["status"] = "status"
     status: Literal["starting", "running", "waiting_for_tool", "completed", "cancelled", "error"]
     agent_name: str = ""
     message: str = ""
+    error_type: str = ""
+
+    def values(self, *, seq: int | None = None, attempt: int | None = None) -> dict[str, Any]:
+        """Return what :meth:`to_json` writes."""
+        values = super().values(seq=seq, attempt=attempt)
+        if not self.error_type:
+            del values["error_type"]
+        return values
 
 
 class UsageEvent(_Event):

@@ -218,13 +218,14 @@ class EventLog:
     def _error(self, error: str, error_type: str, seq: int) -> str:
         return ErrorEvent(error=error, error_type=error_type, recoverable=True).to_json(seq=seq, attempt=self.attempt)
 
-    def last(self, status: str, agent_name: str, message: str) -> tuple[int, str]:
+    def last(self, status: str, agent_name: str, message: str, error_type: str = "") -> tuple[int, str]:
         """Return number and JSON of the final event, after everything that was flushed; asking again gives the same."""
         seq = self.seq + 1
+        of_type = f'"error_type": {quoted(error_type)}, ' if error_type else ""
         # Written out, as every task has one: a StatusEvent would cost five times as much.
         return seq, (
             f'{{"type": "status", "status": "{status}", "agent_name": {quoted(agent_name)}, '
-            f'"message": {quoted(message)}, "seq": {seq}, "attempt": {self.attempt}}}'
+            f'"message": {quoted(message)}, {of_type}"seq": {seq}, "attempt": {self.attempt}}}'
         )
 
     def close(self, last: Event | None = None, *, discard: bool = False) -> None:
@@ -646,6 +647,7 @@ class EventSubscriber(Namespaced):
             status=status,
             agent_name=task.agent_name or "",
             message=messages.get(status, task.error or ""),
+            error_type=(task.error_type or "") if status == "error" else "",
             seq=last.seq + 1 if last and last.attempt == task.attempt else 1,
             attempt=task.attempt,
         )

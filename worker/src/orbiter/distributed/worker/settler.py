@@ -338,6 +338,6 @@ class Settler:
 
     @staticmethod
     def _failed(slot: Slot, error: BaseException) -> Outcome:
-        text = describe(error)
-        final = slot.log.last("error", slot.agent_name, text)
-        return Outcome(slot.claim, "failed", text, kind_of(error), *final)
+        text, kind = describe(error), kind_of(error)
+        final = slot.log.last("error", slot.agent_name, text, kind)
+        return Outcome(slot.claim, "failed", text, kind, *final)

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What a callable is called through, in the loop or in a thread.
+_NOT_USER_CODE = ("orbiter.distributed.", "asyncio.", "concurrent.futures.", "threading", "contextlib")
+
 _PR_SET_PDEATHSIG = 1
 LOOK_EVERY = 0.5
 # The loop is silent for so long before anybody is told; then again each time it has doubled.
@@ -175,6 +178,7 @@ class Runner:
             worker_id=config["worker_id"],
             max_result_bytes=config["max_result_bytes"],
         )
+        self._tracebacks = config.get("tracebacks", False)
         self._finishing = False
         self._baseline = Baseline()
         self._spoiled = False
@@ -233,6 +237,8 @@ class Runner:
                 self.loop.call_soon(gc.collect)
             self._when_over(run)
         elif (error := work.exception()) is not None:
+            if self._tracebacks and run.task.agent_config.get("runtime") == "callable":
+                _log_traceback(run.task.task_id, error)
             self.channel.send(Kind.FAILED, number, packed(error))
         else:
             self.channel.send(Kind.COMPLETED, number, work.result().text.encode())
@@ -363,6 +369,15 @@ class Guard(threading.Thread):
                 return f"{frame.f_code.co_filename}:{frame.f_lineno}"
             frame = frame.f_back
         return f"{innermost.f_code.co_filename}:{innermost.f_lineno}" if innermost else ""
+
+
+def _log_traceback(task_id: str, error: BaseException) -> None:
+    """Show where in user code an error was raised; one that is not of user code says all by itself."""
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_globals.get("__name__", "").startswith(_NOT_USER_CODE):
+        at = at.tb_next
+    if at is not None:
+        logger.warning("the task raised", exc_info=(type(error), error, at), extra={"task_id": task_id})
 
 
 def _preload(runner: Runner, modules: list[str]) -> None:

@@ -32,6 +32,8 @@ FINISH_WITHIN = 2.0
 ALONE_AT_ONCE = 2
 # While claims wait that must run alone, one more of them may every so often, seconds.
 ONE_MORE_EVERY = 5.0
+# A variable of `orbiter dev`, whose user wrote the code that raises: the worker shows where.
+TRACEBACKS = "ORBITER_TRACEBACKS"
 
 
 class Keeper:
@@ -151,6 +153,7 @@ class Keeper:
             "max_result_bytes": settings.max_result_bytes,
             "max_event_bytes": settings.max_event_bytes,
             "log_level": logging.getLogger().getEffectiveLevel(),
+            "tracebacks": TRACEBACKS in os.environ,
             "weigh_above": self._limit // 2,
             "number": number,
         }
