@@ -20,8 +20,8 @@ if [ "${1:-}" = --lane ]; then
 fi
 
 # The longest first, so that the lanes end at about the same time; one that is not named here comes before them all.
-longest="compose redis_ha redis default rolling temporal controller upgrade drain scale monitoring"
-nightly=" controller drain monitoring redis_ha scale temporal upgrade "
+longest="compose redis_ha redis valkey default rolling temporal controller upgrade drain scale monitoring"
+nightly=" controller drain monitoring redis_ha scale temporal upgrade valkey "
 if [ $# -eq 0 ]; then
   mapfile -t known < <(printf '%s\n' molecule/*/molecule.yml | cut -d/ -f2)
   for scenario in "${known[@]}"; do [[ " $longest " == *" $scenario "* ]] || set -- "$@" "$scenario"; done

@@ -15,6 +15,7 @@ options:
     description:
       - The file on the host that says what the group is, as the role P(orbiter.fleet.redis#role) writes it. It holds
         the passwords, so that they pass through no output and no command line.
+      - Of Valkey it is C(/etc/valkey/fleet.json) by default.
     type: path
     default: /etc/redis/fleet.json
 requirements:

@@ -17,8 +17,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-SOCKET = "/run/redis/redis-server.sock"
-ETC = "/etc/redis"
+
+def flavor_of(programs):
+    """Return which server a host has, by the folder of its programs: valkey, or else redis."""
+    return "valkey" if (programs / "valkey-server").exists() and not (programs / "redis-server").exists() else "redis"
+
+
+# Debian's packages of Redis and of Valkey differ in this word: so do their programs, units, users, folders and files.
+# The role lets a host have one of them, by its variable redis_flavor.
+FLAVOR = flavor_of(Path("/usr/bin"))
+ETC = Path("/etc", FLAVOR)
+DATA = Path("/var/lib", FLAVOR)
+SERVER = f"{FLAVOR}-server"  # the program, its package and its unit
+SOCKET = f"/run/{FLAVOR}/{SERVER}.sock"
+LOG = f"/var/log/{FLAVOR}/{SERVER}.log"
 ADMIN = "admin"  # the operator's user, which the role makes on each Redis host
 
 
@@ -197,10 +209,10 @@ def local(patience=0.0, etc=ETC, place=SOCKET):
             if str(error).startswith("WRONGPASS"):
                 raise RedisError(
                     f"Redis accepts neither the password in {etc}/admin.password nor the one before it: somebody has "
-                    "changed its users by hand. It reads them from users.acl with systemctl restart redis-server"
+                    f"changed its users by hand. It reads them from users.acl with systemctl restart {SERVER}"
                 ) from None
             if time.monotonic() > deadline:
-                raise NoAnswerError(f"{error}. See journalctl -u redis-server") from None
+                raise NoAnswerError(f"{error}. See journalctl -u {SERVER}") from None
         time.sleep(0.1)
 
 

@@ -25,6 +25,10 @@ from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils import _redis_host
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    DATA,
+    ETC,
+    FLAVOR,
+    SERVER,
     NoAnswerError,
     Redis,
     RedisError,
@@ -34,10 +38,9 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._redis_keep import F
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis_keep import save
 from ansible_collections.orbiter.fleet.plugins.module_utils._wait import PATIENCE, wait_until
 
-DATA = Path("/var/lib/redis")
-ETC = Path("/etc/redis")
-OWNER = "redis"
+OWNER = FLAVOR
 AS_REDIS = ["runuser", "-u", OWNER, "--"]
+PARTED = range(12, 80)  # versions of RDB files that Redis alone writes: Valkey's go on with 80
 OPEN_END = 10.0  # seconds for one command
 
 
@@ -93,7 +96,7 @@ def _copy(redis, folder):
     data = Path(settings["dir"])
     save(redis)
     shutil.copy(data / settings["dbfilename"], folder / "dump.rdb")
-    found = re.search(r"(\d+) keys read", checked("redis-check-rdb", folder / "dump.rdb"))
+    found = re.search(r"(\d+) keys read", checked(f"{FLAVOR}-check-rdb", folder / "dump.rdb"))
     if settings["appendonly"] == "yes":
         own, copy = data / settings["appenddirname"], folder / "appendonlydir"
         manifest = copy / f"{settings['appendfilename']}.manifest"
@@ -101,7 +104,7 @@ def _copy(redis, folder):
             shutil.copytree(own, copy)
             parts = re.findall(r"^file (\S+) ", manifest.read_text(), re.MULTILINE)
             cut_open_end(own / parts[-1], copy / parts[-1])
-        checked("redis-check-aof", manifest)
+        checked(f"{FLAVOR}-check-aof", manifest)
     return int(found[1]) if found else 0
 
 
@@ -142,7 +145,7 @@ def cut_open_end(own, copy):
 def _sound(part):
     """Return the size of a part of an AOF, and up to where it is good."""
     done = subprocess.run(
-        ["redis-check-aof", str(part)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+        [f"{FLAVOR}-check-aof", str(part)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
     )
     found = re.search(r"size=(\d+), ok_up_to=(\d+)", done.stdout)
     return (int(found[1]), int(found[2])) if found else (part.stat().st_size,) * 2
@@ -216,18 +219,31 @@ def _unpack(archive_path, source, folder):
     found = list(folder.glob("dump.rdb" if source == "rdb" else "appendonlydir/*.manifest"))
     if not found:
         raise BackupError(f"the archive has no {source}. Choose the other with redis_restore_from")
+    for path in (*folder.glob("dump.rdb"), *folder.glob("appendonlydir/*.base.rdb")):
+        check_version(path, FLAVOR)
     try:
-        checked(f"redis-check-{source}", found[0])
+        checked(f"{FLAVOR}-check-{source}", found[0])
     except BackupError as error:
         raise BackupError(f"this archive is not good; {error}") from None
     for path in (folder, *folder.rglob("*")):
         shutil.chown(path, OWNER, OWNER)
 
 
+def check_version(path, flavor):
+    """Refuse what Redis has written since it and Valkey have parted, whose checker would call it damaged."""
+    with path.open("rb") as file:
+        version = re.fullmatch(rb"REDIS(\d{4})", file.read(9))
+    if flavor == "valkey" and version and int(version[1]) in PARTED:
+        raise BackupError(
+            f"this archive is of Redis 7.4 or newer (RDB {int(version[1])}), which Valkey does not read. Restore it "
+            "on a host with redis_flavor: redis"
+        )
+
+
 def settings():
     """Return the settings that decide where and whether a data set can be loaded."""
     kept = {"dbfilename": "dump.rdb", "appenddirname": "appendonlydir"}
-    for file in (ETC / "redis.conf", ETC / "dynamic.conf"):
+    for file in (ETC / f"{FLAVOR}.conf", ETC / "dynamic.conf"):
         said = written_settings(file) if file.exists() else {}
         kept.update({name: said[name] for name in ("databases", "appendfilename", *kept) if name in said})
     return kept
@@ -245,9 +261,7 @@ def written_anew(folder, source, kept):
     lines += ["port 0", f"unixsocket {place}", "unixsocketperm 700", f"dir {folder}", f"logfile {log}", 'save ""']
     # With an AOF switched on, Redis would read only that, and find it empty.
     lines.append(f"appendonly {'yes' if source == 'aof' else 'no'}")
-    server = subprocess.Popen(
-        [*AS_REDIS, "redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    server = subprocess.Popen([*AS_REDIS, SERVER, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     server.stdin.write("\n".join([*lines, ""]))
     server.stdin.close()
     try:
@@ -308,7 +322,7 @@ def exchange(folder, aside, kept):
 
 def service(verb):
     """Start or stop Redis."""
-    subprocess.run(["systemctl", verb, "redis-server"], check=True)
+    subprocess.run(["systemctl", verb, SERVER], check=True)
 
 
 def replace(folder, source, aside):

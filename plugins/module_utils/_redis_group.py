@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """This host's part in a group of Redis servers that replicate, watched by Sentinel. It never decides who the master is.
 
-What the group is, stands in /etc/redis/fleet.json. Who is master now, the sentinels and servers are asked each time,
-and what they say is left as it is.
+What the group is, stands in fleet.json, beside the server's settings. Who is master now, the sentinels and servers are
+asked each time, and what they say is left as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     ADMIN,
+    ETC,
+    FLAVOR,
+    LOG,
     QUICK,
+    SERVER,
     SOCKET,
     NoAnswerError,
     Redis,
@@ -33,12 +37,12 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._wait import NotInTi
 
 SLOW = 5.0  # seconds that an answer takes at most
 
-ETC = Path("/etc/redis")
-OWNER = "redis"
-HEAD = "# Redis' own: it notes here whose replica it is. What the role writes: redis.conf, member.conf."
+OWNER = FLAVOR
+SENTINEL_UNIT = f"{FLAVOR}-sentinel"
+HEAD = f"# Redis' own: it notes here whose replica it is. What the role writes: {FLAVOR}.conf, member.conf."
 SENTINEL_HEAD = "# Sentinel's own. What the role writes: sentinel-settings.conf."
 # How an operator empties a Redis of the role.
-EMPTY = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock FLUSHALL"
+EMPTY = f"REDISCLI_AUTH=$(cat {ETC}/admin.password) {FLAVOR}-cli --user admin -s {SOCKET} FLUSHALL"
 # Settings that nobody is shown.
 SECRET = ("masterauth",)
 # Milliseconds that sentinels are kept from putting replicas back that follow the master by its other port.
@@ -94,7 +98,7 @@ class Group:
         self.pending = etc / ".restart-pending"  # there while a restart is due that could not be done
         self.sentinel_state = etc / "sentinel.conf"  # Sentinel's own
         self._monitor = re.compile(rf"^(sentinel monitor {re.escape(self.service)} \S+ )(\d+)( \d+)$", re.MULTILINE)
-        self._included = [f"include {etc}/redis.conf", f"include {etc}/member.conf"]
+        self._included = [f"include {etc}/{FLAVOR}.conf", f"include {etc}/member.conf"]
         self._sentinel_included = f"include {etc}/sentinel-settings.conf"
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -256,7 +260,7 @@ class Group:
         self._wait(
             lambda: all(self.in_step(address) or self.is_master(address) for address in self.others),
             f"Not restarting Redis on {self.me}: of {', '.join(self.others)} not all are in step, and one more would "
-            "be missing. Bring them back (journalctl -u redis-server), or take them out of the inventory",
+            f"be missing. Bring them back (journalctl -u {SERVER}), or take them out of the inventory",
         )
         if master:
             self._hand_over()
@@ -286,7 +290,7 @@ class Group:
                     self.in_step(self.me) or (self.is_master(self.me) and self.named_by_sentinels() in (self.me, None))
                 )
             ),
-            f"Redis on {self.me} is not in step with its master: see /var/log/redis/redis-server.log",
+            f"Redis on {self.me} is not in step with its master: see {LOG}",
         )
         if self.is_master(self.me):
             wanted = self.min_replicas
@@ -321,9 +325,9 @@ class Group:
         """Restart this host's sentinel, which watches the group's port from then on."""
         if not check:
             subprocess.run(["systemctl", "daemon-reload"], check=True)
-            _systemctl("stop", unit="redis-sentinel")  # while it runs it writes its file
+            _systemctl("stop", unit=SENTINEL_UNIT)  # while it runs it writes its file
             self._change_watched_port()
-            done = _systemctl("start", unit="redis-sentinel")
+            done = _systemctl("start", unit=SENTINEL_UNIT)
             if done.returncode:
                 raise GroupError(f"The sentinel on {self.me} does not start: {done.stderr.strip()}")
         return {"changed": True}
@@ -358,7 +362,7 @@ class Group:
                 bool(self.sentinel(self.me, "CKQUORUM", self.service))
                 and bool(self.sentinel(self.me, "MASTER", self.service))
             ),
-            f"The sentinel on {self.me} does not reach enough others to fail over: journalctl -u redis-sentinel, "
+            f"The sentinel on {self.me} does not reach enough others to fail over: journalctl -u {SENTINEL_UNIT}, "
             "there and here",
         )
         return answer
@@ -379,7 +383,7 @@ class Group:
 
     def _listens_elsewhere(self):
         """Return whether the server runs with other ports than its file says, as after a play that was interrupted."""
-        wanted = written_settings(self.etc / "redis.conf") if (self.etc / "redis.conf").exists() else {}
+        wanted = written_settings(self.etc / f"{FLAVOR}.conf") if (self.etc / f"{FLAVOR}.conf").exists() else {}
         try:
             with local(etc=self.etc, place=self.socket) as redis:
                 now = redis.settings("port", "tls-port")
@@ -424,7 +428,7 @@ class Group:
     def _wait_for_sentinel(self):
         self._wait(
             lambda: bool(self.sentinel(self.me, "MASTER", self.service)),
-            f"The sentinel on {self.me} does not answer: journalctl -u redis-sentinel",
+            f"The sentinel on {self.me} does not answer: journalctl -u {SENTINEL_UNIT}",
         )
 
     def _restart_unit(self):
@@ -432,12 +436,10 @@ class Group:
         subprocess.run(["systemctl", "daemon-reload"], check=True)
         done = _systemctl("restart")
         if done.returncode:
-            raise GroupError(
-                f"Redis on {self.me} does not start: {done.stderr.strip()}. See journalctl -u redis-server"
-            )
+            raise GroupError(f"Redis on {self.me} does not start: {done.stderr.strip()}. See journalctl -u {SERVER}")
         self._wait(
             lambda: self.info(self.me, "persistence").get("loading") == "0",
-            f"Redis on {self.me} does not answer. See journalctl -u redis-server, /var/log/redis/redis-server.log",
+            f"Redis on {self.me} does not answer. See journalctl -u {SERVER}, {LOG}",
         )
         with contextlib.suppress(FileNotFoundError):
             self.pending.unlink()
@@ -451,7 +453,7 @@ class Group:
             # One that has just begun hears of the replicas first.
             self._wait(
                 lambda: any(self.sentinel(address, "FAILOVER", self.service) for address in [self.me, *self.others]),
-                f"No sentinel would make another server master in place of {self.me}: see journalctl -u redis-sentinel",
+                f"No sentinel would make another server master in place of {self.me}: journalctl -u {SENTINEL_UNIT}",
                 within=15,
             )
             self._wait(
@@ -512,7 +514,7 @@ def _begin(path, lines, *, check):
     return {"before_header": str(path), "after_header": str(path), "before": "", "after": after}
 
 
-def _systemctl(*words, unit="redis-server"):
+def _systemctl(*words, unit=SERVER):
     return subprocess.run(
         ["systemctl", *words, unit],
         stdout=subprocess.PIPE,

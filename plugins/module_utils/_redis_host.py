@@ -19,6 +19,10 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.orbiter.fleet.plugins.module_utils import _host
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     ADMIN,
+    DATA,
+    ETC,
+    FLAVOR,
+    SERVER,
     NoAnswerError,
     Redis,
     RedisError,
@@ -27,14 +31,12 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     unquote,
 )
 
-ETC = Path("/etc/redis")
-CONFIG = ETC / "redis.conf"
-DATA = Path("/var/lib/redis")
-UNIT = "redis-server.service"
+UNIT = f"{SERVER}.service"
+CONFIG = ETC / f"{FLAVOR}.conf"
 SERVERS = ("redis-server", "valkey-server", "keydb-server")
 # Every release of the role writes this line into redis.conf, and no package does.
-MARK = "include /etc/redis/dynamic.conf"
-SENTINEL_MARK = "include /etc/redis/sentinel-settings.conf"
+MARK = f"include {ETC}/dynamic.conf"
+SENTINEL_MARK = f"include {ETC}/sentinel-settings.conf"
 SENTINEL_OF_PACKAGE = "sentinel monitor mymaster 127.0.0.1 6379 2"
 
 # What the role's files are going to say; described by the module redis_adopt.
@@ -118,7 +120,7 @@ def unit():
 
 def shipped():
     """Return the MD5 of redis.conf as the package has brought it, or nothing."""
-    listed = _host.ask("dpkg-query", "--show", "--showformat=${Conffiles}", "redis-server")
+    listed = _host.ask("dpkg-query", "--show", "--showformat=${Conffiles}", SERVER)
     found = re.search(rf"^ {re.escape(str(CONFIG))} ([0-9a-f]+)", listed, re.MULTILINE)
     return found[1] if found else ""
 
@@ -270,7 +272,7 @@ def look_at_files(seen, wanted):
 def look_at_server(seen, process, start, wanted):
     """Note what is to be known of a Redis that runs; return whom it serves and what it holds."""
     name = _host.process_name(process)
-    if name != "redis-server":
+    if name != SERVER:
         seen["hurdles"].append(f"{UNIT} runs {name}, and the role would install another server in its place")
         return [f"{UNIT} runs {name}"]
     started_with = next((word for word in start.split() if word.endswith(".conf")), "no file")

@@ -11,10 +11,10 @@ import subprocess
 from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils import _redis_host
-from ansible_collections.orbiter.fleet.plugins.module_utils._redis import NoAnswerError, RedisError
+from ansible_collections.orbiter.fleet.plugins.module_utils._redis import LOG, SERVER, NoAnswerError, RedisError
 from ansible_collections.orbiter.fleet.plugins.module_utils._wait import NotInTimeError, wait_until
 
-DROP_INS = Path("/etc/systemd/system/redis-server.service.d")
+DROP_INS = Path(f"/etc/systemd/system/{_redis_host.UNIT}.d")
 
 
 class KeepError(Exception):
@@ -36,9 +36,7 @@ def running():
             check=False,
         )
         if done.returncode:
-            raise KeepError(
-                f"Redis does not start as it is: {done.stderr.strip()}. See journalctl -u {_redis_host.UNIT}"
-            )
+            raise KeepError(f"Redis does not start as it is: {done.stderr.strip()}. See journalctl -u {SERVER}")
     redis = _redis_host.connect(_redis_host.unit()["MainPID"])
     wait_until(lambda: redis.info("persistence")["loading"] == "0", "Redis does not come to an end of loading its data")
     return redis
@@ -61,9 +59,7 @@ def save(redis):
 
     wait_until(ended, "BGSAVE does not end")
     if persistence()["rdb_last_bgsave_status"] != "ok":
-        raise KeepError(
-            "BGSAVE failed: see /var/log/redis/redis-server.log. Often the disk is full, or memory short for a fork"
-        )
+        raise KeepError(f"BGSAVE failed: see {LOG}. Often the disk is full, or memory short for a fork")
 
 
 def write_aof(redis):

@@ -61,7 +61,9 @@ options:
     type: str
     default: orbiter
   config:
-    description: The settings that Redis was started with. The operator's password is beside it.
+    description:
+      - The settings that Redis was started with. The operator's password is beside it.
+      - Of Valkey they are C(/etc/valkey/valkey.conf) by default.
     type: path
     default: /etc/redis/redis.conf
 attributes:
@@ -137,6 +139,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    ETC,
+    FLAVOR,
     NoAnswerError,
     Redis,
     RedisError,
@@ -301,7 +305,7 @@ def main() -> None:
             "noted": {"type": "bool", "default": True},
             "deploys": {"type": "int", "default": 0},
             "namespace": {"default": "orbiter"},
-            "config": {"type": "path", "default": "/etc/redis/redis.conf"},
+            "config": {"type": "path", "default": str(ETC / f"{FLAVOR}.conf")},
         },
         required_if=[("state", "held", ["run"]), ("state", "free", ["run"])],
         supports_check_mode=True,

@@ -76,6 +76,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils import _redis_backup, _redis_host
+from ansible_collections.orbiter.fleet.plugins.module_utils._redis import SERVER
 
 
 def main():
@@ -86,7 +87,7 @@ def main():
         module.fail_json(msg=f"directory: {directory} is no folder on this host. Make it first")
     process = _redis_host.unit()["MainPID"]
     if process == "0":
-        module.fail_json(msg="Redis does not run on this host: systemctl start redis-server, or see its log")
+        module.fail_json(msg=f"Redis does not run on this host: systemctl start {SERVER}, or see its log")
     if module.check_mode:
         module.exit_json(changed=True)
     os.umask(0o077)

@@ -18,11 +18,11 @@ description:
 author: Orbiter Fleet authors (@orbiter-fleet)
 options:
   etc:
-    description: The folder with the operator's password.
+    description: The folder with the operator's password. Of Valkey it is C(/etc/valkey) by default.
     type: path
     default: /etc/redis
   socket:
-    description: The server's Unix socket.
+    description: The server's Unix socket. Of Valkey it is C(/run/valkey/valkey-server.sock) by default.
     type: path
     default: /run/redis/redis-server.sock
 attributes:
@@ -71,6 +71,8 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
     ADMIN,
+    ETC,
+    SOCKET,
     NoAnswerError,
     RedisError,
     callers,
@@ -88,8 +90,8 @@ def main() -> None:
     """Look and tell."""
     module = AnsibleModule(
         argument_spec={
-            "etc": {"type": "path", "default": "/etc/redis"},
-            "socket": {"type": "path", "default": "/run/redis/redis-server.sock"},
+            "etc": {"type": "path", "default": str(ETC)},
+            "socket": {"type": "path", "default": SOCKET},
         },
         supports_check_mode=True,
     )

@@ -26,7 +26,7 @@ options:
     choices: [rdb, aof]
     default: rdb
   aside:
-    description: Name of the folder in C(/var/lib/redis) where the old files go.
+    description: Name of the folder in C(/var/lib/redis) or C(/var/lib/valkey) where the old files go.
     type: str
     required: true
 attributes:

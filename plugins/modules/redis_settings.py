@@ -48,11 +48,11 @@ options:
     type: float
     default: 60
   etc:
-    description: The folder with the operator's password.
+    description: The folder with the operator's password. Of Valkey it is C(/etc/valkey) by default.
     type: path
     default: /etc/redis
   socket:
-    description: The server's Unix socket.
+    description: The server's Unix socket. Of Valkey it is C(/run/valkey/valkey-server.sock) by default.
     type: path
     default: /run/redis/redis-server.sock
 attributes:
@@ -107,6 +107,9 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.orbiter.fleet.plugins.module_utils._redis import (
+    ETC,
+    LOG,
+    SOCKET,
     NoAnswerError,
     Redis,
     RedisError,
@@ -265,9 +268,7 @@ class Host:
             try:
                 self._redis.ask("CONFIG", "SET", *(word for name in names for word in (name, tls[name])))
             except RedisError as error:
-                raise WrongError(
-                    f"Redis does not take the new certificate: {error}. See /var/log/redis/redis-server.log"
-                ) from None
+                raise WrongError(f"Redis does not take the new certificate: {error}. See {LOG}") from None
         self.note("certificate", "certificate: the one before", "certificate: the one of the file")
 
 
@@ -363,8 +364,8 @@ def main() -> None:
             "reload_certificate": {"type": "bool", "default": False},
             "if_running": {"type": "bool", "default": False},
             "patience": {"type": "float", "default": 60},
-            "etc": {"type": "path", "default": "/etc/redis"},
-            "socket": {"type": "path", "default": "/run/redis/redis-server.sock"},
+            "etc": {"type": "path", "default": str(ETC)},
+            "socket": {"type": "path", "default": SOCKET},
         },
         supports_check_mode=True,
     )

@@ -1161,6 +1161,7 @@ def dashboard_memory(values):
 # The members of a group are one Redis.
 AGREED = (
     *(
+        "redis_flavor",
         "redis_port",
         "redis_tls",
         "redis_tls_port",

@@ -1,9 +1,10 @@
 """Start a Redis with a new file of settings, aside from the one that runs, and say whether it comes up.
 
-Usage: try_settings.py NAME FILE
-NAME is redis.conf, dynamic.conf or users.acl; FILE is what would replace it in /etc/redis. Redis has no checker for its
-files: the only judge is a server that starts. It runs as the user redis, in a directory of its own that is removed
-again, on a spare port of the same addresses, and never becomes a replica. Ends in Redis' words if it does not start.
+Usage: try_settings.py FLAVOR NAME FILE
+FLAVOR is redis or valkey. NAME is FLAVOR.conf, dynamic.conf or users.acl; FILE is what would replace it in /etc/FLAVOR.
+Redis has no checker for its files: the only judge is a server that starts. It runs as the user FLAVOR, in a directory
+of its own that is removed again, on a spare port of the same addresses, and never becomes a replica. Ends in Redis'
+words if it does not start.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
-INSTALLED = Path("/etc/redis")
-NAMES = ("redis.conf", "dynamic.conf", "users.acl")
+FLAVOR = sys.argv[1]
+INSTALLED = Path("/etc", FLAVOR)
+MAIN = f"{FLAVOR}.conf"
+NAMES = (MAIN, "dynamic.conf", "users.acl")
 PATIENCE = 60.0
 
 
 def gather(name: str, file: str, directory: Path) -> str:
-    """Put the files, with the new one among them, into the directory; return the text of its redis.conf."""
+    """Put the files, with the new one among them, into the directory; return the text of its main one."""
     texts = {other: (INSTALLED / other).read_text() for other in NAMES if (INSTALLED / other).exists()}
     texts[name] = Path(file).read_text()
-    main = texts.get("redis.conf", "")
+    main = texts.get(MAIN, "")
     if f"include {INSTALLED}/dynamic.conf" not in main:
         # The package's own, which goes as soon as ours has been found good.
         main = f"include {INSTALLED}/dynamic.conf\naclfile {INSTALLED}/users.acl\n"
@@ -36,10 +39,10 @@ def gather(name: str, file: str, directory: Path) -> str:
             main = main.replace(str(INSTALLED / other), str(directory / other))
         else:
             main = re.sub(rf"^.*{re.escape(str(INSTALLED / other))}\n", "", main, flags=re.MULTILINE)
-    texts["redis.conf"] = main
+    texts[MAIN] = main
     for other, text in texts.items():
         (directory / other).write_text(text)
-        shutil.chown(directory / other, "redis", "redis")
+        shutil.chown(directory / other, FLAVOR, FLAVOR)
     return main
 
 
@@ -62,7 +65,7 @@ def command(directory: Path, main: str) -> list[str]:
         "daemonize": "no",
         "supervised": "no",
     }
-    words = ["redis-server", str(directory / "redis.conf")]
+    words = [f"{FLAVOR}-server", str(directory / MAIN)]
     for name, value in aside.items():
         words += [f"--{name}", value]
     # Two words, and an empty one, are values of their own.
@@ -97,8 +100,8 @@ def attempt(directory: Path, main: str) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            user="redis",
-            group="redis",
+            user=FLAVOR,
+            group=FLAVOR,
             extra_groups=[],
             umask=0o077,
         )
@@ -117,10 +120,10 @@ def attempt(directory: Path, main: str) -> None:
 
 def main() -> None:
     """Try the file."""
-    name, file = sys.argv[1:]
+    name, file = sys.argv[2:]
     os.umask(0o077)
     with tempfile.TemporaryDirectory(prefix="orbiter-redis-") as path:
-        shutil.chown(path, "redis", "redis")
+        shutil.chown(path, FLAVOR, FLAVOR)
         attempt(Path(path), gather(name, file, Path(path)))
 
 

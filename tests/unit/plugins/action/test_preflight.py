@@ -14,6 +14,7 @@ from ansible_collections.orbiter.fleet.plugins.plugin_utils import _rules, _valu
 CHECKOUT = Path(__file__).parents[4]
 PREPARE = CHECKOUT / "playbooks/prepare.yml"
 PASSWORD = "a-good-passw0rd-of-redis"
+FLAVORS = {1: "valkey", 2: "redis", 3: "keydb"}
 NEXT = "PLAY [Look at the hosts]"
 
 
@@ -245,3 +246,9 @@ def test_names_of_settings_may_be_numbers_and_are_refused():
     assert [name for name, _said in _rules.settings_lines(values)] == ["worker_extra_env"]
     assert [name for name, _said in _rules.environment_kinds(values)] == ["worker_task_env"]
     assert _rules.tasks_own(values) == {"1"}
+
+
+def test_a_group_has_one_kind_of_server_and_it_is_one_of_the_two(prepare):
+    said, _dummy = prepare(redis=[f"r{n} redis_bind=10.0.0.{n} redis_flavor={flavor}" for n, flavor in FLAVORS.items()])
+    assert "r2: redis_flavor is not the same as that of r1" in said
+    assert "r3: redis_flavor is keydb" in said
