@@ -70,7 +70,7 @@ def test_every_module_that_asks_redis_takes_the_defaults_of_the_action_group():
 def test_every_test_that_a_page_names_is_there():
     pages = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
     named = {page.name: re.findall(r"`(test_\w+)`", page.read_text()) for page in pages}
-    assert len(named["secure.md"]) > 50
+    assert sum(len(names) for page, names in named.items() if page.startswith("secure")) > 50
     folders = ("tests", "worker/tests", "molecule")
     sources = [path.read_text() for folder in folders for path in (CHECKOUT / folder).rglob("test_*.py")]
     there = {name for text in sources for name in re.findall(r"\bdef (test_\w+)", text)}

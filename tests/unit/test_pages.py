@@ -28,11 +28,9 @@ LONG_PAGES = {
     "docs/isolation.md",
     "docs/monitoring.md",
     "docs/performance.md",
-    "docs/protocol.md",
     "docs/redis.md",
     "docs/reliability.md",
     "docs/runtimes.md",
-    "docs/secure.md",
     "docs/temporal.md",
     "docs/troubleshoot.md",
     "docs/upgrade.md",
@@ -43,8 +41,6 @@ LONG_CELLS = {
     "docs/guide-tests.md": 1,
     "docs/isolation.md": 5,
     "docs/performance.md": 2,
-    "docs/protocol.md": 7,
-    "docs/secure.md": 7,
 }
 
 

@@ -143,7 +143,7 @@ def ends_as_it_must(history: History) -> Iterator[Finding]:
 def charged(history: History) -> Iterator[Finding]:
     """No task is charged with a crash that has not done any harm, but for those that were killed while they ran alone.
 
-    The first loss is beside others, and never charged; a later one may be (docs/protocol.md, "Losses and crashes").
+    The first loss is beside others, and never charged; a later one may be (docs/protocol-losses.md).
     """
     for task, record in history.records.items():
         # What Temporal has knows crashes only, one for each worker that was lost.
