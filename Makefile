@@ -137,7 +137,7 @@ sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others):
 	@tools/sbom.sh $(EXTRAS)
 
 .PHONY: rights
-rights: setup ## Write what follows from the rights of Redis' users and the scripts: docs/redis.md, client_scripts.json
+rights: setup ## Write what follows from the rights of Redis' users and the scripts: docs/redis-*.md, client_scripts.json
 	python tools/rights.py
 
 .PHONY: picture

@@ -1,8 +1,8 @@
 """Writes what follows from rights of Redis' users and from the queue's scripts. Usage: rights.py [--check | --release].
 
-The tables in docs/redis.md, from roles/redis/files/rights.yml; and roles/redis/files/client_scripts.json, the scripts
-that clients run. With --release those that were current become the previous release's: while a fleet is updated, and
-after it has gone back, clients of both work.
+The tables in docs/redis-users.md and docs/redis-rights.md, from roles/redis/files/rights.yml; and
+roles/redis/files/client_scripts.json, the scripts that clients run. With --release those that were current become the
+previous release's: while a fleet is updated, and after it has gone back, clients of both work.
 """
 
 import json
@@ -16,15 +16,22 @@ from orbiter.distributed.broker import scripts
 HERE = Path(__file__).resolve().parent.parent
 RIGHTS = HERE / "roles" / "redis" / "files" / "rights.yml"
 SCRIPTS = HERE / "roles" / "redis" / "files" / "client_scripts.json"
-PAGE = HERE / "docs" / "redis.md"
+USERS_PAGE = HERE / "docs" / "redis-users.md"
+RIGHTS_PAGE = HERE / "docs" / "redis-rights.md"
 BEGIN, END = "<!-- rights: made by `make rights` from roles/redis/files/rights.yml -->\n", "<!-- end of rights -->\n"
 
 
-def tables(rights: dict) -> str:
-    """Return the users, then what each may do with which keys, as Markdown."""
+def users(rights: dict) -> str:
+    """Return what each user is for, as Markdown."""
     lines = ["| user | for | may | may not |", "| --- | --- | --- | --- |"]
     lines += [f"| `{name}` | {user['for']} | {user['may']} | {user['may_not']} |" for name, user in rights.items()]
     lines += ["| `admin` | operators, replicas, sentinels | everything | |", ""]
+    return "\n".join(lines)
+
+
+def tables(rights: dict) -> str:
+    """Return what each user may do with which keys, as Markdown."""
+    lines = []
     for name, user in rights.items():
         lines += [f"`{name}`:", "", "| with | keys | commands |", "| --- | --- | --- |"]
         channels = " ".join(f"`{channel}`" for channel in user["channels"].split())
@@ -53,12 +60,10 @@ def commands(row: dict) -> str:
     return " ".join(f"`{word.replace('|', ' ')}`" for word in row["commands"].split())
 
 
-def page(text: str) -> str:
-    """Return the page with the tables of now."""
+def page(text: str, made: str) -> str:
+    """Return a page with what is made of the rights of now."""
     before, rest = text.split(BEGIN)
-    return (
-        before + BEGIN + "\n" + tables(yaml.safe_load(RIGHTS.read_text())["rights"]) + "\n" + END + rest.split(END)[1]
-    )
+    return before + BEGIN + "\n" + made + "\n" + END + rest.split(END)[1]
 
 
 def client_scripts(text: str, *, release: bool) -> str:
@@ -71,8 +76,13 @@ def client_scripts(text: str, *, release: bool) -> str:
 
 def main() -> None:
     """Write the files, or check that they are as they would be written."""
-    old = {path: path.read_text() if path.exists() else "" for path in (PAGE, SCRIPTS)}
-    new = {PAGE: page(old[PAGE]), SCRIPTS: client_scripts(old[SCRIPTS], release="--release" in sys.argv[1:])}
+    old = {path: path.read_text() if path.exists() else "" for path in (USERS_PAGE, RIGHTS_PAGE, SCRIPTS)}
+    rights = yaml.safe_load(RIGHTS.read_text())["rights"]
+    new = {
+        USERS_PAGE: page(old[USERS_PAGE], users(rights)),
+        RIGHTS_PAGE: page(old[RIGHTS_PAGE], tables(rights)),
+        SCRIPTS: client_scripts(old[SCRIPTS], release="--release" in sys.argv[1:]),
+    }
     stale = [path for path in new if old[path] != new[path]]
     if "--check" in sys.argv[1:]:
         if stale:

@@ -247,5 +247,5 @@ def readable(redis, groups, watching):
         yield (
             f"{', '.join(groups['redis'])}: Redis speaks no TLS (redis_tls is false), so passwords, tasks and results "
             f"can be read by whoever reads along in the network between it and {others}; a new fleet gets TLS "
-            'without redis_tls: false, one that runs by orbiter.fleet.redis_tls (docs/secure-tls.md).'
+            "without redis_tls: false, one that runs by orbiter.fleet.redis_tls (docs/secure-tls.md)."
         )

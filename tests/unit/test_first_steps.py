@@ -1,4 +1,4 @@
-"""README's and docs/inventory.md's first steps, typed as they stand there, in a new clone and with an empty home."""
+"""README's and the inventory pages' first steps, typed as they stand there, in a new clone and with an empty home."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from terminal import commands, new_clone, section
+from terminal import CHECKOUT, commands, new_clone, section
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_first_inventory_goes_as_far_as_hosts_that_do_not_exist(terminal, in
 
 
 def test_passwords_and_settings_of_the_first_inventory_take_effect(terminal, installed):
-    agents = section("docs/inventory.md", "Your own agents")
+    agents = (CHECKOUT / "docs/inventory-agents.md").read_text()
     write_files(terminal, agents)
     names = "orbiter_redis_password, orbiter_redis_users.client.password, worker_allow_imports, release_app"
     said = terminal.done(

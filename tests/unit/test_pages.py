@@ -20,26 +20,12 @@ PAGES = {
 }
 WORDS, COLUMNS, CELL = 1200, 110, 200
 LONG_PAGES = {
-    "docs/architecture.md",
-    "docs/command.md",
-    "docs/guide-tests.md",
-    "docs/high-availability.md",
-    "docs/inventory.md",
-    "docs/isolation.md",
-    "docs/monitoring.md",
     "docs/performance.md",
-    "docs/redis.md",
     "docs/reliability.md",
-    "docs/runtimes.md",
-    "docs/temporal.md",
-    "docs/troubleshoot.md",
-    "docs/upgrade.md",
 }
 LONG_CELLS = {
     "docs/dashboard.md": 1,
     "docs/dependencies.md": 3,
-    "docs/guide-tests.md": 1,
-    "docs/isolation.md": 5,
     "docs/performance.md": 2,
 }
 

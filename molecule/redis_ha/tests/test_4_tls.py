@@ -31,7 +31,7 @@ def open_ports(servers):
 
 @pytest.fixture(scope="module")
 def without(play, servers):
-    """Take TLS from the group, all of it stopped, as docs/high-availability.md says."""
+    """Take TLS from the group, all of it stopped, as docs/high-availability-changes.md says."""
     refused = play("site.yml", "--tags=redis", **WITHOUT)
     for host in servers.values():
         host.check_output("systemctl stop redis-sentinel redis-server")

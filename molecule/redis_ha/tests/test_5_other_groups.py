@@ -51,7 +51,7 @@ class TestOneOfThree:
 
     @pytest.fixture(scope="class")
     def alone(self, play, settings, fleet, servers, master):
-        """Leave one host, as docs/high-availability.md says, "Fewer hosts": one that is not the master until then."""
+        """Leave one host, as docs/high-availability-changes.md says, "Fewer hosts": not the master."""
         name = next(name for name in servers if name != master())
         host, others = servers[name], [other for one, other in servers.items() if one != name]
         redis(host, "config set replica-priority 1")

@@ -134,7 +134,7 @@ async def test_of_two_ports_it_is_that_of_the_url_whichever_the_sentinels_name(
 
 async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_server: str) -> None:
     port = int(redis_server.rpartition(":")[2].partition("/")[0])
-    page = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "redis-users.md").read_text()
     [rights] = re.findall(r"sentinels allow `([^`]*)`", page)
     options = (
         f"sentinel monitor mymaster 127.0.0.1 {port} 1",

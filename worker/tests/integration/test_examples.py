@@ -97,7 +97,7 @@ async def test_cancel_hangs_up_on_the_openai_example(fleet: Fleet, server: OpenA
 def test_the_code_in_the_docs_is_the_code_in_the_file(example: str) -> None:
     code = (ROOT / "examples" / example / example / "agent.py").read_text()
     settings = (ROOT / "examples" / example / "agent.json").read_text()
-    page = (ROOT / "docs" / "runtimes.md").read_text()
+    page = (ROOT / "docs" / "runtimes-frameworks.md").read_text()
     assert f"```python\n{code}```\n" in page
     assert f"```json\n{settings}```\n" in page
 
@@ -105,7 +105,7 @@ def test_the_code_in_the_docs_is_the_code_in_the_file(example: str) -> None:
 async def test_the_callables_in_the_docs_do_what_they_say(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "docs_jobs.py").write_text(_block("tells"))
+    (tmp_path / "docs_jobs.py").write_text(_of_page("docs/runtimes-callables.md", "tells"))
     monkeypatch.syspath_prepend(tmp_path)
     target = {"runtime": "callable", "options": {"numbers": 5}}
     async with working(fleet.url, allow_import=["docs_jobs"]):
@@ -118,7 +118,7 @@ async def test_the_callables_in_the_docs_do_what_they_say(
 
 
 async def test_the_script_in_the_docs_runs(fleet: Fleet) -> None:
-    script = _block("submit_many").replace("redis://localhost:6379", fleet.url)
+    script = _of_page("docs/client.md", "distributed_sync").replace("redis://localhost:6379", fleet.url)
     async with working(fleet.url):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
         output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
@@ -245,8 +245,3 @@ def _of_page(page: str, name: str) -> str:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     (found,) = [block for block in blocks if name in block]
     return str(found)
-
-
-def _block(name: str) -> str:
-    """Return the one block of Python in the page of runtimes that has this name in it."""
-    return _of_page("docs/runtimes.md", name)

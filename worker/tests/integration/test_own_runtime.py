@@ -14,7 +14,7 @@ from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet
 from tests.support import PATIENCE, start_orbiter
 
-PAGE = Path(__file__).parents[3] / "docs" / "runtimes.md"
+PAGE = Path(__file__).parents[3] / "docs" / "runtimes-own.md"
 
 
 @pytest.fixture

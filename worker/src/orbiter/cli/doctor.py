@@ -99,7 +99,7 @@ async def _examine(url: str, queue: str) -> list[Finding]:
     except (*_AWAY, TimeoutError) as error:
         return [_unreachable(error, url)]
     except NoPermissionError as error:
-        remedy = "Give it the rights of docs/secure.md, by the role orbiter.fleet.redis, or take another user's URL"
+        remedy = "Give it the rights of docs/redis-rights.md by orbiter.fleet.redis, or take another user's URL"
         return [Finding("rights", State.PROBLEM, f"this user of Redis may not connect as clients do: {error}", remedy)]
     except redis.RedisError as error:
         return [Finding("reach", State.PROBLEM, f"Redis at {mask(url)} refuses: {error}", _MEND_REDIS)]
@@ -156,7 +156,7 @@ async def _rights(client: Redis, url: str, queue: str) -> AsyncIterator[Finding]
         except NoPermissionError as error:
             remedy = (
                 f"Give the user {check(url).login.get('username', 'default')!r} of Redis that right"
-                " (docs/secure.md lists them), or take another user's URL"
+                " (docs/redis-rights.md lists them), or take another user's URL"
             )
             yield Finding("rights", State.WARNING, f"may not {name} of queue {queue}: {error}", remedy)
         except TimeoutError:

@@ -340,7 +340,7 @@ def _explained(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, ValueError):
         return 400, "This cannot be asked", str(error)
     if isinstance(error, NoPermissionError):
-        return 503, "Redis does not allow it", f"{error}. The user needs the rights of `dashboard`: docs/redis.md."
+        return 503, "Redis does not allow it", f"{error}. It needs the rights of `dashboard`: docs/redis-rights.md."
     if isinstance(error, RedisError | OSError | TimeoutError):
         why = str(error) or "no answer within 5 s"
         return 503, "Redis cannot be asked", f"{why}. The page comes back by itself once Redis answers."

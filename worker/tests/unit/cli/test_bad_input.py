@@ -303,7 +303,7 @@ def test_every_command_has_a_row_in_the_docs() -> None:
     ],
 )
 def test_the_docs_name_every_key_of_the_json(head: str, keys: set[str]) -> None:
-    text = (Path(__file__).parents[4] / "docs/command.md").read_text()
+    text = (Path(__file__).parents[4] / "docs/command-json.md").read_text()
     (table,) = re.findall(rf"^\| key of a {head} \|.*\n\| --- .*\n((?:\|.*\n)+)", text, re.MULTILINE)
     named = [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(keys)

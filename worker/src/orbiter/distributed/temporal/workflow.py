@@ -1,7 +1,7 @@
 """AgentExecutionWorkflow: a task from the moment Temporal has accepted it to its recorded end.
 
 Workflow code is replayed from histories that older releases wrote. Whoever changes what it does, or in which order,
-puts the change behind ``workflow.patched()`` and adds a history: see docs/temporal.md.
+puts the change behind ``workflow.patched()`` and adds a history: see docs/temporal-workflows.md.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Reconciler:
         try:
             await self._round()
         except ResponseError as error:
-            # A user with fewer rights than docs/redis.md gives: that must not keep anybody from claiming.
+            # A user with fewer rights than docs/redis-rights.md gives: that must not keep anybody from claiming.
             logger.warning("records cannot be compared with the queue: %s", error)
 
     async def _round(self) -> None:

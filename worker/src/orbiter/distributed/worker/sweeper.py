@@ -199,7 +199,7 @@ class Sweeper:
         try:
             backlog = await self._store.backlog()
         except ResponseError as error:
-            # A user with fewer rights than docs/redis.md gives: that must not keep anybody from sweeping.
+            # A user with fewer rights than docs/redis-rights.md gives: that must not keep anybody from sweeping.
             logger.warning("the queue's depth cannot be read: %s", error)
             return
         valid = self._lease / 2
