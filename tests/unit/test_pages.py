@@ -24,8 +24,6 @@ LONG_PAGES = {
     "docs/reliability.md",
 }
 LONG_CELLS = {
-    "docs/dashboard.md": 1,
-    "docs/dependencies.md": 3,
     "docs/performance.md": 2,
 }
 
