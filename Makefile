@@ -41,6 +41,7 @@ lint: setup ## Check style, types, shell and Lua scripts, workflows
 	python tools/picture.py --check
 	python tools/rights.py --check
 	python tools/monitoring.py --check
+	python tools/reference.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	@tools/luacheck.sh
 	actionlint
@@ -147,6 +148,10 @@ picture: setup ## Draw the packages of the worker into docs/architecture.md
 .PHONY: monitoring
 monitoring: setup ## Write the rules and Grafana's dashboard of the role monitoring, from the worker's metrics
 	python tools/monitoring.py
+
+.PHONY: reference
+reference: setup ## Write the variables of the roles and the options of the command: docs/reference
+	python tools/reference.py
 
 .PHONY: docs
 docs: setup ## Build the documentation's site, with every link checked: .cache/docs/site
