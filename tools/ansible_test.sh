@@ -9,7 +9,8 @@ top=$(mktemp --directory)
 trap 'rm -rf "$top"' EXIT
 copy=$top/ansible_collections/orbiter/fleet
 mkdir -p "$copy"
-git ls-files -z --cached --others --exclude-standard -- . ':!worker' ':!molecule' ':!benchmarks' ':!.config' |
+[ "$part" = units ] || not_shipped=':!worker'
+git ls-files -z --cached --others --exclude-standard -- . ${not_shipped:+"$not_shipped"} ':!molecule' ':!benchmarks' ':!.config' |
   tar --create --null --files-from=- | tar --extract --directory="$copy"
 
 # ansible-test makes its virtual environments with a script that it downloads. Where that cannot be, this one does the same

@@ -30,6 +30,9 @@ CHECKOUT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).parent / "orbiter")
 # Modules import each other by the collection's name, under which `make setup` has linked this checkout.
 sys.path.insert(0, str(CHECKOUT / ".cache/collections"))
+# The programs that tests start are not those for which ansible-test leaves only the part of Ansible that a host has.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("PYTHONPATH", None)
 # So does what the tests start, as Make has it; ansible-test says where its copy is.
 os.environ.setdefault("ANSIBLE_COLLECTIONS_PATH", str(CHECKOUT / ".cache/collections"))
 
