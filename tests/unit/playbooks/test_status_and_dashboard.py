@@ -162,7 +162,7 @@ def test_status_and_the_dashboard_say_the_same(server, module, fleet):
         assert line.split()[:3] == [what.removeprefix("orbiter.fleet."), *began.split("T")]
         assert line.endswith(outcome)
         assert f"{who}@{where}" in line
-    assert [outcome for *_, outcome in listed] == ["no end yet", "failed", "ended"]
+    assert [deploy[-1] for deploy in listed] == ["no end yet", "failed", "ended"]
     for release in RELEASES:
         assert release in queue_page
         assert any(release in line for line in page[titles + 1 :])
