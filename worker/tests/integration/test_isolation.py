@@ -44,6 +44,11 @@ def noting(tmp_path: Path, **metadata: Any) -> dict[str, Any]:
     return {"metadata": {"notes": str(tmp_path / "notes"), **metadata}}
 
 
+async def has_begun(tmp_path: Path, task_id: str) -> None:
+    """Wait until a task's own code runs: its record says so as soon as it is claimed, before there is a process."""
+    await wait_until(lambda: any(who == task_id for _, who, _, _ in notes(tmp_path)))
+
+
 # -- in somebody's program ---------------------------------------------------------------------------------------------
 
 
@@ -354,7 +359,7 @@ async def test_a_deaf_run_is_over_before_its_successor_after_a_drain(fleet: Flee
         for start in range(0, RUNS, 5):
             ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(min(5, RUNS - start))])
             for task_id in ids:
-                await fleet.runs(task_id)
+                await has_begun(tmp_path, task_id)
             for worker in workers:
                 drained, pid = time.monotonic(), worker.process.pid
                 worker.process.terminate()
@@ -374,7 +379,7 @@ async def test_a_deaf_run_ends_soon_after_it_is_cancelled(fleet: Fleet, tmp_path
         await fleet.runs(neighbour)
         ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(2)])
         for task_id in ids:
-            await wait_until(lambda task_id=task_id: any(row[1] == task_id for row in notes(tmp_path)))  # type: ignore[misc]
+            await has_begun(tmp_path, task_id)
             await fleet.broker.cancel(task_id)
         assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.CANCELLED}
         check_unharmed([await fleet.ends(neighbour)], runs=1)
@@ -394,7 +399,7 @@ async def test_a_deaf_run_is_over_before_what_comes_after_its_cancellation(
                 [attack(job, **noting(tmp_path, seconds=300)) for _ in range(min(5, RUNS - start))]
             )
             for task_id in ids:
-                await wait_until(lambda task_id=task_id: any(row[1] == task_id for row in notes(tmp_path)))  # type: ignore[misc]
+                await has_begun(tmp_path, task_id)
                 await fleet.broker.cancel(task_id)
             assert {task.status for task in await fleet.all_end(ids)} == {TaskStatus.CANCELLED}
             successors = await fleet.broker.submit_many(
@@ -414,7 +419,7 @@ async def test_runs_of_a_frozen_supervisor_end_with_their_lease(fleet: Fleet, tm
         await fleet.runs(task_id)
         task = await fleet.store.get_status(task_id)
         frozen = next(worker for worker in workers if task and worker.worker_id == task.worker_id)
-        await wait_until(lambda: notes(tmp_path))
+        await has_begun(tmp_path, task_id)
         os.kill(frozen.process.pid, signal.SIGSTOP)
         try:
             ended = await fleet.ends(task_id)
