@@ -107,7 +107,7 @@ mutations: setup ## Put faults into the code itself, one at a time, and see that
 	cd worker && python -m chaos.mutations --only "$(ONLY)"
 
 .PHONY: bench-peers
-bench-peers: setup ## Measure ours beside BullMQ, dramatiq, taskiq, huey, streaq and saq (needs Node.js; half an hour)
+bench-peers: setup ## Measure ours beside BullMQ, dramatiq, taskiq, huey, streaq and saq (needs Node.js; 20 to 40 minutes)
 	tools/peers.sh .cache/peers
 	cd worker && python -m benchmarks.peers "$(CURDIR)/.cache/peers" --json "$(CURDIR)/.cache/bench-peers.json" $(BENCH)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -29,10 +28,8 @@ from benchmarks import (
     streaming,
     submit,
 )
-from benchmarks.machine import BenchmarkError, Machine, open_machine, payload, pin
+from benchmarks.machine import BenchmarkError, Machine, open_machine, pin, worker_loop
 from benchmarks.report import Measure, Row, summarise, table
-from orbiter.distributed import TaskBroker, TaskStore
-from orbiter.distributed.models import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +88,7 @@ def main(names: tuple[str, ...], quick: bool, tasks: int | None, json_file: Path
     try:
         with open_machine() as machine:
             pin(0, machine.server_core)
-            machine = replace(machine, loop=_worker_loop(machine))  # noqa: PLW2901 - now complete
+            machine = replace(machine, loop=worker_loop(machine))  # noqa: PLW2901 - now complete
             found = _measure_all(machine, _plans(tasks, quick=quick), names or NAMES)
             described = _describe(machine)
     except BenchmarkError as error:
@@ -119,32 +116,6 @@ def _measure_all(machine: Machine, plans: dict[str, Plan], names: tuple[str, ...
             rounds.append(plans[name].measure(machine))
         found[name] = summarise(rounds)
     return found
-
-
-def _worker_loop(machine: Machine) -> str:
-    """Ask a worker what kind of event loop it has."""
-    with machine.worker() as process:
-        machine.wait_ready(process)
-        asyncio.run(_submit(machine.url, "loop-kind"))
-        machine.wait(process, "first task has ended", lambda: machine.client.xlen(DEFAULT_QUEUE) == 0)
-    return asyncio.run(_result(machine.url, "loop-kind"))
-
-
-async def _submit(url: str, task_id: str) -> None:
-    broker = TaskBroker(url)
-    await broker.connect()
-    await broker.submit(payload("loop_kind", task_id))
-    await broker.disconnect()
-
-
-async def _result(url: str, task_id: str) -> str:
-    store = TaskStore(url)
-    await store.connect()
-    task = await store.get_status(task_id)
-    await store.disconnect()
-    if task is None or task.result is None:
-        raise BenchmarkError(f"the first task failed: {task and task.error}")
-    return str(task.result["output"])
 
 
 def _describe(machine: Machine) -> dict[str, Any]:

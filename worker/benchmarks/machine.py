@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orbiter.distributed import TaskPayload
+from orbiter.distributed import TaskBroker, TaskPayload, TaskStore
 from orbiter.distributed.broker.keys import Keys
+from orbiter.distributed.models import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +188,32 @@ def open_machine() -> Iterator[Machine]:
         finally:
             client.close()
             end(server)
+
+
+def worker_loop(machine: Machine) -> str:
+    """Ask a worker what kind of event loop it has."""
+    with machine.worker() as process:
+        machine.wait_ready(process)
+        asyncio.run(_submit(machine.url, "loop-kind"))
+        machine.wait(process, "first task has ended", lambda: machine.client.xlen(DEFAULT_QUEUE) == 0)
+    return asyncio.run(_result(machine.url, "loop-kind"))
+
+
+async def _submit(url: str, task_id: str) -> None:
+    broker = TaskBroker(url)
+    await broker.connect()
+    await broker.submit(payload("loop_kind", task_id))
+    await broker.disconnect()
+
+
+async def _result(url: str, task_id: str) -> str:
+    store = TaskStore(url)
+    await store.connect()
+    task = await store.get_status(task_id)
+    await store.disconnect()
+    if task is None or task.result is None:
+        raise BenchmarkError(f"the first task failed: {task and task.error}")
+    return str(task.result["output"])
 
 
 def payload(target: str, task_id: str, size: int = 1) -> TaskPayload:

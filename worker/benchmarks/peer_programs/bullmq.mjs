@@ -1,5 +1,5 @@
-// BullMQ: `node bullmq.mjs worker|submit|idle NUMBER`, as counted.py for the peers in Python. Its packages are where
-// BENCH_PEERS says.
+// BullMQ: `node bullmq.mjs worker|submit|nap|idle|hold NUMBER`, as counted.py for the peers in Python. Its packages
+// are where BENCH_PEERS says.
 import { createRequire } from "node:module";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -9,6 +9,9 @@ const Redis = require("ioredis");
 
 const SLOTS = 16;
 const BATCH = 1000;
+const NAP = 100; // ms, as all others
+const HOLD = 600_000;
+const MANY = { submit: "nothing", nap: "nap" };
 const [command, number] = [process.argv[2], Number(process.argv[3])];
 const connect = () => new Redis(process.env.BENCH_URL, { maxRetriesPerRequest: null });
 const now = () => Number(process.hrtime.bigint()) / 1e9; // the monotonic clock, as Python's
@@ -20,8 +23,11 @@ if (command === "worker") {
   const worker = new Worker(
     "bench",
     async (job) => {
-      if (job.name === "moment") own.rpush("bench:moments", now());
-      else if (marked.includes(++count)) own.rpush("bench:marks", now());
+      if (job.name === "nap") await sleep(NAP);
+      if (job.name === "moment" || job.name === "hold") own.rpush("bench:moments", now());
+      if (job.name === "hold") await sleep(HOLD);
+      if (job.name === "moment") return;
+      if (marked.includes(++count)) own.rpush("bench:marks", now());
     },
     { connection: connect(), concurrency: SLOTS },
   );
@@ -33,13 +39,17 @@ if (command === "worker") {
   const queue = new Queue("bench", { connection: connect() });
   await queue.waitUntilReady();
   let answer;
-  if (command === "submit") {
+  if (command in MANY) {
     const began = now();
     for (let at = 0; at < number; at += BATCH) {
       const size = Math.min(BATCH, number - at);
-      await queue.addBulk(Array.from({ length: size }, () => ({ name: "nothing", data: { text: "x" } })));
+      await queue.addBulk(Array.from({ length: size }, () => ({ name: MANY[command], data: { text: "x" } })));
     }
     answer = now() - began;
+  } else if (command === "hold") {
+    await queue.add("hold", { text: "x" });
+    await own.blpop("bench:moments", 60);
+    answer = 0;
   } else {
     answer = [];
     for (let task = 0; task < number; task++) {

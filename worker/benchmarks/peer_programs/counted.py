@@ -1,6 +1,6 @@
 """What the tasks of every peer do, and how each of them is asked.
 
-``python -m benchmarks.peer_programs MODULE submit|idle NUMBER`` answers.
+``python -m benchmarks.peer_programs MODULE submit|nap|idle|hold NUMBER`` answers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ import redis
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from types import ModuleType
 
 URL = os.environ["BENCH_URL"]
 SLOTS = 16
+NAP = 0.1
+# Nobody waits for its end.
+HOLD = 600.0
 MARKS, MOMENTS = "bench:marks", "bench:moments"
+# The task of each command that submits many.
+MANY = {"submit": "nothing", "nap": "nap"}
 
 _numbers = itertools.count(1)
 _marked = {int(os.environ.get("BENCH_WARM", "0")), int(os.environ.get("BENCH_TOTAL", "0"))}
@@ -40,35 +45,65 @@ def say_moment() -> None:
     _redis.rpush(MOMENTS, repr(time.monotonic()))
 
 
-def run(
-    opened: Callable[[], AbstractAsyncContextManager[object]],
-    submit_many: Callable[[int], Awaitable[object]],
-    submit_moment: Callable[[], Awaitable[object]],
-) -> None:
-    """Do as the command line says; the answer is JSON on stdout: seconds, or the ways of single tasks in milliseconds.
+async def nap() -> None:
+    """Wait as for a model, and count."""
+    await asyncio.sleep(NAP)
+    count()
+
+
+async def hold() -> None:
+    """Say when it has started, and go on until its worker is killed."""
+    say_moment()
+    await asyncio.sleep(HOLD)
+
+
+def nap_in_thread() -> None:
+    """Do as :func:`nap` where tasks are no coroutines."""
+    time.sleep(NAP)
+    count()
+
+
+def hold_in_thread() -> None:
+    """Do as :func:`hold` where tasks are no coroutines."""
+    say_moment()
+    time.sleep(HOLD)
+
+
+def run(peer: ModuleType) -> None:
+    """Do as the command line says; the answer is JSON on stdout.
+
+    ``submit`` and ``nap`` submit so many tasks, in the fastest way that the manual shows: seconds. ``idle`` submits
+    one at a time: the milliseconds that each took to start. ``hold`` submits one that does not end, and answers 0 when
+    it has started.
 
     Args:
-        opened: What a process that submits has open.
-        submit_many: Submits so many tasks that do nothing, in the fastest way that the manual shows.
-        submit_moment: Submits one that says when it has started.
+        peer: Has ``opened`` (what a process that submits has open), ``submit_many(task, number)``, ``submit(task)``.
     """
 
     async def answer() -> object:
         command, number = sys.argv[2], int(sys.argv[3])
-        async with opened():
-            if command == "submit":
+        async with peer.opened():
+            if command in MANY:
                 began = time.monotonic()
-                await submit_many(number)
+                await peer.submit_many(MANY[command], number)
                 return time.monotonic() - began
-            return [await _way(submit_moment) for _ in range(number)]
+            if command == "idle":
+                return [await _way(peer.submit) for _ in range(number)]
+            await peer.submit("hold")
+            await _started()
+            return 0
 
     sys.stdout.write(json.dumps(asyncio.run(answer())))
 
 
-async def _way(submit: Callable[[], Awaitable[object]]) -> float:
+async def _started() -> float:
+    found = await asyncio.to_thread(_redis.blpop, [MOMENTS], timeout=60)
+    return float(found[1])
+
+
+async def _way(submit: Callable[[str], Awaitable[object]]) -> float:
     # Long enough for the other side to wait again, and in step with no timer of its own.
     await asyncio.sleep(random.uniform(0.01, 0.02))  # noqa: S311
     asked = time.monotonic()
-    await submit()
-    found = await asyncio.to_thread(_redis.blpop, [MOMENTS], timeout=60)
-    return (float(found[1]) - asked) * 1000
+    await submit("moment")
+    return (await _started() - asked) * 1000

@@ -24,15 +24,28 @@ def moment(_):
     counted.say_moment()
 
 
-async def submit_many(number):
+@dramatiq.actor
+def nap(_):
+    """Wait as for a model."""
+    counted.nap_in_thread()
+
+
+@dramatiq.actor
+def hold(_):
+    """Go on until the worker is killed."""
+    counted.hold_in_thread()
+
+
+TASKS = {"nothing": nothing, "moment": moment, "nap": nap, "hold": hold}
+opened = nullcontext
+
+
+async def submit_many(task, number):
     """Submit many."""
     for _ in range(number):
-        nothing.send("x")
+        TASKS[task].send("x")
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    moment.send("x")
-
-
-opened = nullcontext
+    TASKS[task].send("x")

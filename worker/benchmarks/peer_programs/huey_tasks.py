@@ -23,15 +23,28 @@ def moment(_):
     counted.say_moment()
 
 
-async def submit_many(number):
+@huey.task()
+def nap(_):
+    """Wait as for a model."""
+    counted.nap_in_thread()
+
+
+@huey.task()
+def hold(_):
+    """Go on until the worker is killed."""
+    counted.hold_in_thread()
+
+
+TASKS = {"nothing": nothing, "moment": moment, "nap": nap, "hold": hold}
+opened = nullcontext
+
+
+async def submit_many(task, number):
     """Submit many."""
     for _ in range(number):
-        nothing("x")
+        TASKS[task]("x")
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    moment("x")
-
-
-opened = nullcontext
+    TASKS[task]("x")

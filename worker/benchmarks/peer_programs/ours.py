@@ -20,6 +20,16 @@ async def moment(_):
     counted.say_moment()
 
 
+async def nap(_):
+    """Wait as for a model."""
+    await counted.nap()
+
+
+async def hold(_):
+    """Go on until the worker is killed."""
+    await counted.hold()
+
+
 def agent(name):
     """Return what runs one of these."""
     return {"runtime": "callable", "target": f"benchmarks.peer_programs.ours:{name}"}
@@ -33,11 +43,11 @@ async def opened():
         yield
 
 
-async def submit_many(number):
+async def submit_many(task, number):
     """Submit many."""
-    await client.submit_many(agent("nothing"), ("x" for _ in range(number)))
+    await client.submit_many(agent(task), ("x" for _ in range(number)))
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    await client.submit(agent("moment"), "x")
+    await client.submit(agent(task), "x")

@@ -23,7 +23,17 @@ async def moment(_, **__):
     counted.say_moment()
 
 
-settings = {"queue": queue, "functions": [nothing, moment], "concurrency": counted.SLOTS}
+async def nap(_, **__):
+    """Wait as for a model."""
+    await counted.nap()
+
+
+async def hold(_, **__):
+    """Go on until the worker is killed."""
+    await counted.hold()
+
+
+settings = {"queue": queue, "functions": [nothing, moment, nap, hold], "concurrency": counted.SLOTS}
 
 
 @asynccontextmanager
@@ -34,12 +44,12 @@ async def opened():
     await queue.disconnect()
 
 
-async def submit_many(number):
+async def submit_many(task, number):
     """Submit many."""
     for at in range(0, number, AT_ONCE):
-        await asyncio.gather(*(queue.enqueue("nothing", text="x") for _ in range(min(AT_ONCE, number - at))))
+        await asyncio.gather(*(queue.enqueue(task, text="x") for _ in range(min(AT_ONCE, number - at))))
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    await queue.enqueue("moment", text="x")
+    await queue.enqueue(task, text="x")

@@ -22,15 +22,30 @@ async def moment(_: str) -> None:
     counted.say_moment()
 
 
-async def submit_many(number):
+@worker.task
+async def nap(_: str) -> None:
+    """Wait as for a model."""
+    await counted.nap()
+
+
+@worker.task
+async def hold(_: str) -> None:
+    """Go on until the worker is killed."""
+    await counted.hold()
+
+
+TASKS = {"nothing": nothing, "moment": moment, "nap": nap, "hold": hold}
+
+
+async def submit_many(task, number):
     """Submit many."""
     for at in range(0, number, AT_ONCE):
-        await worker.enqueue_many([nothing.enqueue("x") for _ in range(min(AT_ONCE, number - at))])
+        await worker.enqueue_many([TASKS[task].enqueue("x") for _ in range(min(AT_ONCE, number - at))])
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    await moment.enqueue("x")
+    await TASKS[task].enqueue("x")
 
 
 def opened():

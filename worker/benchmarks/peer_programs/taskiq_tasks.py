@@ -25,6 +25,21 @@ async def moment(_: str) -> None:
     counted.say_moment()
 
 
+@broker.task
+async def nap(_: str) -> None:
+    """Wait as for a model."""
+    await counted.nap()
+
+
+@broker.task
+async def hold(_: str) -> None:
+    """Go on until the worker is killed."""
+    await counted.hold()
+
+
+TASKS = {"nothing": nothing, "moment": moment, "nap": nap, "hold": hold}
+
+
 @asynccontextmanager
 async def opened():
     """Have a broker."""
@@ -33,12 +48,12 @@ async def opened():
     await broker.shutdown()
 
 
-async def submit_many(number):
+async def submit_many(task, number):
     """Submit many."""
     for at in range(0, number, AT_ONCE):
-        await asyncio.gather(*(nothing.kiq("x") for _ in range(min(AT_ONCE, number - at))))
+        await asyncio.gather(*(TASKS[task].kiq("x") for _ in range(min(AT_ONCE, number - at))))
 
 
-async def submit_moment():
+async def submit(task):
     """Submit one."""
-    await moment.kiq("x")
+    await TASKS[task].kiq("x")

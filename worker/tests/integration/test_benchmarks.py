@@ -80,13 +80,21 @@ def test_quick_events_memory_and_listings_measure_what_readers_and_operators_wai
 @pytest.mark.nightly
 def test_peers_measure_ours_in_a_worker_and_in_its_executor_process(tmp_path: Path):
     file = tmp_path / "peers.json"
-    options = ("--tasks", "300", "--waits", "12", "--rounds", "1", "--json", str(file))
-    done = benchmarks(str(tmp_path), "ours", "ours, isolated", *options, module="benchmarks.peers")
+    options = ("--tasks", "300", "--waits", "12", "--rounds", "1", "--patience", "60", "--json", str(file))
+    names = ("ours, isolated", "ours, lease of 3 s", "floor")
+    done = benchmarks(str(tmp_path), *names, *options, module="benchmarks.peers")
     assert done.returncode == 0, done.stderr
-    rounds = json.loads(file.read_text())["rounds"]
-    assert list(rounds) == ["ours", "ours, isolated"]
-    assert all(value > 0 for values in rounds.values() for [*found] in values for value in found)
-    assert len(done.stdout.splitlines()) == 4
+    report = json.loads(file.read_text())
+    assert list(report["rounds"]) == list(names[:2])
+    isolated, short = report["rounds"].values()
+    assert [len(values) for values in isolated.values()] == [1, 1, 1, 1, 1]
+    assert all(value > 0 for [value] in isolated.values())
+    # A worker that is killed keeps its tasks until its lease has run out.
+    [[once], [soon]] = (values["killed to running again, s"] for values in (isolated, short))
+    assert 20 < once < 60
+    assert soon < 10
+    assert {row["name"] for row in report["floor"]} >= {"idle: submit to start, p50", "client: submit"}
+    assert all(row["ratio"] > 0 for row in report["floor"])
 
 
 def test_an_unknown_peer_is_a_usage_error_that_names_the_known_ones(tmp_path: Path):
