@@ -49,6 +49,16 @@ async def wait_until(
         await asyncio.sleep(interval)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Return the whole lines of a file that somebody may be writing to; none where it is not there yet."""
+    return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+
+
+def complaints(errors: str) -> list[str]:
+    """Return the lines of what ``python -X dev`` writes that are not of the machine: asyncio names slow steps."""
+    return [line for line in errors.splitlines() if not line.startswith("Executing <")]
+
+
 def slowness() -> float:
     """Return how many times longer some work takes at the moment than where limits of time were chosen: 1 at least.
 

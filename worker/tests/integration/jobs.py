@@ -28,17 +28,22 @@ async def say(context: Any) -> AsyncIterator[str]:
         yield word + " "
 
 
-async def sleep(context: Any) -> str:
-    """Note the run in a file, sleep, answer."""
+def _note(context: Any) -> None:
     if path := context.metadata.get("log"):
         with Path(path).open("a") as log:
             log.write(f"{context.payload.task_id} {context.attempt}\n")
+
+
+async def sleep(context: Any) -> str:
+    """Note the run in a file, sleep, answer."""
+    _note(context)
     await asyncio.sleep(context.metadata.get("seconds", 0.1))
     return "slept"
 
 
 async def hold(context: Any) -> str:
-    """Wait until a file is there: the test says how long this takes."""
+    """Note the run in a file, wait until another one is there: the test says how long this takes."""
+    _note(context)
     while not Path(context.metadata["until"]).exists():
         await asyncio.sleep(0.02)
     return "held"
@@ -111,20 +116,21 @@ async def said_then_waits(context: Any) -> AsyncIterator[str]:
     await asyncio.sleep(context.metadata["seconds"])
 
 
-_running = 0
+# Of each group of runs in this process: how many there are, and how many there were at most.
+_groups: dict[str, list[int]] = {}
 
 
 async def together(context: Any) -> dict[str, Any]:
-    """Tell how many runs this process had at most, while this one slept."""
-    global _running  # noqa: PLW0603 - what is counted is the process's
-    _running += 1
-    most = 0
-    until = time.monotonic() + context.metadata["seconds"]
-    while time.monotonic() < until:
-        most = max(most, _running)
+    """Sleep; longer, where not as many of its group have run here at once as are wanted. Tell how many have at most."""
+    what = context.metadata
+    group = _groups.setdefault(what["group"], [0, 0])
+    group[0] += 1
+    group[1] = max(group)
+    began = time.monotonic()
+    while (took := time.monotonic() - began) < what["seconds"] or (group[1] < what["wanted"] and took < 30):
         await asyncio.sleep(0.01)
-    _running -= 1
-    return {"output": "", "together": most}
+    group[0] -= 1
+    return {"output": "", "together": group[1]}
 
 
 async def baggage(context: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from orbiter.distributed.alerts import (
     register_distributed_alerts,
 )
 from tests.fleet import QUEUE, Fleet, job_payload, working
-from tests.support import free_port, orbiter, wait_until
+from tests.support import free_port, orbiter, slowness, wait_until
 
 DEPTH, CRITICAL, FAILURES, NOBODY, WAIT, EVICTION, UNSAVED, UNSAVED_REPLICA, MEMORY, DEGRADED = (
     rule.name for rule in RULES
@@ -152,11 +152,12 @@ async def test_failures_and_waits_are_what_the_workers_counted_lately(fleet: Fle
 
         async def counted() -> Reading | None:
             reading = await read_queue(fleet.url)
-            return reading if reading.failure_rate else None
+            # All of them: heartbeats may have told of some.
+            return reading if reading.failure_rate == 0.1 else None
 
         reading = await wait_until(counted)
-        assert (reading.failure_rate, reading.queue_depth, reading.worker_count) == (0.1, 0, 1)
-        assert 0 < reading.wait_time < 10
+        assert (reading.queue_depth, reading.worker_count) == (0, 1)
+        assert 0 < reading.wait_time < 10 * slowness()
         await fleet.all_end(await fleet.submit_many("fail", 1))
 
         async def worse() -> bool:

@@ -20,7 +20,7 @@ from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.models import StatusEvent, TaskPayload, TaskStatus, TextEvent
 from orbiter.distributed.worker.sweeper import Sweeper
 from tests import keys
-from tests.support import wait_until
+from tests.support import slowness, wait_until
 
 QUEUE = "orbiter:tasks"
 
@@ -148,10 +148,11 @@ async def reclaim(broker: TaskBroker, worker: str) -> list[Entry]:
 async def test_a_renewed_claim_is_not_reclaimed(broker: TaskBroker, redis_client: Redis) -> None:
     await broker.submit(TaskPayload())
     mine = await claim(broker)
-    until = time.monotonic() + 1.5
+    lease = round(2 * slowness())
+    until = time.monotonic() + 1.5 * lease
     while time.monotonic() < until:
         assert await broker.renew(redis_client, "w1", [mine]) == ["ok"]
-        assert await Sweeper(Housekeeping(broker), "w2", lease=1).sweep(10) == []
+        assert await Sweeper(Housekeeping(broker), "w2", lease=lease).sweep(10) == []
         await asyncio.sleep(0.1)
     rows = await redis_client.xpending_range(QUEUE, keys.group(QUEUE), "-", "+", 10)
     assert rows[0]["times_delivered"] == 1
@@ -413,13 +414,17 @@ async def test_retry_parks_the_task_and_fetch_promotes_it_when_due(
 ) -> None:
     task_id = await broker.submit(TaskPayload())
     mine = await claim(broker)
-    assert await broker.retry("w1", mine, delay=0.2, error="boom", error_type="ValueError") == "retrying"
+    before = await broker.now()
+    assert await broker.retry("w1", mine, delay=60, error="boom", error_type="ValueError") == "retrying"
+    after = await broker.now()
     task = await store.get_status(task_id)
     assert (task.status, task.error, task.retries) == (TaskStatus.RETRYING, "boom", 1)
     assert await broker.fetch("w1", 1) == []
     assert await redis_client.xlen(QUEUE) == 0
-    await wait_until(lambda: redis_client.zcount("{orbiter:tasks}:delayed", "-inf", "+inf"))
-    [(entry, _)] = await wait_until(lambda: broker.fetch("w1", 1))
+    due = await redis_client.zscore("{orbiter:tasks}:delayed", task_id)
+    assert before + 59.999 <= due / 1000 <= after + 60.001
+    await redis_client.zadd("{orbiter:tasks}:delayed", {task_id: after * 1000})
+    [(entry, _)] = await broker.fetch("w1", 1)
     assert entry.fields["payload"] == mine.task.to_json()
     assert await redis_client.exists("{orbiter:tasks}:delayed", "{orbiter:tasks}:parked") == 0
 

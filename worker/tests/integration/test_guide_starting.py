@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
@@ -19,7 +20,7 @@ from orbiter.distributed.models import TaskStatus
 from orbiter.distributed.worker.worker import Worker
 from tests import keys
 from tests.fleet import Fleet, job_payload, working
-from tests.support import PATIENCE, free_port, start_orbiter, wait_until, worker_process
+from tests.support import PATIENCE, free_port, start_orbiter, wait_until, whole_lines, worker_process
 
 GENERATED = re.compile(rf"{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}")
 ALLOWED = ("--allow-import", "tests.integration.jobs", "--drain-timeout", "1")
@@ -41,9 +42,10 @@ def started(*options: str, **env: str) -> Iterator[subprocess.Popen[str]]:
             assert process.returncode == 0, log
 
 
-async def most_at_once(fleet: Fleet, number: int) -> int:
-    """Run so many tasks; return how many of them one process ran at the same time."""
-    tasks = await fleet.submit_many("together", number, metadata={"seconds": 0.2})
+async def most_at_once(fleet: Fleet, number: int, wanted: int) -> int:
+    """Run so many tasks; return how many of them one process ran at the same time. Each waits for so many."""
+    metadata = {"seconds": 0.2, "group": uuid4().hex, "wanted": wanted}
+    tasks = await fleet.submit_many("together", number, metadata=metadata)
     ended = await fleet.all_end(tasks)
     return max(task.result["together"] for task in ended if task.result)
 
@@ -61,7 +63,7 @@ async def test_flag_redis_url_wins_over_the_variable(fleet: Fleet) -> None:
 )
 async def test_flag_concurrency(fleet: Fleet, options: tuple[str, ...], expected: int) -> None:
     with started("--redis-url", fleet.url, *options):
-        assert await most_at_once(fleet, 2 * expected + 1) == expected
+        assert await most_at_once(fleet, 2 * expected + 1, expected) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ async def test_parameter_worker_id(fleet: Fleet) -> None:
 @pytest.mark.parametrize("concurrency", [1, 4])
 async def test_parameter_concurrency(fleet: Fleet, concurrency: int) -> None:
     async with working(fleet, concurrency=concurrency):
-        assert await most_at_once(fleet, 2 * concurrency + 1) == concurrency
+        assert await most_at_once(fleet, 2 * concurrency + 1, concurrency) == concurrency
 
 
 async def test_parameter_queue_name(fleet: Fleet) -> None:
@@ -162,7 +164,7 @@ async def test_variable_orbiter_redis_url(fleet: Fleet) -> None:
 
 async def test_concurrency_lets_tasks_that_wait_overlap(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "8"):
-        assert await most_at_once(fleet, 8) == 8
+        assert await most_at_once(fleet, 8, 8) == 8
 
 
 async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, tmp_path: Path) -> None:
@@ -178,11 +180,16 @@ async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, 
 
 
 async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fleet, tmp_path: Path) -> None:
-    log, runs = tmp_path / "log", tmp_path / "runs"
+    log, runs, warm, until = (tmp_path / name for name in ("log", "runs", "warm", "until"))
     with (
         worker_process(fleet.url, "one", log, "--concurrency", "4"),
         worker_process(fleet.url, "two", log, "--concurrency", "4"),
     ):
+        # Both can run tasks before there is anything to share.
+        held = await fleet.submit_many("hold", 8, metadata={"until": str(until), "log": str(warm)})
+        await wait_until(lambda: len(whole_lines(warm)) == 8)
+        until.touch()
+        await fleet.all_end(held)
         tasks = await fleet.submit_many("sleep", 80, metadata={"seconds": 0.2, "log": str(runs)})
         ended = await fleet.all_end(tasks)
     share = [task.worker_id for task in ended].count("one")

@@ -51,7 +51,7 @@ async def test_retry_steps_1_and_2_run_fails_and_error_is_recorded(fleet: Fleet)
     async with working(fleet, retry_backoff=60) as worker:
         task = await in_status(fleet, await fleet.submit("fail"), "retrying")
         assert (task.error, task.error_type) == ("attempt 1 failed", "RuntimeError")
-        assert worker.tasks_failed == 1
+        await wait_until(lambda: worker.tasks_failed == 1)
         # Recorded and announced as an error; but not as an end, which it is not.
         events = await fleet.events(task.task_id)
         assert [event.type for event in events if is_final(event)] == []
@@ -66,9 +66,10 @@ async def test_retry_step_3_the_count_is_checked_against_max_retries(fleet: Flee
 
 async def test_retry_step_4_any_worker_runs_the_task_again(fleet: Fleet) -> None:
     async with working(fleet, worker_id="first"):
-        task_id = await fleet.submit("fail", metadata={"times": 1, "retry_after": 1})
+        task_id = await fleet.submit("fail", metadata={"times": 1, "retry_after": 600})
         task = await in_status(fleet, task_id, "retrying")
         assert (task.worker_id, task.retries) == ("first", 1)
+    await fleet.make_due(task_id)
     async with working(fleet, worker_id="second"):
         task = await fleet.ends(task_id)
     assert (task.status, task.worker_id, task.attempt) == (TaskStatus.COMPLETED, "second", 2)
@@ -140,10 +141,11 @@ async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: 
     """A task that may still run keeps its record for a day, whatever the setting."""
     job = {"completed": "echo", "failed": "fail", "cancelled": "sleep"}[ending]
     async with working(fleet, task_ttl=120, heartbeat_ttl=1, max_retries=1):
-        task_id = await fleet.submit(job, metadata={"seconds": 600, "retry_after": 0.5})
+        task_id = await fleet.submit(job, metadata={"seconds": 600, "retry_after": 600})
         if ending == "failed":
             await in_status(fleet, task_id, "retrying")
             assert await fleet.client.ttl(keys.task(task_id)) > 86_000
+            await fleet.make_due(task_id)
         if ending == "cancelled":
             await fleet.runs(task_id)
             assert await fleet.client.ttl(keys.task(task_id)) > 86_000
