@@ -202,7 +202,8 @@ class _Peer:
         killed = time.monotonic()
         with self._worker("another"):
             while time.monotonic() < killed + patience:
-                if moment := self._machine.client.lpop(MOMENTS):
+                moment: Any = self._machine.client.lpop(MOMENTS)
+                if moment:
                     return float(moment) - killed
                 time.sleep(0.05)
         return None
