@@ -16,7 +16,7 @@ import psutil
 
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
 from tests.fleet import Fleet
-from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, orbiter, slowness, wait_until
 
 JOBS = "tests.integration.isolation_jobs"
 
@@ -28,11 +28,17 @@ def attack(job: str, text: str = "", *, module: str = JOBS, **fields: Any) -> Ta
 
 
 class IsolatedWorker:
-    """``orbiter start worker``, in a process of its own, with what it has started."""
+    """``orbiter start worker``, in a process of its own, with what it has started.
+
+    Attributes:
+        lease: Its lease in seconds, a short one: what is told to stop has a fourth of it.
+    """
 
     def __init__(self, fleet: Fleet, worker_id: str, log: Path, *options: str, wrap: tuple[str, ...] = (), **env: str):
         self.fleet, self.worker_id, self.log, self.wrap = fleet, worker_id, log, wrap
-        self.options, self.env = options, {"ORBITER_REDIS_URL": fleet.url, "ORBITER_HEARTBEAT_TTL": "3", **env}
+        self.lease = round(3 * slowness())
+        self.options = options
+        self.env = {"ORBITER_REDIS_URL": fleet.url, "ORBITER_HEARTBEAT_TTL": str(self.lease), **env}
         self.deaths = 0
         self.pids: list[int] = []
         self.start()

@@ -34,8 +34,12 @@ def _note(context: Any, what: str) -> None:
 
 
 async def innocent(context: Any) -> str:
-    """Note the run, take some time, answer."""
+    """Note the run, take some time, or wait until a file is there; answer."""
     _note(context, "innocent")
+    if until := context.metadata.get("until"):
+        while not Path(until).exists():
+            await asyncio.sleep(0.02)
+        return "done"
     await asyncio.sleep(context.metadata.get("seconds", 1.0))
     return "done"
 
@@ -130,8 +134,12 @@ def holds_interpreter_in_thread(context: Any) -> str:
 
 
 async def blocks(context: Any) -> str:
-    """Block the event loop."""
+    """Block the event loop, for some time or until a file is there."""
     _note(context, "blocks")
+    if until := context.metadata.get("until"):
+        while not Path(until).exists():
+            time.sleep(0.02)
+        return "blocked"
     time.sleep(context.metadata.get("seconds", 20))
     return "blocked"
 

@@ -25,7 +25,7 @@ from orbiter.distributed.models import TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, working
 from tests.isolated import IsolatedWorker, attack, check_unharmed, isolated
-from tests.support import PATIENCE, WORKER_DIRECTORY, environment, slowness, wait_until
+from tests.support import PATIENCE, WORKER_DIRECTORY, environment, slowness, wait_until, whole_lines
 
 SEARCH = "tests.integration.search_jobs"
 # Of each kind, in CI a few; as many as somebody wants: ISOLATION_RUNS=50 pytest -s, which shows how close they come.
@@ -35,8 +35,7 @@ INNOCENTS = int(os.environ.get("ISOLATION_INNOCENTS", "60"))
 
 def notes(tmp_path: Path) -> list[tuple[str, str, int, float]]:
     """Return what jobs have noted: what, task, attempt, monotonic seconds."""
-    path = tmp_path / "notes"
-    rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [line.split() for line in whole_lines(tmp_path / "notes")]
     return [(what, task_id, int(attempt), float(at)) for what, task_id, attempt, at in rows]
 
 
@@ -242,22 +241,26 @@ async def test_two_tasks_that_crash_end_although_nothing_else_runs(fleet: Fleet,
 
 
 async def test_a_coroutine_that_blocks_costs_its_neighbours_no_run_and_is_named(fleet: Fleet, tmp_path: Path) -> None:
-    async with isolated(fleet, tmp_path, "--concurrency", "8", number=2) as workers:
-        neighbours = await fleet.broker.submit_many(
-            [attack("innocent", **noting(tmp_path, seconds=7)) for _ in range(8)]
-        )
+    enough = tmp_path / "enough"
+    fields = noting(tmp_path, until=str(enough))
+    options = ("--concurrency", "8", "--stall-timeout", "600")
+    async with isolated(fleet, tmp_path, *options, number=2) as workers:
+        neighbours = await fleet.broker.submit_many([attack("innocent", **fields) for _ in range(8)])
         for task_id in neighbours:
-            await fleet.runs(task_id)
-        blocker = await fleet.broker.submit(attack("blocks", **noting(tmp_path, seconds=6)))
-        # Twice the lease.
-        await fleet.runs(blocker)
+            await has_begun(tmp_path, task_id)
+        blocker = await fleet.broker.submit(attack("blocks", **fields))
+        await has_begun(tmp_path, blocker)
+        blocked = time.monotonic()
 
         def named() -> bool:
-            lines = "".join(worker.text for worker in workers).splitlines()
-            return any("loop blocked" in line and blocker in line and "isolation_jobs.py" in line for line in lines)
+            said = [line for worker in workers for line in whole_lines(worker.log)]
+            return any("loop blocked" in line and blocker in line and "isolation_jobs.py" in line for line in said)
 
         await wait_until(named)
+        # For longer than any lease.
+        await wait_until(lambda: time.monotonic() - blocked > 2 * max(worker.lease for worker in workers))
         assert (await fleet.store.get_status(blocker)).status == TaskStatus.RUNNING  # type: ignore[union-attr]
+        enough.touch()
         check_unharmed(await fleet.all_end([*neighbours, blocker]), runs=1)
     await fleet.check_invariants([blocker, *neighbours])
 
@@ -303,7 +306,7 @@ async def test_functions_that_do_not_stop_leave_no_threads(fleet: Fleet, tmp_pat
             largest = max(largest, worker.threads())
             return all(task and task.status.terminal for task in await fleet.store.get_many(ids))
 
-        await wait_until(over, 120, interval=0.1)
+        await wait_until(over, 120 * slowness(), interval=0.1)
         assert {task.error_type for task in await fleet.all_end(ids)} == {"TaskTimeoutError"}
         assert largest < 80, (before, largest)
         await wait_until(lambda: worker.threads() <= before + 4)
@@ -376,7 +379,7 @@ async def test_a_deaf_run_ends_soon_after_it_is_cancelled(fleet: Fleet, tmp_path
     fields = noting(tmp_path, seconds=300)
     async with isolated(fleet, tmp_path, "--concurrency", "8") as [worker]:
         neighbour = await fleet.broker.submit(attack("innocent", **noting(tmp_path, seconds=4)))
-        await fleet.runs(neighbour)
+        await has_begun(tmp_path, neighbour)
         ids = await fleet.broker.submit_many([attack(job, **fields) for _ in range(2)])
         for task_id in ids:
             await has_begun(tmp_path, task_id)

@@ -35,7 +35,7 @@ FATAL = {
 
 @pytest.mark.parametrize("job", FATAL)
 async def test_who_ends_its_process_is_told_from_who_was_beside_it(fleet: Fleet, tmp_path: Path, job: str) -> None:
-    options = ("--concurrency", "4", "--max-crashes", "1", "--stall-timeout", "2")
+    options = ("--concurrency", "4", "--max-crashes", "1", "--stall-timeout", str(2 * slowness()))
     async with isolated(fleet, tmp_path, *options) as [worker]:
         fields = {"metadata": {"notes": str(tmp_path / "notes")}}
         innocents = await fleet.broker.submit_many([attack("innocent", **fields) for _ in range(3)])
@@ -74,7 +74,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("job", HARMLESS)
 async def test_what_a_tool_does_to_its_process_harms_no_other_task(fleet: Fleet, tmp_path: Path, job: str) -> None:
-    async with isolated(fleet, tmp_path, "--concurrency", "4", "--stall-timeout", "3") as [worker]:
+    async with isolated(fleet, tmp_path, "--concurrency", "4", "--stall-timeout", str(3 * slowness())) as [worker]:
         fields = {"metadata": {"notes": str(tmp_path / "notes"), "seconds": 2}}
         beside = await fleet.broker.submit_many([attack("innocent", **fields) for _ in range(3)])
         for task_id in beside:
@@ -106,13 +106,13 @@ async def test_what_a_task_sets_in_its_context_no_other_sees(fleet: Fleet, tmp_p
 
 
 async def test_imports_that_take_long_delay_nobody_but_their_tasks(fleet: Fleet, tmp_path: Path) -> None:
-    slow = [f"slow_module_{number}" for number in range(4)]
+    slow, limit = [f"slow_module_{number}" for number in range(4)], round(3 * slowness())
     for name in slow:
-        (tmp_path / f"{name}.py").write_text("import time\ntime.sleep(60)\ndef job(context): return 'done'\n")
+        (tmp_path / f"{name}.py").write_text("import time\ntime.sleep(600)\ndef job(context): return 'done'\n")
     allowed = [word for name in slow for word in ("--allow-import", name)]
     async with isolated(fleet, tmp_path, "--concurrency", "8", *allowed, PYTHONPATH=str(tmp_path)) as [worker]:
         configs: list[dict[str, Any]] = [{"runtime": "callable", "target": f"{name}:job"} for name in slow]
-        jobs = [TaskPayload(agent_config=config, timeout_seconds=3, max_retries=3) for config in configs]
+        jobs = [TaskPayload(agent_config=config, timeout_seconds=limit, max_retries=3) for config in configs]
         ids = await fleet.broker.submit_many(jobs)
         for task_id in ids:
             await fleet.runs(task_id)
@@ -123,7 +123,7 @@ async def test_imports_that_take_long_delay_nobody_but_their_tasks(fleet: Fleet,
         for task in await fleet.all_end(ids):
             # It would take as long again.
             assert (task.status, task.attempt, task.crashes) == (TaskStatus.FAILED, 1, 0), task
-            assert "took longer than timeout_seconds=3" in (task.error or ""), task
+            assert f"took longer than timeout_seconds={limit}" in (task.error or ""), task
         stopped = time.monotonic()
         worker.end()
         assert time.monotonic() - stopped < 5 * slowness()

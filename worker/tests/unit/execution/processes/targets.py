@@ -139,8 +139,8 @@ async def grows_and_leaves(context: RunContext) -> None:
         await asyncio.sleep(1e6)
     finally:
         HOARD.extend(b"x" * 10_000_000 for _ in range(steps - len(HOARD)))
-        # As a collection of much garbage does on a slow machine.
-        time.sleep(2)
+        # As a collection of much garbage does on a slow machine: for longer than any other run has to stop.
+        time.sleep(4)
 
 
 async def grows_deaf(context: RunContext) -> None:

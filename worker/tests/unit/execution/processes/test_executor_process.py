@@ -191,15 +191,16 @@ async def test_process_ends_a_run_that_it_is_told_to_cancel() -> None:
 async def test_deaf_thread_is_reported_and_ends_the_run_once_it_ends() -> None:
     async with starting() as starts:
         process = await starts.process()
-        run = starts.begin(process, runs("in_thread_a_while", text="2"))
+        seconds = 2 * slowness()
+        run = starts.begin(process, runs("in_thread_a_while", text=str(seconds)))
         await until(lambda: starts.sent.text() == "started")
         began = time.monotonic()
         process.cancel(run)
         await until(lambda: run.deaf)
-        assert time.monotonic() - began < 2 * slowness()
+        assert time.monotonic() - began < seconds
         assert "t1" not in starts.owner.endings
         assert await starts.ending() is None
-        assert time.monotonic() - began >= 2
+        assert time.monotonic() - began >= seconds
 
 
 async def test_run_that_cancels_itself_beside_its_thread_ends_no_other() -> None:
@@ -218,7 +219,7 @@ async def test_blocked_loop_is_named_by_run_file_and_line() -> None:
         blocker = starts.begin(process, runs("blocks"))
         await until(lambda: starts.owner.blocks)
         seconds, run, where = starts.owner.blocks[0]
-        assert (seconds, run) == (pytest.approx(1, abs=1), blocker.number)
+        assert (0 <= seconds <= 2 * slowness(), run) == (True, blocker.number)
         assert process.blocked_run == blocker.number
         path, line = where.rsplit(":", 1)
         assert "time.sleep(60)" in Path(path).read_text().splitlines()[int(line) - 1]
@@ -538,7 +539,7 @@ async def test_fuzzed_process_changes_nothing_of_others(caplog: pytest.LogCaptur
         attacked = Attacked(starts)
         await attacked.begin()
         rounds = 0
-        while time.monotonic() < deadline:
+        while rounds < FUZZ_SECONDS // 2 or time.monotonic() < deadline:
             seeds = [FUZZ_SEED * 1_000_000 + rounds * 4 + at for at in range(4)]
             await asyncio.gather(
                 *(attacked.attack(f"seed{seed}", hostile_bytes(random.Random(seed)), lives=False) for seed in seeds)
@@ -547,7 +548,6 @@ async def test_fuzzed_process_changes_nothing_of_others(caplog: pytest.LogCaptur
             attacked.check()
             assert starts.faults == [], seeds
             assert "Traceback" not in caplog.text, seeds
-        assert rounds >= FUZZ_SECONDS // 2
         # It runs tasks as before.
         starts.begin(attacked.real, runs("echo", "after", text="well"))
         assert isinstance(await starts.ending("after"), Completed)
