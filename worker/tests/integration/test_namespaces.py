@@ -101,7 +101,7 @@ class Tenant:
 
     @contextlib.contextmanager
     def worker(self, worker_id: str, log: Path, *options: str) -> Iterator[Any]:
-        options = ("--queue", "mail", "--heartbeat-ttl", "1", "--retry-backoff", "0.01", *options)
+        options = ("--queue", "mail", "--heartbeat-ttl", "2", "--retry-backoff", "0.01", *options)
         with worker_process(self.url, worker_id, log, *options, namespace=self.namespace) as process:
             yield process
 
@@ -264,7 +264,7 @@ async def test_tasks_of_one_id_are_two_tasks(both: list[Tenant]) -> None:
     async with other.embedded() as worker:
         await other.becomes("same", "completed")
         await other.becomes("of-orbiter", "completed")
-        assert worker.tasks_processed == 2
+        await wait_until(lambda: worker.tasks_processed == 2)
     assert (await other.client.status("same")).result == {"output": "orbiter"}  # type: ignore[union-attr]
     assert (await acme.status("same"), await acme.status("of-acme")) == ("cancelled", "pending")
     assert [event.status async for event in acme.client.stream("same")] == ["cancelled"]  # type: ignore[union-attr]
@@ -282,7 +282,7 @@ async def test_one_process_has_workers_of_two_namespaces_under_one_id(both: list
                 await tenant.becomes(f"t{number}", "completed")
             fleet = await get_worker_fleet_status(tenant.url, namespace=tenant.namespace)
             assert [(health.worker_id, health.queue) for health in fleet] == [("w1", tenant.queue)]
-        assert (first.tasks_processed, second.tasks_processed) == (5, 5)
+        await wait_until(lambda: (first.tasks_processed, second.tasks_processed) == (5, 5))
 
 
 async def test_commands_to_all_workers_reach_those_of_the_namespace(both: list[Tenant]) -> None:
@@ -367,12 +367,14 @@ async def test_sweeping_and_reconciling_leave_another_namespace_as_it_is(
     assert await redis_client.zrange(acme.keys.fleet, 0, -1) == []
 
 
-async def test_temporal_keeps_tasks_of_one_id_apart(both: list[Tenant], temporal: TemporalServer) -> None:
+async def test_temporal_keeps_tasks_of_one_id_apart(
+    both: list[Tenant], temporal: TemporalServer, tmp_path: Path
+) -> None:
     acme, other = both
     durable: dict[str, Any] = {"executor": "temporal", "heartbeat_ttl": 3, "drain_timeout": 1}
     async with acme.embedded(**durable) as first, other.embedded(**durable) as second:
         for tenant in both:
-            await tenant.submit("sleep", "nightly", metadata={"seconds": 3})
+            await tenant.submit("hold", "nightly", metadata={"until": str(tmp_path / "until")})
 
         async def workflows() -> list[str]:
             found = [(await tenant.record("nightly")).get("workflow_id", "") for tenant in both]
@@ -381,8 +383,9 @@ async def test_temporal_keeps_tasks_of_one_id_apart(both: list[Tenant], temporal
         assert len(set(await wait_until(workflows, PATIENCE))) == 2
         await acme.client.cancel("nightly")
         await acme.becomes("nightly", "cancelled")
+        (tmp_path / "until").touch()
         await other.becomes("nightly", "completed")
-        assert (first.tasks_processed, second.tasks_processed) == (0, 1)
+        await wait_until(lambda: (first.tasks_processed, second.tasks_processed) == (0, 1))
 
 
 async def test_a_client_takes_the_namespace_of_its_environment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
@@ -23,7 +24,8 @@ async def test_a_task_completes_with_its_events_and_result(fleet: Fleet, tempora
     async with working(fleet, worker_id="w1", **DURABLE) as worker:
         task_id = await fleet.submit("say", "one two three")
         task = await fleet.ends(task_id)
-        assert worker.tasks_processed == 1
+        # Counted once the record is known to be made.
+        await wait_until(lambda: worker.tasks_processed == 1)
         assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.COMPLETED]
     assert (task.status, task.result, task.worker_id) == (TaskStatus.COMPLETED, {"output": "one two three "}, "w1")
     assert (task.attempt, task.retries, task.losses, task.crashes, task.handoffs) == (1, 0, 0, 0, 0)
@@ -43,7 +45,7 @@ async def test_a_task_that_fails_each_time_ends_failed_as_a_dead_letter(fleet: F
     async with working(fleet, max_retries=1, **DURABLE) as worker:
         task_id = await fleet.submit("fail")
         task = await fleet.ends(task_id)
-        assert worker.tasks_failed == 2
+        await wait_until(lambda: worker.tasks_failed == 2)
         assert await temporal.ends_of(task_id) == [WorkflowExecutionStatus.FAILED]
     assert (task.status, task.error, task.error_type) == (TaskStatus.FAILED, "attempt 2 failed", "RuntimeError")
     assert (task.attempt, task.retries) == (2, 1)
@@ -157,11 +159,12 @@ async def test_a_task_that_waits_for_its_next_run_is_cancelled(fleet: Fleet, tem
 
 @pytest.mark.alone
 async def test_a_task_that_waits_in_temporal_is_cancelled_by_whoever_hears_it(
-    fleet: Fleet, temporal: TemporalServer
+    fleet: Fleet, temporal: TemporalServer, tmp_path: Path
 ) -> None:
     """The worker that started the workflow is gone, and no other has room for the run."""
+    until = tmp_path / "until"
     async with working(fleet, worker_id="busy", **DURABLE) as busy:
-        filler = await fleet.submit("sleep", metadata={"seconds": 4})
+        filler = await fleet.submit("hold", metadata={"until": str(until)})
         await wait_until(lambda: runs(busy))
         client = await temporal.client()
         payload = job_payload("echo")
@@ -179,6 +182,7 @@ async def test_a_task_that_waits_in_temporal_is_cancelled_by_whoever_hears_it(
         assert await fleet.broker.cancel(payload.task_id) == "requested"
         task = await fleet.ends(payload.task_id)
         assert (time.monotonic() - asked) / slowness() < 2
+        until.touch()
         await fleet.ends(filler)
     assert task.status == TaskStatus.CANCELLED
     await fleet.check_invariants([filler, payload.task_id])

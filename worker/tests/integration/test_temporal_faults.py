@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import time
@@ -20,7 +19,7 @@ from tests.integration.openai_server import OpenAIServer, Reply, openai_server, 
 from tests.integration.test_faults import died, worker
 from tests.isolated import JOBS as ISOLATION_JOBS
 from tests.isolated import attack
-from tests.support import slowness, wait_until
+from tests.support import slowness, wait_until, whole_lines
 from tests.temporal import TemporalServer
 
 JOBS = "tests.integration.durable_jobs"
@@ -49,7 +48,7 @@ class Trial:
 
     @property
     def notes(self) -> list[str]:
-        return self.log.read_text().splitlines()
+        return whole_lines(self.log)
 
     async def submit(self, config: dict[str, Any], **metadata: Any) -> str:
         metadata["log"] = str(self.log)
@@ -142,7 +141,15 @@ async def test_a_callable_goes_on_at_its_checkpoint(trial: Trial) -> None:
     task_id = await trial.submit({"runtime": "callable", "target": f"{JOBS}:count", "name": "count"})
     with trial.worker("victim") as victim:
         await wait_until(lambda: "fourth" in trial.notes)
-        await asyncio.sleep(1.2)  # a checkpoint travels with a heartbeat: it is safe a second after it was saved
+        # A checkpoint travels with a heartbeat: it is safe a little after it was saved.
+        handle = await trial.temporal.workflow(task_id)
+
+        async def safe() -> bool:
+            pending = (await handle.describe()).raw_description.pending_activities
+            told = [run.heartbeat_details.payloads for run in pending]
+            return [details[1].data for details in told if len(details) > 1] == [b"3"]
+
+        await wait_until(safe, interval=0.1)
         victim.kill()
         await died(victim)
     with trial.worker("heir"):
@@ -170,7 +177,7 @@ async def test_sigterm_moves_what_outlives_the_drain_to_another_worker(trial: Tr
 
 async def test_sigterm_lets_a_short_run_end_and_be_recorded(trial: Trial) -> None:
     config = {"runtime": "callable", "target": f"{JOBS}:wait", "name": "wait"}
-    with trial.worker("only", "--drain-timeout", "5") as only:
+    with trial.worker("only", "--drain-timeout", "60") as only:
         task_id = await trial.submit(config, seconds=1.0)
         await wait_until(lambda: "wait" in trial.notes)
         only.send_signal(signal.SIGTERM)

@@ -53,7 +53,8 @@ async def test_each_fleet_runs_its_own_tasks_and_no_others(
         mine = await fleet.submit_many("sleep", 12, metadata={"seconds": 0.1})
         yours = await other.submit_many("sleep", 12, metadata={"seconds": 0.1})
         ended = [*await fleet.all_end(mine), *await other.all_end(yours)]
-        assert (ours.tasks_processed, theirs.tasks_processed) == (12, 12)
+        # Counted once the record is known to be made.
+        await wait_until(lambda: (ours.tasks_processed, theirs.tasks_processed) == (12, 12))
     assert [task.status for task in ended] == [TaskStatus.COMPLETED] * 24
     assert [task.worker_id for task in ended] == ["ours"] * 12 + ["theirs"] * 12
     assert (await tasks_known(fleet), await tasks_known(other)) == (set(mine), set(yours))
@@ -61,16 +62,20 @@ async def test_each_fleet_runs_its_own_tasks_and_no_others(
     await other.check_invariants(yours)
 
 
-async def test_tasks_of_one_id_are_two_tasks(fleet: Fleet, other: Fleet, temporal: TemporalServer) -> None:
+async def test_tasks_of_one_id_are_two_tasks(
+    fleet: Fleet, other: Fleet, temporal: TemporalServer, tmp_path: Path
+) -> None:
+    until = tmp_path / "until"
     async with (
         working(fleet, worker_id="ours", **DURABLE) as ours,
         working(other, worker_id="theirs", **DURABLE) as theirs,
     ):
         for one in (fleet, other):
-            await one.broker.submit(job_payload("sleep", task_id="nightly", metadata={"seconds": 6}))
+            await one.broker.submit(job_payload("hold", task_id="nightly", metadata={"until": str(until)}))
         await wait_until(lambda: runs(ours) == runs(theirs) == 1)
         await fleet.broker.cancel("nightly")
         assert (await fleet.ends("nightly")).status == TaskStatus.CANCELLED
+        until.touch()
         assert (await other.ends("nightly")).status == TaskStatus.COMPLETED
     for one in (fleet, other):
         await one.check_invariants(["nightly"])

@@ -93,7 +93,7 @@ async def test_a_durable_outcome_is_recorded_behind_all_its_events(fleet: Fleet,
             await publish(batches)
 
         durable._parts.publisher._append_events = refuse
-        task_id = await fleet.submit("say", "one two three", timeout_seconds=2)
+        task_id = await fleet.submit("say", "one two three", timeout_seconds=2 * slowness())
         task = await fleet.ends(task_id)
         assert refused
     assert (task.status, task.handoffs, task.attempt) == (TaskStatus.COMPLETED, 1, 2)

@@ -15,7 +15,7 @@ import pytest
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
 from tests.fleet import Fleet, working
 from tests.integration.odd_jobs import KINDS
-from tests.support import wait_until, worker_process
+from tests.support import PATIENCE, wait_until, worker_process
 
 HERE = "tests.integration.odd_jobs"
 FAILING = ("in_thread", "in_coroutine", "in_stream", "in_generator", "in_awaited_task", "in_group", "in_result")
@@ -45,7 +45,7 @@ async def neighbours_live(fleet: Fleet, tmp_path: Path, jobs: list[TaskPayload])
     neighbour = await fleet.submit("hold", metadata={"until": str(end)})
     await fleet.runs(neighbour)
     ids = await fleet.broker.submit_many(jobs)
-    ended = {task.task_id: task for task in await fleet.all_end(ids)}
+    ended = {task.task_id: task for task in await fleet.all_end(ids, PATIENCE * (1 + len(ids) / 16))}
     end.touch()
     held = await fleet.ends(neighbour)
     assert (held.status, held.attempt, held.losses, held.crashes) == (TaskStatus.COMPLETED, 1, 0, 0)
