@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from conftest import COMMAND
+from conftest import COMMAND, wait_until
 
 ECHO = {"runtime": "callable", "target": "jobs:echo"}
 FAIL = {"runtime": "callable", "target": "jobs:fail"}
@@ -57,6 +57,8 @@ def test_task_that_was_cancelled_is_told(run, server):
 
 
 def test_task_that_nobody_takes_is_told_with_the_reason(run):
+    # It is there before its time begins, of which the command's start takes a part.
+    run("task", agent=ECHO, task_id="lonely", wait=False)
     answer = run("task", agent=ECHO, task_id="lonely", wait_timeout=2)
     assert answer["failed"]
     assert answer["msg"] == (
@@ -68,7 +70,9 @@ def test_task_that_nobody_takes_is_told_with_the_reason(run):
 def test_task_that_takes_too_long_is_told_with_the_load(run, worker):
     worker(ORBITER_CONCURRENCY="1")
     slow = {"runtime": "callable", "target": "jobs:sleep"}
-    run("task", agent=slow, metadata={"seconds": 60}, wait=False)
+    run("task", agent=slow, metadata={"seconds": 600}, wait=False)
+    wait_until(lambda: run("worker_info")["busy"] == 1, within=60)
+    run("task", agent=ECHO, task_id="patient", wait=False)
     answer = run("task", agent=ECHO, task_id="patient", wait_timeout=3)
     assert answer["failed"]
     assert "1 of 1 slots of queue orbiter:tasks are busy, and 1 tasks wait" in answer["msg"]
