@@ -15,9 +15,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.rights import refusals
-from tests.support import PATIENCE, free_port
+from tests.support import PATIENCE, free_port, slowness
 
 SERVICE = "mymaster"
+# Who does not answer for so long is taken for dead; longer on a machine on which nobody answers soon.
 DOWN_AFTER_MS = 1000
 
 
@@ -252,12 +253,13 @@ def sentinel_trio(directory: Path, *options: str) -> Iterator[SentinelTrio]:
         eventually(master.answers, what="the master answers")
         replica = Server.launch(directory, *PLAIN, *options, f"replicaof 127.0.0.1 {master.port}")
         servers.append(replica)
+        down_after = round(DOWN_AFTER_MS * slowness())
         sentinels = [
             Server.launch(
                 directory,
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2",
-                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
-                f"sentinel failover-timeout {SERVICE} 3000",
+                f"sentinel down-after-milliseconds {SERVICE} {down_after}",
+                f"sentinel failover-timeout {SERVICE} {3 * down_after}",
                 sentinel=True,
             )
             for _ in range(3)
@@ -320,7 +322,7 @@ class Cluster:
 def cluster_of_six(directory: Path) -> Iterator[Cluster]:
     """Six nodes, joined: three masters, three replicas."""
     with _all_ended() as servers:
-        nodes = []
+        nodes, down_after = [], round(DOWN_AFTER_MS * slowness())
         for _ in range(6):
             port, bus = free_port(), free_port()
             nodes.append(
@@ -330,7 +332,7 @@ def cluster_of_six(directory: Path) -> Iterator[Cluster]:
                     "cluster-enabled yes",
                     "cluster-config-file nodes.conf",
                     f"cluster-port {bus}",
-                    "cluster-node-timeout 1000",
+                    f"cluster-node-timeout {down_after}",
                     "cluster-replica-validity-factor 0",
                     "cluster-announce-ip 127.0.0.1",
                     port=port,

@@ -15,7 +15,7 @@ from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
 from orbiter.distributed.models import Event, TaskPayload, TaskResult, is_final
 from orbiter.distributed.worker.worker import Worker
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ async def working(redis_url: str, **options: Any) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await worker.stop()
-        await asyncio.wait_for(life, 60)
+        await asyncio.wait_for(life, PATIENCE)
 
 
 class Fleet:
@@ -78,7 +78,7 @@ class Fleet:
     async def submit(self, config: dict[str, Any], text: str = "hi", **fields: Any) -> str:
         return await self.broker.submit(TaskPayload(agent_config=config, input=text, **fields))
 
-    async def ended(self, task_id: str, timeout: float = 20) -> Run:
+    async def ended(self, task_id: str, timeout: float = PATIENCE) -> Run:
         async def over() -> TaskResult | None:
             task = await self.store.get_status(task_id)
             return task if task and task.status.terminal else None

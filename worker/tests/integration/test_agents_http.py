@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -162,7 +163,9 @@ async def test_a_swarm_ends_its_stream_once(fleet: Fleet, server: OpenAIServer) 
 
 
 async def test_a_rate_limit_is_waited_out_in_the_queue_not_in_a_slot(fleet: Fleet, server: OpenAIServer) -> None:
-    server.replies = [error(429, "slow down", "rate_limit_exceeded", Retry_After="1"), text("other"), text("now")]
+    pause = math.ceil(3 * slowness())
+    slow_down = error(429, "slow down", "rate_limit_exceeded", Retry_After=str(pause))
+    server.replies = [slow_down, text("other"), text("now")]
     async with working(fleet.url):
         task_id = await fleet.submit(agent())
         seen: set[TaskStatus | None] = set()
@@ -178,7 +181,7 @@ async def test_a_rate_limit_is_waited_out_in_the_queue_not_in_a_slot(fleet: Flee
         ended = await fleet.ended(task_id)
     assert not any(status.terminal for status in seen if status)
     assert (ended.task.status, ended.task.retries, ended.text) == (TaskStatus.COMPLETED, 1, "now")
-    assert server.requests[2].at - server.requests[0].at >= 1
+    assert server.requests[2].at - server.requests[0].at >= pause
     [failure] = ended.of("error")
     assert (failure.recoverable, failure.attempt, failure.error_type) == (True, 1, "TransientError")
 
@@ -261,9 +264,10 @@ async def test_cancel_hangs_up_on_a_slow_stream(fleet: Fleet, server: OpenAIServ
 
 async def test_a_slow_stream_is_stopped_at_its_timeout(fleet: Fleet, server: OpenAIServer) -> None:
     slow = Reply(parts=[chunk({"content": "slow"}), 60.0, *end()])
-    ended = await run(fleet, server, slow, text("quick"), timeout_seconds=1)
+    limit = round(2 * slowness())
+    ended = await run(fleet, server, slow, text("quick"), timeout_seconds=limit)
     assert (ended.task.status, ended.task.retries) == (TaskStatus.COMPLETED, 1)
-    assert ended.of("error")[0].error == "run took longer than timeout_seconds=1"
+    assert ended.of("error")[0].error == f"run took longer than timeout_seconds={limit}"
     assert server.hung_up == 1
 
 

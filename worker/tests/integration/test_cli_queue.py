@@ -93,7 +93,7 @@ def test_on_a_terminal_the_look_is_redrawn(redis_url: str) -> None:
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=WORKER_DIRECTORY
     ) as process:
         os.close(theirs)
-        shown, deadline = b"", time.monotonic() + 15
+        shown, deadline = b"", time.monotonic() + PATIENCE
         while shown.count(b"Waiting:") < 3 and time.monotonic() < deadline:
             shown += os.read(ours, 4096)
         process.send_signal(signal.SIGINT)

@@ -296,9 +296,11 @@ async def test_retry_counts_once_and_runs_again_when_due(broker: ClusterBroker, 
     task_id = await broker.submit(TaskPayload())
     mine = await claim(broker)
     for _ in range(2):
-        assert await broker.retry("w1", mine, delay=0.2, error="boom", error_type="ValueError") == "retrying"
+        assert await broker.retry("w1", mine, delay=60, error="boom", error_type="ValueError") == "retrying"
     assert (await store.get_status(task_id)).retries == 1
     assert await broker.fetch("w1", 1) == []
+    assert await broker.client.zscore("{orbiter:tasks}:delayed", task_id) > (time.time() + 1) * 1000
+    await broker.client.zadd("{orbiter:tasks}:delayed", {task_id: 1})
     [(entry, _)] = await wait_until(lambda: broker.fetch("w1", 1))
     again = await started(broker, "w1", entry)
     assert isinstance(again, Claim)
@@ -432,7 +434,7 @@ async def test_a_worker_that_dies_between_the_steps_of_finishing_leaves_one_end(
     command = ["start", "worker", "--redis-url", cluster.url, "--allow-import", "tests.integration.jobs"]
     task_id = await broker.submit(TaskPayload(agent_config=ECHO, input="once"))
     with start_orbiter(*command, "--heartbeat-ttl", "1", ORBITER_FAULT=point) as victim:
-        assert await asyncio.to_thread(victim.wait, 20) == -signal.SIGKILL
+        assert await asyncio.to_thread(victim.wait, PATIENCE) == -signal.SIGKILL
     assert (await store.get_status(task_id)).status == "completed"
     assert (await broker.client.xpending(QUEUE, broker.group))["pending"] == 1
     with worker_process(cluster.url, "w2", tmp_path / "worker.log", "--heartbeat-ttl", "1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,9 +92,9 @@ async def test_one_living_sentinel_is_enough(trio: SentinelTrio) -> None:
 
 async def test_sentinels_that_know_no_such_master_say_so(trio: SentinelTrio) -> None:
     url = trio.url.replace("mymaster", "other")
-    client = connect(url, retries=0)
-    with pytest.raises(redis.ConnectionError, match=r"no sentinel named a master for 'other'.*knows no such master"):
-        await client.ping()
+    async with contextlib.aclosing(connect(url, retries=0)) as client:
+        with pytest.raises(redis.ConnectionError, match=r"no sentinel named a master for 'other'.*knows no such"):
+            await client.ping()
     with connect_sync(url) as sync, pytest.raises(redis.ConnectionError, match="knows no such master"):
         sync.ping()
 
@@ -127,9 +128,11 @@ async def test_of_two_ports_it_is_that_of_the_url_whichever_the_sentinels_name(
             client = connect(f"{url}&server_port={secure}")
             assert await client.ping()
             await client.aclose()
-            assert connect_sync(f"{url}&server_port={secure}").ping()
+            with connect_sync(f"{url}&server_port={secure}") as sync:
+                assert sync.ping()
             # Who has not moved finds it all along.
-            assert connect_sync(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster").ping()
+            with connect_sync(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster") as sync:
+                assert sync.ping()
 
 
 async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_server: str) -> None:
@@ -146,9 +149,10 @@ async def test_sentinels_may_have_a_login_of_their_own(tmp_path: Path, redis_ser
         client = connect(f"{place}?sentinel_username=watcher&sentinel_password=s%40crt")
         assert await client.ping()
         await client.aclose()
-        client = connect(f"{place}?sentinel_username=watcher&sentinel_password=wrong", retries=0)
-        with pytest.raises(redis.AuthenticationError) as error:
-            await client.ping()
+        wrong = f"{place}?sentinel_username=watcher&sentinel_password=wrong"
+        async with contextlib.aclosing(connect(wrong, retries=0)) as client:
+            with pytest.raises(redis.AuthenticationError) as error:
+                await client.ping()
         assert "wrong" not in str(error.value).replace("wrong password", "")
 
 
@@ -179,10 +183,10 @@ async def test_a_blocked_read_ends_when_its_server_becomes_a_replica(tmp_path: P
     with plain_server(tmp_path) as server:
         client = connect(f"redis://127.0.0.1:{server.port}", max_connections=1, retries=0)
         await client.xgroup_create("q", "g", mkstream=True)
-        reading = asyncio.ensure_future(client.xreadgroup("g", "c", {"q": ">"}, block=30_000))
+        reading = asyncio.ensure_future(client.xreadgroup("g", "c", {"q": ">"}, block=600_000))
         await wait_until(lambda: server.ask("INFO", "clients")["blocked_clients"] == 1)
         await asyncio.to_thread(server.ask, "REPLICAOF", "127.0.0.1", port)
         with pytest.raises(redis.ConnectionError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await reading
         await client.aclose()

@@ -71,7 +71,7 @@ async def test_the_queue_is_shown_over_time_with_its_deploys(fleet: Fleet, redis
         assert "Nothing was counted" in (await anext(stream))["data"]
         async with working(fleet, max_retries=0, worker_id="w1"):
             await fleet.all_end([*await fleet.submit_many("echo", 4), await fleet.submit("fail")])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(10 * slowness()):
                 async for event in stream:
                     if "5 started, 5 ended, 1 of these failed" in event["data"]:
                         break
@@ -188,7 +188,7 @@ async def test_a_page_changes_within_seconds_without_being_asked_again(fleet: Fl
         first = await anext(stream)
         assert first["event"] == "page"
         task_id = await fleet.submit("echo")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * slowness()):
             async for event in stream:
                 if task_id in event["data"]:
                     break
@@ -246,21 +246,21 @@ async def test_events_come_as_they_happen_and_go_on_where_they_were(
 ) -> None:
     async with working(fleet), dashboard(redis_url) as browser:
         task_id = await fleet.submit("say", "one two three")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             found = [event async for event in events(browser, f"/task/events?id={task_id}")]
         assert "".join(event["data"] for event in found if event["event"] == "text").count("text") >= 1
         assert found[-1]["event"] == "end"
         rows = [event for event in found if event["event"] == "row"]
         assert "completed" in rows[-1]["data"]
         place = found[0]["id"]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             rest = [e async for e in events(browser, f"/task/events?id={task_id}", **{"last-event-id": place})]
         assert [event.get("id") for event in rest] == [event.get("id") for event in found[1:]]
         running = await fleet.submit("hold", metadata={"until": str(tmp_path / "go")})
         await fleet.runs(running)
         following = asyncio.create_task(collect(browser, f"/task/events?id={running}"))
         (tmp_path / "go").touch()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert (await following)[-1]["event"] == "end"
 
 

@@ -28,6 +28,7 @@ from orbiter.distributed.models import ErrorEvent, TextEvent, ToolCallEvent, Too
 from tests import keys
 from tests.fleet import Fleet, working
 from tests.integration.dashboards import Browser, dashboard, events
+from tests.support import PATIENCE, slowness
 
 PASSWORD = "correct horse"
 PAGES = ("fleet", "tasks", "queue")
@@ -217,7 +218,7 @@ async def raw(port: int, text: bytes, *, limit: int = 100_000) -> bytes:
     try:
         writer.write(text)
         await writer.drain()
-        return await asyncio.wait_for(reader.read(limit), 20)
+        return await asyncio.wait_for(reader.read(limit), PATIENCE)
     except ConnectionError:
         return b"HTTP/1.1 400 closed"
     finally:
@@ -236,7 +237,7 @@ async def test_large_requests_are_refused_and_slow_nobody(redis_url: str) -> Non
             b"POST /act HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000000\r\n\r\n" + huge,
         ]
         answers = [asyncio.create_task(raw(port, text)) for text in attacks]
-        assert await slowest(browser, 20) < 2
+        assert await slowest(browser, 20) / slowness() < 2
         for answer in await asyncio.gather(*answers):
             assert re.match(rb"HTTP/1.1 4\d\d|$", answer), answer[:100]
         assert (await browser.get("/tasks?agent=" + "x" * 5000)).status_code == 414
@@ -275,9 +276,9 @@ async def test_a_thousand_idle_streams_slow_nobody(redis_url: str) -> None:
         statuses = [await idle(browser, opened, f"/live/{PAGES[number % 3]}?n={number}") for number in range(1000)]
         assert statuses.count(200) == OF_AN_ADDRESS
         assert statuses.count(503) == 1000 - OF_AN_ADDRESS
-        assert await slowest(browser, 10) < 3
+        assert await slowest(browser, 10) / slowness() < 3
         await opened.aclose()
-        async with AsyncExitStack() as again, asyncio.timeout(30):
+        async with AsyncExitStack() as again, asyncio.timeout(PATIENCE):
             while await idle(browser, again, "/live/fleet?") != 200:
                 await asyncio.sleep(0.1)
 
@@ -300,7 +301,7 @@ async def test_connections_that_send_a_half_are_ended_and_slow_nobody(
         async with Browser(f"http://127.0.0.1:{port}", "127.0.0.2") as other:
             for _ in range(10):
                 await other.text("/login")
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(40 * slowness()):
             await asyncio.gather(*ends)
 
 
@@ -327,7 +328,7 @@ async def test_one_address_does_not_take_all_connections(redis_url: str, tmp_pat
         ends = [asyncio.create_task(ended(opened, port, b"")) for _ in range(CONNECTIONS + 50)]
         for end in ends:
             opened.callback(end.cancel)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * slowness()):
             while sum(end.done() for end in ends) < 50:
                 await asyncio.sleep(0.1)
         async with Browser(f"http://127.0.0.1:{port}", "127.0.0.2") as other:
@@ -341,7 +342,7 @@ async def test_an_answer_that_nobody_reads_ends_with_its_connection(
     async with guarded(redis_url, tmp_path) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(ask_on(writer), 30)
+            await asyncio.wait_for(ask_on(writer), PATIENCE)
         writer.close()
 
 
@@ -357,7 +358,7 @@ async def idle(browser: Browser, opened: AsyncExitStack, path: str) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(browser.address.rpartition(":")[2]))
     opened.push_async_callback(closed, writer)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    return int((await asyncio.wait_for(reader.readline(), 20)).split(b" ")[1])
+    return int((await asyncio.wait_for(reader.readline(), PATIENCE)).split(b" ")[1])
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from orbiter.distributed.models import TaskStatus
 from tests.integration.agent_runs import Fleet, Run, working
 from tests.integration.openai_server import OpenAIServer, Reply, chunk, end, error, openai_server, text, tool_calls
-from tests.support import PATIENCE, environment, free_port, wait_until
+from tests.support import PATIENCE, environment, free_port, slowness, wait_until
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ["langgraph_agent", "openai_agents_agent"]
@@ -142,7 +142,7 @@ async def test_the_clients_in_the_docs_run(fleet: Fleet, name: str, last: str) -
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", script), stdout=asyncio.subprocess.PIPE
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE * slowness())
     assert process.returncode == 0
     assert output.decode().splitlines()[-1] == last
 

@@ -31,11 +31,13 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 @SIGNALS
 async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Path, number: int) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
-        running = await fleet.submit("sleep", metadata={"seconds": 3})
+        until = tmp_path / "until"
+        running = await fleet.submit("hold", metadata={"until": str(until)})
         await fleet.runs(running)
         process.send_signal(number)
         await wait_until(lambda: b"draining" in (tmp_path / "log").read_bytes())
         late = await fleet.submit("echo")
+        until.touch()
         assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     assert (await fleet.store.get_status(late)).status == TaskStatus.PENDING  # type: ignore[union-attr]
     assert (await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"] == 0
@@ -159,17 +161,17 @@ async def test_a_heartbeat_is_published_every_third_of_heartbeat_ttl(fleet: Flee
     async with working(fleet, worker_id="w", heartbeat_ttl=3):
         beats: list[float] = []
 
-        async def five() -> bool:
+        async def eight() -> bool:
             beat = float(await fleet.client.hget(keys.worker("w"), "last_heartbeat") or 0)
             if beat not in beats:
                 beats.append(beat)
-            return len(beats) == 5
+            return len(beats) == 8
 
-        await wait_until(five)
+        await wait_until(eight)
     # The first ones tell of the start.
     gaps = [later - earlier for earlier, later in itertools.pairwise(beats)]
-    # A busy machine can make one late, not both.
-    assert 0.9 < min(gaps[-2:]) < 1.3, gaps
+    # A busy machine can make some late, not all.
+    assert 0.9 < min(gaps[2:]) < 1.3, gaps
 
 
 async def test_a_crashed_worker_s_key_expires_and_it_is_dead_in_list_and_check(fleet: Fleet, tmp_path: Path) -> None:
@@ -226,12 +228,14 @@ async def test_troubleshooting_dead_workers_show_in_red(fleet: Fleet, tmp_path: 
 
 async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(fleet: Fleet, tmp_path: Path) -> None:
     """By hand, for who will not wait until the lease of half a minute is over."""
+    until = tmp_path / "until"
     with worker_process(fleet.url, "dead", tmp_path / "log") as process:
-        task_id = await fleet.submit("sleep")
+        task_id = await fleet.submit("hold", metadata={"until": str(until)})
         await fleet.submit("sleep", metadata={"seconds": 600})
         await fleet.runs(task_id)
         process.kill()
         process.wait()
+    until.touch()
     [row, *_] = await fleet.client.xpending_range(QUEUE, keys.group(QUEUE), "-", "+", 10)
     assert row["consumer"] == "dead"
     await fleet.client.xclaim(QUEUE, keys.group(QUEUE), "heir", 0, [row["message_id"]])

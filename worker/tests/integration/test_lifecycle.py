@@ -163,7 +163,7 @@ def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Path) -> None:
     port = free_port()
-    options = ("--health-port", str(port), "--heartbeat-ttl", "3", "--drain-timeout", "5")
+    options = ("--health-port", str(port), "--heartbeat-ttl", "3", "--drain-timeout", "60")
     with worker_process(fleet.url, "asked", tmp_path / "log", *options) as process:
         assert ask(port, "/livez") == (200, {"status": "ok"})
         assert ask(port, "/readyz") == (200, {"status": "ok"})
@@ -177,20 +177,23 @@ async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Pa
 
         assert "Redis" in (await wait_until(unready))["reason"]
         await wait_until(lambda: ask(port, "/readyz")[0] == 200)
-        task_id = await fleet.submit("sleep", metadata={"seconds": 4})
+        until = tmp_path / "until"
+        task_id = await fleet.submit("hold", metadata={"until": str(until)})
         await fleet.runs(task_id)
         process.terminate()
         await wait_until(lambda: ask(port, "/readyz") == (503, {"reason": "the worker is draining"}))
         assert ask(port, "/livez")[0] == 200
+        until.touch()
 
 
 async def test_a_blocked_event_loop_is_not_alive(fleet: Fleet, tmp_path: Path) -> None:
     port = free_port()
     options = ("--isolation", "none", "--health-port", str(port), "--heartbeat-ttl", "1")
-    with worker_process(fleet.url, "stuck", tmp_path / "log", *options):
-        await fleet.submit("hog", metadata={"seconds": 15})
+    with worker_process(fleet.url, "stuck", tmp_path / "log", *options) as process:
+        await fleet.submit("hog", metadata={"seconds": 600})
         await wait_until(lambda: ask(port, "/livez")[0] == 503)
         assert "blocked" in ask(port, "/livez")[1]["reason"]
+        process.kill()
 
 
 async def test_a_taken_health_port_is_one_clear_line(fleet: Fleet, tmp_path: Path) -> None:

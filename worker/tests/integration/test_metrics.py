@@ -84,7 +84,8 @@ def _prometheus_name(name: str) -> str:
 def _told(fleet: Fleet, log: Path, *options: str, **env: str) -> Iterator[str]:
     """Run a worker that is asked for its metrics; give their address."""
     port = free_port()
-    options = ("--health-port", str(port), "--heartbeat-ttl", "1", "--retry-backoff", "0", *options)
+    # A lease that no busy machine loses: none is to be lost.
+    options = ("--health-port", str(port), "--heartbeat-ttl", "6", "--retry-backoff", "0", *options)
     with worker_process(fleet.url, "teller", log, *options, **env):
         yield f"http://127.0.0.1:{port}/metrics"
 

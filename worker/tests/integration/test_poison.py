@@ -36,6 +36,8 @@ DELAYED, PARKED, DEAD = (keys.tagged(QUEUE, name) for name in ("delayed", "parke
 LAST_ID = "18446744073709551615-18446744073709551615"
 # A CI machine is slow and busy.
 PATIENT = 60
+# A worker's, three times in which it renews what it holds.
+LEASE = 3
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ async def fleet(server: Server, evil: redis.Redis) -> AsyncIterator[Fleet]:
 def worker(server: Server, tmp_path: Path, *options: str, name: str = "w1") -> Iterator[Path]:
     """Run a worker; give its log."""
     log = tmp_path / f"{name}.log"
-    options = ("--heartbeat-ttl", "3", "--retry-backoff", "0.01", "--concurrency", "4", *options)
+    options = ("--heartbeat-ttl", str(LEASE), "--retry-backoff", "0.01", "--concurrency", "4", *options)
     with worker_process(url(server, "worker"), name, log, *options) as process:
         yield log
         assert process.poll() is None, log.read_text()
@@ -188,7 +190,8 @@ async def test_stream_whose_last_id_is_the_largest_is_replaced(
     trimmed: bool, server: Server, evil: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     with worker(server, tmp_path, "--concurrency", "1") as log:
-        runs = await fleet.submit("sleep", metadata={"seconds": 5})
+        until = tmp_path / "until"
+        runs = await fleet.submit("hold", metadata={"until": str(until)})
         await fleet.runs(runs)
         waiting = await fleet.submit_many("noop", 3)
         if trimmed:
@@ -196,6 +199,8 @@ async def test_stream_whose_last_id_is_the_largest_is_replaced(
         else:
             evil.xadd(QUEUE, {"payload": "x"}, id=LAST_ID)
         later = await submitted(fleet)
+        await asyncio.sleep(LEASE)
+        until.touch()
         ended = await fleet.all_end([runs, *waiting, later], PATIENT)
         by_id = {task.task_id: task for task in ended}
         # What ran goes on, under the claim that it had.
@@ -246,15 +251,25 @@ async def test_tasks_of_a_queue_that_was_emptied_end_with_the_reason(
             assert (await fleet.ends(await submitted(fleet), PATIENT)).status == "completed"
 
 
+async def _has_run(fleet: Fleet, task_id: str) -> bool:
+    task = await fleet.store.get_status(task_id)
+    return task is not None and task.attempt > 0
+
+
 @pytest.mark.parametrize("how", ["expire", "xadd"])
 async def test_run_goes_on_although_its_entry_is_gone(
     how: str, server: Server, evil: redis.Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     with worker(server, tmp_path, "--max-retries", "1"):
-        runs = await fleet.submit("sleep", metadata={"seconds": 8})
-        fails = await fleet.submit("fail", metadata={"seconds": 8})
+        until = tmp_path / "until"
+        runs = await fleet.submit("hold", metadata={"until": str(until)})
+        fails = await fleet.submit("fail")
         await fleet.runs(runs)
+        # Claimed, if not over: what nobody has claimed is lost with the queue.
+        await wait_until(lambda: _has_run(fleet, fails), PATIENT)
         await _emptied(how, evil)
+        await asyncio.sleep(2 * LEASE)
+        until.touch()
         task = await fleet.ends(runs, PATIENT)
         assert (task.status, task.attempt, task.losses) == ("completed", 1, 0)
         # Its payload is its worker's to put back.

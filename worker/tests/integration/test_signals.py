@@ -140,18 +140,20 @@ async def test_hangup_of_a_worker_without_a_terminal_replaces_its_executor_proce
         await wait_until(lambda: not before & {child.pid for child in psutil.Process(process.pid).children()})
 
 
-async def test_a_worker_whose_terminal_closes_drains(fleet: Fleet) -> None:
+async def test_a_worker_whose_terminal_closes_drains(fleet: Fleet, tmp_path: Path) -> None:
     """Its output is gone as well. The kernel tells of the end once, a shell once more: that is no second wish."""
+    until = tmp_path / "until"
     ours, theirs = pty.openpty()
     try:
         with started(fleet.url, theirs, lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0)) as process:
             os.close(theirs)
             await wait_until(lambda: _is(fleet, "running"))
-            quick = await fleet.submit("sleep", metadata={"seconds": 3})
+            quick = await fleet.submit("hold", metadata={"until": str(until)})
             await fleet.runs(quick)
             os.close(ours)
             await wait_until(lambda: _is(fleet, "draining"))
             process.send_signal(signal.SIGHUP)
+            until.touch()
             assert process.wait(PATIENCE) == 0
     finally:
         with contextlib.suppress(OSError):
