@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.machine import BenchmarkError, end, free_port, payload
 from benchmarks.report import Measure
@@ -69,12 +70,13 @@ def _fleet(machine: Machine, load: Load, executor: str, **environment: str) -> d
         names = [f"w{number}" for number in range(WORKERS)]
         workers = [stack.enter_context(machine.another_worker(name, *options, **environment)) for name in names]
         for process, name in zip(workers, names, strict=True):
-            machine.wait(process, f"{name} is ready", lambda name=name: _state(machine, name) == "running")  # type: ignore[misc]
+            machine.wait(process, f"{name} is ready ({executor})", partial(_is_ready, machine, name, executor))
         return asyncio.run(_measure(machine.url, workers, load))
 
 
-def _state(machine: Machine, name: str) -> str | None:
-    return cast("str | None", machine.client.hget(Keys().worker(name), "state"))
+def _is_ready(machine: Machine, name: str, executor: str) -> bool:
+    """Tell whether a worker claims tasks, for this executor."""
+    return bool(machine.client.hmget(Keys().worker(name), "state", "executor") == ["running", executor])
 
 
 async def _measure(url: str, workers: list[subprocess.Popen[bytes]], load: Load) -> dict[str, Any]:
