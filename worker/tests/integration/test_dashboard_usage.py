@@ -22,7 +22,7 @@ from orbiter.distributed.client.overview import Overview
 from tests.fleet import Fleet, working
 from tests.integration.dashboards import dashboard
 from tests.integration.openai_server import OpenAIServer, error, openai_server, text
-from tests.support import wait_until
+from tests.support import wait_until, whole_lines
 
 KNOWN, UNKNOWN = "openai:gpt-4o", "openai:gpt-test"
 ANSWER = (7, 5)
@@ -68,7 +68,7 @@ def paying(number: int, share: float, ledger: Path) -> list[TaskPayload]:
 
 
 def rows_of(ledger: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in ledger.read_text().splitlines()]
+    return [json.loads(line) for line in whole_lines(ledger)]
 
 
 def card(page: str, title: str) -> int:
@@ -86,7 +86,7 @@ async def run_them(fleet: Fleet, tasks: list[TaskPayload], ledger: Path) -> list
     waiting = {task.task_id for task in tasks if task.metadata["ends"] == ("waits",)}
     async with working(fleet, worker_id="w1", isolation="process", concurrency=20, max_retries=1):
         await fleet.broker.submit_many(tasks)
-        await wait_until(lambda: ledger.exists() and waiting <= {row[0] for row in rows_of(ledger)}, 300)
+        await wait_until(lambda: waiting <= {row[0] for row in rows_of(ledger)}, 300)
         for task_id in waiting:
             await fleet.broker.cancel(task_id)
         return await fleet.all_end([task.task_id for task in tasks], 300)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, TaskStatus
 from tests import keys
 from tests.fleet import QUEUE, Fleet, job_payload
-from tests.support import PATIENCE, is_alive, wait_until, worker_process
+from tests.support import PATIENCE, is_alive, slowness, wait_until, worker_process
 
 MEGABYTE = 1_000_000
 # How many tasks processes are replaced under; where time does not matter, 50000.
@@ -102,7 +102,7 @@ async def test_a_thousand_malformed_payloads_between_a_thousand_good_ones(fleet:
         for row in rows:
             good.append(await fleet.submit("echo", "fine"))
             await fleet.client.xadd(QUEUE, row)
-        ended = await fleet.all_end(good)
+        ended = await fleet.all_end(good, PATIENCE * slowness())
         await wait_until(fleet.is_empty)
         after = memory(process)
         assert process.poll() is None
