@@ -21,9 +21,12 @@ def source():
 
 @pytest.fixture
 def events(source, server):
-    """Return a function that runs the source until it has sent so many events, or for so long; it gives the events."""
+    """Return a function that runs the source until it has sent so many events, or for so long; it gives the events.
 
-    def run(*, count=1, within=60.0, **args):
+    Once they have come it listens for some seconds more, if it is to.
+    """
+
+    def run(*, count=1, within=60.0, more=0.0, **args):
         async def collect():
             queue = asyncio.Queue()
             given = {"redis_url": server.url, "executable": COMMAND, "max": 4, "delay": 0.1} | args
@@ -32,6 +35,9 @@ def events(source, server):
             try:
                 async with asyncio.timeout(within):
                     while len(found) < count:
+                        found.append((await queue.get())["autoscale"])
+                async with asyncio.timeout(more):
+                    while more:
                         found.append((await queue.get())["autoscale"])
             except TimeoutError:
                 pass
@@ -69,7 +75,7 @@ def test_nothing_is_said_where_nothing_is_to_do(events, worker):
 
 
 def test_redis_that_does_not_answer_is_said_once(events):
-    event, *more = events(count=2, within=8, redis_url=f"redis://:s3cret@127.0.0.1:{free_port()}")
+    event, *more = events(more=5, redis_url=f"redis://:s3cret@127.0.0.1:{free_port()}")
     assert event["direction"] == "unknown"
     assert "s3cret" not in event["reason"]
     assert more == []
