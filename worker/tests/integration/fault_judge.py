@@ -130,7 +130,7 @@ class Judge:
                 yield "attempts begin in order", late
             # A thread cannot be stopped: its run may outlive its lease.
             overlap = (before.ended or after.began) - after.began
-            if overlap > STOPPED_WITHIN and case.work.task.agent_name != "block":
+            if overlap > STOPPED_WITHIN * self._run.slowness and case.work.task.agent_name != "block":
                 both = f"attempt {before.attempt} on {before.worker} and {after.attempt} on {after.worker}"
                 yield "no task runs twice at a time", f"{both}, for {overlap:.2f} s"
         task = case.task

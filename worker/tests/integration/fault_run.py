@@ -20,7 +20,7 @@ from tests.faults_proxy import FaultsProxy, Link, faults_proxy
 from tests.fleet import Fleet
 from tests.integration.fault_plan import KINDS, SIDES, Fault, Work, bursts, draw_faults, draw_work
 from tests.servers import Server, plain_server
-from tests.support import WORKER_DIRECTORY, environment
+from tests.support import WORKER_DIRECTORY, environment, slowness
 
 SECONDS = 60.0
 HEAL_WITHIN = 22.0
@@ -109,6 +109,7 @@ class FaultRun:
     def __post_init__(self) -> None:
         self.faults = draw_faults(self.seed, SECONDS, self.kinds)
         self.works = draw_work(self.seed, TASKS[len(self.sides)], SECONDS)
+        self.slowness = slowness()
         self.born = time.monotonic()
         self.began = self.began_epoch = 0.0
         self.notes.mkdir(parents=True)
@@ -168,7 +169,7 @@ class FaultRun:
             self._start(side)
         keeping = [asyncio.ensure_future(self._keep(side)) for side in self.sides]
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(40 * self.slowness):
                 while not all(member.ready for member in self.members):
                     await asyncio.sleep(0.02)
             self.began, self.began_epoch = time.monotonic(), time.time()
@@ -191,7 +192,7 @@ class FaultRun:
         left = list(self.submitted)
         first = None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEAL_WITHIN):
+            async with asyncio.timeout(HEAL_WITHIN * self.slowness):
                 while left or not await self._fleet.is_empty():
                     tasks = await self._fleet.store.get_many(left)
                     left = [i for i, task in zip(left, tasks, strict=True) if not (task and task.status.terminal)]
@@ -253,10 +254,10 @@ class FaultRun:
                 member.process.terminate()
         for member in self.members:
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(within := 15 * self.slowness):
                     await _ended(member.process)
             except TimeoutError:
-                self._failed("a worker exits", member.name, "it did not drain within 15 s of SIGTERM")
+                self._failed("a worker exits", member.name, f"it did not drain within {within:.0f} s of SIGTERM")
                 member.process.kill()
             code = member.process.wait()
             if code and member is self.member(member.side) and not self.server_ended:
