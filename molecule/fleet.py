@@ -160,6 +160,40 @@ class StubbornLoad(Load):
                 self._fleets.append(self._fleets.pop(0))
 
 
+def kill_master(
+    load: StubbornLoad,
+    fleet: Fleet,
+    servers: dict[str, Any],
+    first: str,
+    *,
+    units: Sequence[str],
+    role: Callable[[Any], str],
+) -> None:
+    """Kill the master and its sentinel while tasks run; wait until there is another one, which accepts tasks.
+
+    Args:
+        load: What submits meanwhile.
+        fleet: The fleet that it submits to.
+        servers: The Redis hosts by name.
+        first: The name of the master.
+        units: The units of server and sentinel.
+        role: Returns what a host's server says that it is: master, slave, or nothing.
+    """
+    others = {name: host for name, host in servers.items() if name != first}
+    wait_until(
+        lambda: "running" in fleet.statuses(list(load.ids)), within=60, what=lambda: str(fleet.statuses(load.ids))
+    )
+    names = " ".join(units)
+    servers[first].check_output(f"systemctl kill --signal=KILL {names}; systemctl stop {names}")
+    wait_until(
+        lambda: "master" in [role(host) for host in others.values()],
+        within=90,
+        what=lambda: str({name: role(host) for name, host in others.items()}),
+    )
+    already = len(load.ids)
+    wait_until(lambda: len(load.ids) > already + 10, within=90, what=lambda: f"refused: {load.refused[-3:]}")
+
+
 @contextmanager
 def somebody(fleet: Fleet) -> Iterator[None]:
     """Stay connected until the block ends, through restarts of Redis."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from fleet import Fleet, wait_until
+from fleet import Fleet, kill_master
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from fleet import StubbornLoad
 
+UNITS = ("redis-server", "redis-sentinel")
 TLS = "--tls --cacert /etc/redis/tls/ca.pem"
 AS_OPERATOR = "REDISCLI_AUTH=$(cat /etc/redis/admin.password) redis-cli --user admin -s /run/redis/redis-server.sock"
 GROUP = "python3 -c \"import json; about = json.load(open('/etc/redis/fleet.json')); print(%s)\""
@@ -81,20 +82,7 @@ def assert_no_host_changed(done: CompletedProcess[str]) -> None:
 
 def lose_the_master(load: StubbornLoad, fleet: Fleet, servers: dict[str, Any], first: str) -> None:
     """Kill the master and its sentinel while tasks run; wait until there is another one, which accepts tasks."""
-    others = {name: host for name, host in servers.items() if name != first}
-    wait_until(
-        lambda: "running" in fleet.statuses(list(load.ids)), within=60, what=lambda: str(fleet.statuses(load.ids))
-    )
-    servers[first].check_output(
-        "systemctl kill --signal=KILL redis-server redis-sentinel; systemctl stop redis-server redis-sentinel"
-    )
-    wait_until(
-        lambda: "master" in [role(host) for host in others.values()],
-        within=90,
-        what=lambda: str({name: role(host) for name, host in others.items()}),
-    )
-    already = len(load.ids)
-    wait_until(lambda: len(load.ids) > already + 10, within=90, what=lambda: f"refused: {load.refused[-3:]}")
+    kill_master(load, fleet, servers, first, units=UNITS, role=role)
 
 
 @pytest.fixture(scope="session")

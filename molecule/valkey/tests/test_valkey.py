@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from redis.exceptions import NoPermissionError
 
-from fleet import Fleet, StubbornLoad, counted, wait_until
+from fleet import Fleet, StubbornLoad, counted, kill_master, wait_until
 
 UNITS = ("valkey-server", "valkey-sentinel")
 AS_OPERATOR = (
@@ -75,17 +75,8 @@ def test_setting_changes_without_a_restart(play, servers):
 
 def test_nothing_is_lost_when_the_master_dies(as_workers, servers):
     first = master(servers)
-    others = {name: host for name, host in servers.items() if name != first}
     with StubbornLoad(as_workers) as load:
-        wait_until(lambda: len(load.ids) > 5, within=60, what=lambda: f"refused: {load.refused[-3:]}")
-        servers[first].check_output(f"systemctl kill --signal=KILL {' '.join(UNITS)}; systemctl stop {' '.join(UNITS)}")
-        wait_until(
-            lambda: "master" in [role(host) for host in others.values()],
-            within=90,
-            what=lambda: str({name: role(host) for name, host in others.items()}),
-        )
-        already = len(load.ids)
-        wait_until(lambda: len(load.ids) > already + 5, within=90, what=lambda: f"refused: {load.refused[-3:]}")
+        kill_master(load, as_workers, servers, first, units=UNITS, role=role)
         servers[first].check_output(f"systemctl start {' '.join(UNITS)}")
     as_workers.wait_until_done(load.ids, within=120)
     assert counted(as_workers.statuses(load.ids)) == {"completed": len(load.ids)}
