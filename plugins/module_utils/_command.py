@@ -30,6 +30,30 @@ def inert(text):
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
+def begin(words, variables, own_session=False):
+    """Start a program that writes all that it says into one text, and return its process.
+
+    Args:
+        words: The program and its arguments.
+        variables: What its environment has beside this one's.
+        own_session: Whether what it starts can be stopped with it, as one group of processes.
+
+    Raises:
+        OSError: It cannot be started.
+        ValueError: A word holds a NUL, which none can.
+    """
+    return subprocess.Popen(
+        words,
+        env=dict(os.environ, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=own_session,
+    )
+
+
 class CommandError(Exception):
     """The command could not do what it was asked; the message is its own."""
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from ansible_collections.orbiter.fleet.plugins.module_utils import _health, _history, _task
+from ansible_collections.orbiter.fleet.plugins.module_utils import _command, _health, _history, _task
 from ansible_collections.orbiter.fleet.plugins.module_utils._command import Command, CommandError, TooLongError, inert
 
 COMMAND = "/usr/local/bin/orbiter"
@@ -69,15 +69,7 @@ def begin(words, **variables):
         GateError: It cannot be started.
     """
     try:
-        return subprocess.Popen(
-            words,
-            env=dict(os.environ, **variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        )
+        return _command.begin(words, variables)
     except OSError as error:
         raise GateError(f"{words[0]}: {error.strerror}") from None
 

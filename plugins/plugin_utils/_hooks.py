@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 
-from ansible_collections.orbiter.fleet.plugins.module_utils._command import inert
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import begin, inert
 from ansible_collections.orbiter.fleet.plugins.module_utils._deployer import main_pid
 
 # Names a process and its open file, which the tasks of that process inherit.
@@ -90,16 +90,7 @@ def run(command, environment, seconds):
     """Run a hook; return what went wrong, if anything, and the end of what it wrote, as printable lines."""
     words = ["/bin/sh", "-c", command] if isinstance(command, str) else command
     try:
-        process = subprocess.Popen(
-            words,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # what it starts is stopped with it
-        )
+        process = begin(words, environment, own_session=True)
     except (OSError, ValueError) as error:
         return f"cannot be run: {getattr(error, 'strerror', None) or error}", []
     wrong = ""
