@@ -1,7 +1,7 @@
 # Copyright (c) The Orbiter Fleet authors
 # GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host remembers: what was last well there, which releases were well before, and that it is drained."""
+"""What is recorded on a host: what was last well there, which releases were well before, and that it is drained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = Path("/etc/orbiter/good")
 DRAINED = Path("/etc/orbiter/drained")
 # Of what systemd runs; compose stacks have theirs in /etc/orbiter.
 HISTORY = Path("/opt/orbiter/history")
-REMEMBERED = 50
+RECORDED = 50
 
 
 def good(place=GOOD):
@@ -72,7 +72,7 @@ def note(release, history=HISTORY):
         return
     lines.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {release}")
     scratch = history.with_name(".history")
-    scratch.write_text("\n".join(lines[-REMEMBERED:]) + "\n", encoding="utf-8")
+    scratch.write_text("\n".join(lines[-RECORDED:]) + "\n", encoding="utf-8")
     scratch.replace(history)
 
 

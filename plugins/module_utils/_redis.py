@@ -135,7 +135,7 @@ class Redis:
         if kind == b"*":
             return [self._answer() for dummy in range(int(rest))] if rest != b"-1" else None
         if kind != b"+":
-            raise ConnectionAbortedError("it is no Redis")
+            raise ConnectionAbortedError("what answers there is not Redis; check host and port")
         return _text(rest)
 
     def _string(self, length):

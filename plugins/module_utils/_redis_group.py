@@ -72,7 +72,7 @@ def group_of(module, required=False):
     try:
         return Group(file)
     except (OSError, ValueError, KeyError) as error:
-        module.fail_json(msg=f"{file} does not say what the group is: {error!r}. Run orbiter.fleet.site to write it")
+        module.fail_json(msg=f"{file} does not describe the group of Redis: {error!r}. Run orbiter.fleet.site anew")
 
 
 class Group:

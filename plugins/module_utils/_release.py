@@ -49,7 +49,10 @@ def install(archive, release):
         # By this host's own Python: the environment's would run what the wheels tell every Python to run at its start.
         unpack, wheels = Path(scratch, "installer", "unpack.py"), Path(scratch, "requirements.txt")
         if not unpack.exists():
-            raise ReleaseError(f"{archive.name} is of an earlier time of orbiter.fleet.release: build the release anew")
+            raise ReleaseError(
+                f"{archive.name} was built by an older orbiter.fleet.release and cannot be installed by this one: "
+                "build the release anew"
+            )
         run(sys.executable, "-I", str(unpack), str(wheels), str(release))
         shutil.copy(Path(scratch, "sbom.cdx.json"), release)
     (release / ".complete").touch()

@@ -46,7 +46,7 @@ def drain(command, workers, timeout=None, wait=True):
     """Let workers end their tasks and leave.
 
     Returns:
-        (what became of each, those of them that are still there against the wish).
+        (what became of each, those of them that are still there all the same).
     """
     ids = [worker["worker_id"] for worker in workers]
     words = ["worker", "drain", "--json"]

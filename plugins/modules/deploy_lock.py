@@ -313,7 +313,10 @@ def main() -> None:
     options = module.params
     wanted, run = options["state"], options["run"]
     if run is not None and not run.get("token"):
-        module.fail_json(msg="run has no token, by which the holder is known: take what orbiter.fleet.deployer gives")
+        module.fail_json(
+            msg="run has no token, which tells this deploy from others: set run to what the lookup "
+            "orbiter.fleet.deployer returns"
+        )
     words = [json.dumps(run) if run else "", str(int(options["seconds"] * 1000))]
     words += [options["release"], options["outcome"], str(int(options["noted"])), *options["take_from"]]
     keys = [f"{options['namespace']}:{name}" for name in ("deploy", "deploys")]

@@ -116,7 +116,11 @@ def main():
     seen = _redis_host.look_at_redis(wanted)
     foreign = bool(seen["foreign"])
     if foreign and not module.params["adopt"]:
-        module.fail_json(msg=f"Nothing was changed: it is somebody else's: {'; '.join(seen['foreign'])}", **seen)
+        found = "; ".join(seen["foreign"])
+        module.fail_json(
+            msg=f"Nothing was changed: the Redis of this host is not the role's: {found}. Set adopt to take it over.",
+            **seen,
+        )
     if foreign and seen["hurdles"]:
         module.fail_json(msg=f"Nothing was changed: {'; '.join(seen['hurdles'])}", **seen)
     answer = dict(seen, changed=foreign or seen["unsaved"])

@@ -161,7 +161,8 @@ class Host:
             self._redis.ask("CONFIG", "SET", name, value)
         except RedisError as error:
             raise WrongError(
-                f"Redis said no to a new value of {name}: {error}. If only a restart changes it, say dynamic: false"
+                f"Redis refuses the new value of {name}: {error}. Correct it in redis_settings; if only a restart can "
+                "change this setting, write dynamic: false beside it"
             ) from None
         return self._redis.settings(name)
 

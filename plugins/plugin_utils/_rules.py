@@ -592,9 +592,9 @@ def redis_users(values):
     if unknown:
         yield (
             "redis_users",
-            f"redis_users (orbiter_redis_users in the inventory) has {', '.join(unknown)}: a user is named worker, "
-            f"client or monitor, or otherwise has rights, which say whose it gets ({', '.join(rights())}); admin is "
-            "made by the role, and default is turned off.",
+            f"redis_users (orbiter_redis_users in the inventory) has {', '.join(unknown)}. A user must be named "
+            f"worker, client or monitor, or have rights, one of {', '.join(rights())}. Name it so, or add rights. The "
+            "names admin and default are taken.",
         )
 
 
@@ -612,8 +612,8 @@ def redis_worker_hosts(values):
     if twice:
         yield (
             "redis_worker_hosts",
-            f"each worker host is a user of Redis, and {', '.join(twice)} would be one of redis_namespaces as well. "
-            "Call the host, or the namespace or its client, otherwise.",
+            f"Redis would have two users of one name, {', '.join(twice)}: one for a worker host, and one for a "
+            "client of redis_namespaces. Rename the host, the namespace or its client.",
         )
 
 
@@ -627,8 +627,8 @@ def redis_dashboards(values):
     if twice:
         yield (
             "redis_dashboards",
-            f"the dashboard is a user of Redis, and {', '.join(twice)} would be a client of redis_namespaces as well. "
-            "Call that client otherwise.",
+            f"Redis would have two users of one name, {', '.join(twice)}: one for the dashboard, and one for a "
+            "client of redis_namespaces. Rename that client.",
         )
 
 
@@ -684,9 +684,9 @@ def user_borders(values):
     if odd:
         yield (
             "redis_users",
-            f"redis_users (orbiter_redis_users in the inventory) has {', '.join(odd)} with a namespace or queues that "
-            f"cannot be: a namespace is {NAMESPACE_RULE}, and may be in braces; queues are a list of names, each of "
-            "1 to 128 letters, digits, or any of _ . : @ -",
+            f"redis_users (orbiter_redis_users in the inventory) has {', '.join(odd)} with a namespace or queues of "
+            f"the wrong form. A namespace must be {NAMESPACE_RULE}, and may be in braces. Queues must be a list of "
+            f"names, each {QUEUE_RULE}",
         )
 
 

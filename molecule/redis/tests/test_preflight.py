@@ -33,7 +33,7 @@ MISTAKES = {
     ),
     "a user of no kind": (
         {"orbiter_redis_users": {"wroker": {"password": GOOD}}},
-        "redis_users (orbiter_redis_users in the inventory) has wroker: a user is named worker, client or monitor",
+        "redis_users (orbiter_redis_users in the inventory) has wroker. A user must be named",
     ),
     "a certificate without a key": (
         {"redis_tls": True, "redis_tls_cert": "/etc/hostname"},

@@ -32,9 +32,9 @@ def test_a_release_is_noted_once_until_another_is_well(tmp_path):
 
 def test_no_more_is_remembered_than_anybody_asks_for(tmp_path):
     file = tmp_path / "history"
-    for number in range(history.REMEMBERED + 5):
+    for number in range(history.RECORDED + 5):
         history.note(str(number), file)
-    assert history.past(file) == [str(number) for number in range(5, history.REMEMBERED + 5)]
+    assert history.past(file) == [str(number) for number in range(5, history.RECORDED + 5)]
 
 
 def test_a_host_is_drained_where_it_says_so(tmp_path):

@@ -73,7 +73,7 @@ def _row(alert: Alert) -> dict[str, Any]:
     type=click.Choice(["prometheus"]),
     default="prometheus",
     show_default=True,
-    help="For whom: a rules file of Prometheus.",
+    help="Format: prometheus is a rules file of Prometheus.",
 )
 @namespace_option
 @queue_filter_option

@@ -43,13 +43,23 @@ def _hash_password(ctx: click.Context, _: click.Parameter, user: str | None) -> 
 @click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True, help="Port; 0 for a free one.")
 @click.option("--allow-actions", is_flag=True, help="Let people cancel, retry, drain and the like, not only look.")
 @click.option("--password-file", type=_FILE, help="File of users and hashes of their passwords; see --hash-password.")
-@click.option("--proxy-header", metavar="NAME", default="", help="Header in which a proxy says who somebody is.")
+@click.option("--proxy-header", metavar="NAME", default="", help="Header in which a proxy names the user.")
 @click.option(
-    "--proxy-from", "proxies", metavar="ADDRESS", multiple=True, help="From where that header counts. Repeatable."
+    "--proxy-from",
+    "proxies",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Address or network of a proxy whose --proxy-header counts. Repeatable.",
 )
-@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="Name of it in browsers. Repeatable.")
-@click.option("--tls-certificate", "certificate", type=_FILE, help="Its TLS certificate, PEM.")
-@click.option("--tls-key", "key", type=_FILE, help="The key of that, PEM.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Host name that browsers may use for the dashboard, beside its address. Repeatable.",
+)
+@click.option("--tls-certificate", "certificate", type=_FILE, help="File with the dashboard's TLS certificate, PEM.")
+@click.option("--tls-key", "key", type=_FILE, help="File with the key of --tls-certificate, PEM.")
 @click.option(
     "--hash-password",
     metavar="USER",

@@ -103,7 +103,7 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="warning",
     show_default=True,
-    help="Least important kind of message of the worker that is shown.",
+    help="Lowest level of the worker's log that is shown.",
 )
 def dev(apps: tuple[str, ...], watch_dir: tuple[Path, ...], **options: object) -> None:
     """Try out agents: a Redis of its own, a worker that reloads when your code changes, a dashboard, and a live log.

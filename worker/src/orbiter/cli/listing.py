@@ -68,7 +68,7 @@ def column_options(columns: Sequence[Column[Any]]) -> Callable[[Command], Comman
             "--columns",
             metavar="NAME,...",
             callback=names,
-            help=f"These columns, in this order: {', '.join(known)}.",
+            help=f"Columns to show, in this order: {', '.join(known)}.",
         )(command)
         return click.option("--wide", is_flag=True, help="All columns; else as many as fit the terminal.")(command)
 

@@ -115,7 +115,7 @@ def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
     metavar="DIRECTORY",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
-    help="Look here first for what tasks import, as orbiter dev does where it is started. Repeatable.",
+    help="Directory that is searched first for modules that tasks import. Repeatable.",
 )
 @click.option(
     "--log-format",
@@ -133,7 +133,7 @@ def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
     envvar=variable("log_level"),
     show_default=True,
     show_envvar=True,
-    help="Least important kind of message that is logged.",
+    help="Lowest level that is logged.",
 )
 def start_worker(
     redis_url: str, log_format: str, log_level: str, *, import_from: tuple[str, ...], **options: Any

@@ -101,7 +101,7 @@ class _Following:
 @click.option("--instructions", metavar="TEXT", help="What that agent is told before INPUT.")
 @fleet_options
 @queue_option
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Submit this many such tasks.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Tasks to submit, all alike.")
 @click.option("--task-id", help="Unique name of the task; exit 3 where there is one already.  [default: generated]")
 @click.option(
     "--exist-ok", is_flag=True, help="Where there is a task of --task-id already, go on with that one: exit 0."
@@ -111,7 +111,7 @@ class _Following:
     type=click.FloatRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="Limit of one run, seconds.",
+    help="Seconds that one run of the task may take.",
 )
 @click.option(
     "--not-before",
@@ -123,7 +123,7 @@ class _Following:
     "--max-retries",
     "error_budget",  # a name of its own: the setting max_retries is the worker's
     type=click.IntRange(min=0),
-    help="Runs repeated after an error.  [default: the worker's setting]",
+    help="Times that the task runs again after an error.  [default: the worker's setting]",
 )
 @click.option(
     "--metadata",

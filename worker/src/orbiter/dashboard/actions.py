@@ -120,7 +120,7 @@ async def act(operations: Operations, what: str, fields: Mapping[str, list[str]]
     """
     kind, ids = kind_of(what), fields.get("id", [])
     if not 1 <= len(ids) <= MOST:
-        raise ValueError(f"id: name 1 to {MOST} of them")
+        raise ValueError(f"id: {len(ids)} are given; name 1 to {MOST}")
     queue = "".join(fields.get("queue", []))
     if kind.of == "worker":
         return await operations.steer(ids[0], Command(what))

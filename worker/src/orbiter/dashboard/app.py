@@ -270,7 +270,7 @@ class Dashboard:
 
     async def _login(self, request: Request) -> Response:
         if self._passwords is None:
-            raise HTTPException(404, "Nobody logs in here.")
+            raise HTTPException(404, "This dashboard has no login: it was started without --password-file.")
         fields, address = await read_form(request, self._seals), request.state.address
         if wait := self._attempts.wait(address):
             text = f"Too many wrong passwords. Try again in {wait:.0f} s."

@@ -25,7 +25,7 @@ async def read_form(request: Request, seals: Seals) -> dict[str, list[str]]:
     try:
         body = (await request.body()).decode("utf-8", "replace")
     except ClientDisconnect:
-        raise HTTPException(408, "The form has not come whole in time, or it is too large. Send it again.") from None
+        raise HTTPException(408, "The form did not arrive in time, or it is too large. Send it again.") from None
     try:
         pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:

@@ -51,7 +51,10 @@ class Seats:
             FullError: There is no place for it.
         """
         if sum(self._taken.values()) >= self._most or self._taken.get(address, 0) >= self._of_an_address:
-            raise FullError(f"There are {self._most} event streams, or {self._of_an_address} of one address, already.")
+            raise FullError(
+                f"Too many pages show events live: {self._most} may, {self._of_an_address} of them from one address."
+                " Close some."
+            )
         self._taken[address] = self._taken.get(address, 0) + 1
 
     def free(self, address: str) -> None:

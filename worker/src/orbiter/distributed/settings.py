@@ -56,11 +56,17 @@ class WorkerSettings(BaseModel):
     namespace: Namespace = Field(default=DEFAULT_NAMESPACE, description="First word of all keys in Redis")
     queue: str = Field(default=DEFAULT_QUEUE, validate_default=True, description="Redis Streams queue name")
     worker_id: WorkerId = Field(default_factory=default_worker_id, description="Unique worker identifier")
-    heartbeat_ttl: int = Field(default=30, ge=1, le=3600, description="Lease and heartbeat lifetime, seconds")
+    heartbeat_ttl: int = Field(
+        default=30, ge=1, le=3600, description="Seconds without a heartbeat after which others take this worker's tasks"
+    )
     drain_timeout: Seconds = Field(default=25.0, description="Seconds that running tasks get to end after SIGTERM")
-    retry_backoff: Seconds = Field(default=1.0, description="Base of the retry delay, seconds; 0 retries at once")
-    max_retries: int = Field(default=3, ge=0, description="Runs repeated after an error")
-    max_crashes: int = Field(default=3, ge=0, description="Crashes that a task is allowed; 0 repeats no lost run")
+    retry_backoff: Seconds = Field(
+        default=1.0, description="Longest delay before a task's first retry, seconds; it doubles each time, 0 is none"
+    )
+    max_retries: int = Field(default=3, ge=0, description="Times that a task runs again after an error")
+    max_crashes: int = Field(
+        default=3, ge=0, description="Times that a task may crash its process and run again; 0 repeats no lost run"
+    )
     max_payload_bytes: int = Field(
         default=MAX_PAYLOAD_BYTES, ge=LEAST_PAYLOAD_BYTES, description="Largest task that is run, bytes of JSON"
     )
@@ -83,31 +89,40 @@ class WorkerSettings(BaseModel):
         ge=1,
         le=31_536_000,
         allow_inf_nan=False,
-        description="Largest timeout_seconds of a task, seconds",
+        description="Seconds that a task may ask for as its timeout_seconds",
     )
     max_agents: int = Field(default=MAX_AGENTS, ge=1, description="Agents that a task may have, handoffs included")
     max_steps: int = Field(
         default=MAX_STEPS,
         ge=1,
-        description="Steps that a task may ask for: round trips of an agent, agents that a flow runs, handoffs",
+        description="Round trips of an agent, agents of a flow, and handoffs that a task may ask for; so many of each",
     )
     max_task_retries: int = Field(
-        default=MAX_TASK_RETRIES, ge=0, description="Largest max_retries of a task, if that of the worker is not larger"
+        default=MAX_TASK_RETRIES,
+        ge=0,
+        description="Largest max_retries that a task may ask for; --max-retries is allowed in any case",
     )
     max_events: int = Field(
-        default=MAX_EVENTS, ge=100, description="Events of one run; one of more than 10 kB counts as several"
+        default=MAX_EVENTS,
+        ge=100,
+        description="Events after which a run fails; one of more than 10 kB counts once for each 10 kB",
     )
     stream_events: int = Field(
         default=STREAM_EVENTS, ge=100, description="Events that a task's stream keeps, the newest"
     )
     connect_timeout: Seconds = Field(default=30.0, description="Seconds to wait for Redis at start")
-    executor: Literal["local", "temporal"] = Field(default="local", description="Execution backend")
+    executor: Literal["local", "temporal"] = Field(
+        default="local",
+        description="How tasks run: local repeats a run whose worker is lost, temporal goes on after its last step",
+    )
     isolation: Literal["process", "task", "none"] = Field(
         default="none",
-        description="What user code shares with the supervisor:"
-        " an executor process for several tasks, one for each task, or everything",
+        description="Where user code runs: process is an executor process for several tasks,"
+        " task is one for each task, none is the worker's own process",
     )
-    processes: int = Field(default=1, ge=1, le=64, description="Executor processes")
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Executor processes that share the tasks; not more than --concurrency"
+    )
     max_rss_per_process: Annotated[int, Size] = Field(
         default=350_000_000,
         ge=0,
@@ -117,7 +132,7 @@ class WorkerSettings(BaseModel):
         default=0, ge=0, description="Tasks after which an executor process is replaced; 0 is never"
     )
     stall_timeout: Seconds = Field(
-        default=30.0, description="Seconds that a task may block an executor process's event loop"
+        default=30.0, description="Seconds that a task may block its executor process's event loop until that is killed"
     )
     health_port: int = Field(default=0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 is off")
     health_host: str = Field(default="127.0.0.1", description="Address that --health-port binds to")

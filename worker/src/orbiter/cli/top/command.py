@@ -39,7 +39,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     show_default=True,
     metavar="SECONDS",
     callback=_finite,
-    help="Seconds between two looks.",
+    help="Seconds between two updates of the screen.",
 )
 def top(redis_url: str, queue: str, every: float) -> None:
     """Watch the fleet, the queue and its tasks in this terminal; drain, cancel and the like by keys.

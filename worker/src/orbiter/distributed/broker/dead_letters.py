@@ -71,11 +71,13 @@ class DeadLetter:
             DeadLetterError: The payload was cut or is no task.
         """
         if self.truncated:
-            raise DeadLetterError(f"Dead letter {self.entry_id} cannot be retried: only a part of its payload was kept")
+            raise DeadLetterError(
+                f"Dead letter {self.entry_id} cannot be retried: only a part of its payload was kept;"
+                " submit the task anew"
+            )
         if not self.payload:
             raise DeadLetterError(
-                f"Dead letter {self.entry_id} cannot be retried: its payload is no task: it is lost;"
-                " submit the task anew"
+                f"Dead letter {self.entry_id} cannot be retried: its payload is lost; submit the task anew"
             )
         try:
             return TaskPayload.from_json(self.payload)
@@ -233,7 +235,10 @@ class DeadLetters(Connected):
         else:
             result = await run(self.client, core.resubmit(self._keys, task, letter=letter, waiting=waiting))
         if result == "gone":
-            raise DeadLetterError(f"Task {task_id} cannot be retried: its payload is gone; somebody was faster")
+            raise DeadLetterError(
+                f"Task {task_id} cannot be retried: somebody else has just retried or dropped it."
+                f" Look at it: orbiter task status {task_id}"
+            )
         if result != "pending":
             raise _refusal(task_id, result.removeprefix("not "))
         return task_id

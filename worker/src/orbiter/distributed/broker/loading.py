@@ -75,8 +75,8 @@ class Missing:
                 return
         if waited >= self._within:
             raise NoScriptError(
-                f"Redis has not known the script {self._script.sha} for {self._within:.0f} s, and this user may not"
-                " load it: start a worker of this release, which does"
+                f"Redis has lacked the script {self._script.sha} for {self._within:.0f} s, and this user of Redis may"
+                " not load scripts: start a worker of this release, which loads them"
             )
         if waited > WARN_AFTER and not self._warned:
             self._warned = True

@@ -214,7 +214,9 @@ class SyncTaskHandle:
         except TimeoutError:
             if timeout is None:
                 raise
-            raise TimeoutError(f"Task {self.task_id} had not ended after {timeout:g} s") from None
+            raise TimeoutError(
+                f"Task {self.task_id} had not ended after {timeout:g} s and goes on; ask again, or cancel() it"
+            ) from None
 
     def stream(self, **options: Any) -> Iterator[Event]:
         """Iterate over the task's events from its first one, live, until the task has ended.

@@ -301,7 +301,7 @@ class _AsksSentinels:
         await self.send_command("ROLE", check_health=False)  # type: ignore[attr-defined]
         role = await self.read_response()  # type: ignore[attr-defined]
         if role[0] not in {"master", b"master"}:
-            raise NotMasterError(f"{self.host}:{self.port} is no master yet, or no more")
+            raise NotMasterError(f"{self.host}:{self.port} is not the master now; the sentinels are asked again")
 
 
 class _DisconnectsFromReplicasSync:
@@ -339,7 +339,7 @@ class _AsksSentinelsSync:
         self.send_command("ROLE", check_health=False)  # type: ignore[attr-defined]
         role = self.read_response()  # type: ignore[attr-defined]
         if role[0] not in {"master", b"master"}:
-            raise NotMasterError(f"{self.host}:{self.port} is no master yet, or no more")
+            raise NotMasterError(f"{self.host}:{self.port} is not the master now; the sentinels are asked again")
 
 
 class PlainConnection(_TransportErrors, Connection):

@@ -95,7 +95,7 @@ class RunContext:
         """
         if not self.journal:
             return
-        size = len(json_text(checkpoint, "what was saved"))
+        size = len(json_text(checkpoint, "the checkpoint"))
         if size > SMALL_CHECKPOINT:
             most = min(LARGEST_CHECKPOINT, LARGEST_DURABLE - quoted_size(self.payload.to_json()))
             if size > most:

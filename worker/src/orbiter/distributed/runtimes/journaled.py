@@ -125,7 +125,7 @@ class JournaledTools(WrapperToolset[RunContext]):
         try:
             gave = _RETURNED.dump_python(value, mode="json")
         except (ValueError, RecursionError) as error:
-            logger.warning("what %s gave is not JSON and not kept for a later run: %s", name, error)
+            logger.warning("result of tool %s not journaled, as it is not JSON: %s", name, error)
         else:
             await self.journal.append(key, {"gave": gave})
         return value

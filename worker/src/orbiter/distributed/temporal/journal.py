@@ -80,7 +80,7 @@ class HistoryJournal:
         """Keep what a step gave; returns once Temporal has it. What is too large is not kept, and runs again."""
         size = len(json.dumps(value))
         if size > LARGEST_STEP or self._size + size > LARGEST_HISTORY:
-            logger.warning("not kept for a later run: %d bytes of %s", size, key)
+            logger.warning("step not journaled: %s has %d bytes, too many for its workflow", key, size)
             return
         self._size += size
         failpoints.reach("before step")
@@ -90,7 +90,7 @@ class HistoryJournal:
             except RPCError as error:
                 if error.status in _FINAL:
                     # The workflow has ended: whoever ended it stops this run as well.
-                    logger.warning("not kept for a later run: %s: %s", key, error)
+                    logger.warning("step not journaled, its workflow has ended: %s: %s", key, error)
                     return
                 logger.warning("a finished step waits for Temporal: %s", error)
                 await asyncio.sleep(AGAIN_AFTER)

@@ -304,7 +304,7 @@ class _Pulse:
             await self._tasks.suspect(self._durable, task_id)
         except (RedisError, OSError) as error:
             # Then it is beside others once more.
-            logger.warning("that it must run alone is not recorded: %s", error, extra={"task_id": task_id})
+            logger.warning("suspect task may run beside others again: %s", error, extra={"task_id": task_id})
 
     async def _look(self) -> None:
         with contextlib.suppress(RedisError, OSError):

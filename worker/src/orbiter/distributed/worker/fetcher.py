@@ -231,7 +231,7 @@ class Fetcher:
                 self._newest = "0-0"
                 metrics.DISRUPTIONS.add(1, self._queue)
                 if isinstance(error, ResponseError) and "NOGROUP" in str(error):
-                    logger.warning("the queue has no group any more: making it again")
+                    logger.warning("consumer group of queue %s is gone, creating it again", self._queue)
                     with contextlib.suppress(RedisError, OSError):
                         await self._source.ensure_group()
                 else:
@@ -253,7 +253,7 @@ class Fetcher:
                 self._unparsed += self._take_deliveries(arrival.begun, arrival.asked)
             except Exception:
                 # A fault of ours: what did not start is still pending here.
-                logger.exception("claims that came with outcomes could not be started; trying again")
+                logger.exception("tasks claimed while others were settled could not be started, recovering them")
                 self._flow.recover = True
 
     async def _give_back(self) -> None:
@@ -478,10 +478,10 @@ class Fetcher:
     ) -> None:
         if entry.entry_id in self._flow.runs.held:
             # Delivered once more while it runs here, as after somebody destroyed the group: one run is enough.
-            logger.warning("runs already", extra={"task_id": task.task_id})
+            logger.warning("task delivered again while it runs here, running it once", extra={"task_id": task.task_id})
         elif started.verdict == "run" and self._clock() > asked + self._lease * (1 - MARGIN):
             # Another worker may run it by now. If not, recovery starts it under the same attempt.
-            logger.warning("not run: the lease ran out on the way", extra={"task_id": task.task_id})
+            logger.warning("not run: lease expired before the claim came, recovering", extra={"task_id": task.task_id})
             self._flow.recover = True
         elif started.verdict == "run":
             claim = _claim(entry, task, started)

@@ -63,7 +63,7 @@ async def register(
                 replace = other.life
                 continue
             if seen is None:
-                logger.warning("the heartbeat of %s stands under this worker id; watching it", other.holder)
+                logger.warning("worker id may be in use by %s, waiting for its heartbeat to end or go on", other.holder)
             elif seen != beat:
                 raise
             seen = beat

@@ -64,11 +64,11 @@ class Mender:
                 found = True
                 metrics.MENDED.add(1, queue)
                 where = f"moved aside to {aside!r}" if aside else "removed, to be made anew"
-                logger.error("key %r was of no use as it was: %s", key, where)
+                logger.error("unusable Redis key %r was %s", key, where)
             if await self._store.renew_stream():
                 found = True
                 metrics.MENDED.add(1, queue)
-                logger.error("queue %s has a new stream: ids of the old one lay in the future, or were used up", queue)
+                logger.error("queue %s has a new stream, as ids of the old one lay in the future", queue)
         except (RedisError, OSError) as error:
             logger.warning("the queue's keys cannot be mended: %s", error or type(error).__name__)
             return None

@@ -106,7 +106,7 @@ class ChildJournal:
             raise RuntimeError(f"the run is over: nothing is kept of {key!r}")
         step = to_json([key, value])
         if len(step) > LARGEST_STEP:
-            logger.warning("not kept for a later run: %d bytes of %s", len(step), key)
+            logger.warning("step not journaled: %s has %d bytes, the most is %d", key, len(step), LARGEST_STEP)
             return
         self._asked += 1
         kept = self._kept[self._asked] = asyncio.get_running_loop().create_future()
@@ -126,11 +126,11 @@ class ChildJournal:
         """
         from orbiter.distributed.plain_json import json_text  # noqa: PLC0415 - durable runs only
 
-        body = json_text(checkpoint, "what was saved").encode()
+        body = json_text(checkpoint, "the checkpoint").encode()
         if len(body) > LARGEST_STEP:
             raise ConfigurationError(
-                f"what was saved: {len(body)} bytes as JSON are more than the {LARGEST_STEP} that a checkpoint may"
-                " have; store it elsewhere and save where"
+                f"checkpoint: {len(body)} bytes as JSON are more than the {LARGEST_STEP} that it may have; store the"
+                " data elsewhere and save its place"
             )
         self.checkpoint = checkpoint
         self._runner.loop.call_soon_threadsafe(self._send_checkpoint, body)

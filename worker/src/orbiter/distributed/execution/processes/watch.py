@@ -142,7 +142,10 @@ class Watch:
             process.kill("was ended: what ran in it did not stop")
         else:
             if not run.deaf:
-                logger.warning("does not stop", extra={"task_id": run.slot.claim.task.task_id})
+                logger.warning(
+                    "task was told to stop and still runs, its executor process gets no new task",
+                    extra={"task_id": run.slot.claim.task.task_id},
+                )
             run.deaf = True
             if reason in {StopReason.CANCELLED, StopReason.OVER_LIMIT} or not self._runs_again(run):
                 run.released = True
