@@ -348,6 +348,9 @@ async def _background(*works: Any) -> AsyncIterator[None]:
             if task.done():
                 task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        # Again and again: a call of redis-py whose time is over at that moment makes an error of a cancellation.
+        while pending := [task for task in tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)
