@@ -97,6 +97,7 @@ class Task:
     retries: int = 0
     losses: int = 0
     worker_losses: int = 0
+    expiries: int = 0
     crashes: int = 0
     handoffs: int = 0
     alone: str = ""
@@ -114,7 +115,8 @@ class Task:
         self.status, self.final, self.held, self.delayed = status, True, None, False
 
     def lost_too_often(self) -> bool:
-        return self.crashes > MAX_CRASHES or self.losses >= MAX_CRASHES + 2
+        most = MAX_CRASHES + 2
+        return self.crashes > MAX_CRASHES or self.losses - self.expiries >= most or self.expiries >= 5 * most
 
 
 @dataclass
@@ -257,6 +259,7 @@ class Scripts(RuleBasedStateMachine):
         lives = task.fence.split(" ")[2] in alive
         task.losses += 1
         task.worker_losses += not lives
+        task.expiries += lives
         task.crashes += task.alone == "worker" and not lives
         if task.lost_too_often():
             return False

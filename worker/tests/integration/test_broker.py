@@ -168,6 +168,32 @@ async def test_a_sweeper_respects_the_longer_lease_of_a_living_owner(broker: Tas
     assert [TaskPayload.from_json(entry.fields["payload"]).task_id for entry in entries] == ["dead"]
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_leases_that_run_out_at_living_workers_do_not_soon_end_a_task(
+    broker: TaskBroker, store: TaskStore, dies: bool
+) -> None:
+    """As while Redis is away again and again, which says nothing about the task; it is given up for 25 of them."""
+    task_id = await broker.submit(TaskPayload())
+    mine = await claim(broker, "w0")
+    for number in range(24):
+        owner, worker = f"w{number}", f"w{number + 1}"
+        [entry] = await Housekeeping(broker).reclaim(worker, 1, {owner: 0})
+        [row] = await broker.start(worker, [(entry, mine.task)], alive=[owner])
+        assert (row.verdict, row.alone) == ("run", "")
+    task = await store.get_status(task_id)
+    assert (task.losses, task.crashes, task.last_loss) == (24, 0, "its lease ran out at worker w23")
+    if dies:
+        # A process that dies is one of the losses that are few, and the first of them.
+        last = Claim(entry.entry_id, mine.task, row.deliveries, row.attempt, row.retries, row.alone)
+        why = {"reason": "killed", "error_type": "E"}
+        assert await broker.lose("w24", last, **why, guilty=False, host=False) == "pending"
+        return
+    [entry] = await Housekeeping(broker).reclaim("w25", 1, {"w24": 0})
+    [row] = await broker.start("w25", [(entry, mine.task)], alive=["w24"])
+    task = await store.get_status(task_id)
+    assert (row.verdict, task.status, task.error_type) == ("dead", TaskStatus.FAILED, "WorkerLostError")
+
+
 async def test_a_living_worker_of_the_old_system_keeps_its_entries(broker: TaskBroker, redis_client: Redis) -> None:
     await broker.submit(TaskPayload(task_id="old"))
     await broker.submit(TaskPayload(task_id="dead"))

@@ -255,7 +255,7 @@ async def test_process_that_dies_is_counted_once_however_often_that_is_sent(
     await assert_queue_empty(broker)
     letters = DeadLetters(broker.redis_url, queue_name=QUEUE, client=broker.client)
     assert await letters.retry_task(task_id) == task_id
-    history = {"losses", "worker_losses", "alone", "died_at", "last_loss"}
+    history = {"losses", "worker_losses", "expiries", "alone", "died_at", "last_loss"}
     assert not history & set(await broker.client.hkeys(keys.task(task_id)))
     assert (await claim(broker)).alone == ""
 

@@ -60,7 +60,14 @@ async def test_a_failed_task_runs_again_as_if_just_submitted(
 ) -> None:
     letter = await fail(broker, "t1", metadata={"a": 1})
     await redis_client.hset("orbiter:task:t1", mapping={"retries": 3, "crashes": 2, "cancel_requested_at": "1"})
-    history = {"losses": 4, "worker_losses": 2, "alone": "worker", "died_at": "w7", "last_loss": "killed"}
+    history = {
+        "losses": 4,
+        "worker_losses": 2,
+        "expiries": 1,
+        "alone": "worker",
+        "died_at": "w7",
+        "last_loss": "killed",
+    }
     await redis_client.hset("orbiter:task:t1", mapping=history)
     assert await letters.retry(letter) == "t1"
 

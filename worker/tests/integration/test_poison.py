@@ -280,7 +280,18 @@ async def test_run_goes_on_although_its_entry_is_gone(
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
-GARBAGE = ["attempt", "retries", "crashes", "losses", "worker_losses", "handoffs", "started_at", "alone", "fence"]
+GARBAGE = [
+    "attempt",
+    "retries",
+    "crashes",
+    "losses",
+    "worker_losses",
+    "expiries",
+    "handoffs",
+    "started_at",
+    "alone",
+    "fence",
+]
 
 
 @pytest.mark.parametrize("value", ["abc", "-1", "1e999", "9223372036854775807", ""])

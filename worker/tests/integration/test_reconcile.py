@@ -223,7 +223,7 @@ async def test_a_stream_without_ids_left_is_replaced_and_keeps_its_claims(broker
 @pytest.mark.parametrize("value", ["abc", "-1", "9" * 30, ""])
 async def test_counts_that_are_none_begin_anew(broker: TaskBroker, value: str) -> None:
     task_id = await broker.submit(TaskPayload())
-    names = ("attempt", "retries", "crashes", "losses", "worker_losses", "handoffs")
+    names = ("attempt", "retries", "crashes", "losses", "worker_losses", "expiries", "handoffs")
     await broker.client.hset(keys.task(task_id), mapping=dict.fromkeys(names, value))
     running = await claim(broker)
     assert (running.attempt, running.retries) == (1, 0)

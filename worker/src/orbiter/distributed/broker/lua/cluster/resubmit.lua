@@ -13,7 +13,7 @@ local status = known[1]
 if status == 'pending' and known[2] == source then return 'pending' end
 if status and status ~= 'failed' and status ~= 'cancelled' then return 'not ' .. status end
 redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'result', 'cancel_requested_at', 'fence',
-  'next_attempt_at', 'executor', 'workflow_id', 'losses', 'worker_losses', 'alone', 'died_at', 'last_loss')
+  'next_attempt_at', 'executor', 'workflow_id', 'losses', 'worker_losses', 'expiries', 'alone', 'died_at', 'last_loss')
 redis.call('HSET', task, 'task_id', id, 'status', 'pending', 'retries', 0, 'crashes', 0, 'queue', queue,
   'agent_name', agent, 'resubmitting', source)
 redis.call('HSETNX', task, 'created_at', created)

@@ -18,7 +18,7 @@ local fields = entry_fields(letter ~= '' and dead or queue, letter ~= '' and let
 if not fields then return 'gone' end
 
 redis.call('HDEL', task, 'error', 'error_type', 'completed_at', 'result', 'cancel_requested_at', 'fence',
-  'next_attempt_at', 'executor', 'workflow_id', 'losses', 'worker_losses', 'alone', 'died_at', 'last_loss')
+  'next_attempt_at', 'executor', 'workflow_id', 'losses', 'worker_losses', 'expiries', 'alone', 'died_at', 'last_loss')
 redis.call('HSET', task, 'task_id', id, 'status', 'pending', 'retries', 0, 'crashes', 0, 'queue', queue,
   'agent_name', agent)
 redis.call('HSETNX', task, 'created_at', created)

@@ -4,7 +4,7 @@
 -- max_crashes. Returns nil: the task is to run again, alone; or the error by which it is given up.
 --!include lost_too_often read_record count_of raise_count
 local function lose_process(task, lost)
-  local alone, died_at, crashes = unpack(read_record(task, 'alone', 'died_at', 'crashes'))
+  local alone, died_at, crashes, expiries = unpack(read_record(task, 'alone', 'died_at', 'crashes', 'expiries'))
   local losses = raise_count(task, 'losses', 1)
   crashes = count_of(crashes)
   redis.call('HSET', task, 'last_loss', lost.reason)
@@ -13,7 +13,7 @@ local function lose_process(task, lost)
     if lost.guilty == '1' or elsewhere then crashes = raise_count(task, 'crashes', 1) end
     redis.call('HSET', task, 'died_at', lost.consumer)
   end
-  if lost_too_often(crashes, losses, tonumber(lost.max_crashes)) then
+  if lost_too_often(crashes, losses, count_of(expiries), tonumber(lost.max_crashes)) then
     return lost.reason .. '; ' .. losses .. (losses == 1 and ' run' or ' runs') .. ' lost, ' .. crashes
       .. ' charged as ' .. (crashes == 1 and 'a crash' or 'crashes')
   end

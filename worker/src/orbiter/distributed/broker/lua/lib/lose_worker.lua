@@ -15,11 +15,12 @@ local function lose_worker(task, fence, alone, crashes, max_crashes, alive)
   local worker = string.match(fence or '', '^%S+ %S+ (.+)$')
   local lives = worker and string.find(alive, '\n' .. worker .. '\n', 1, true)
   local workers = raise_count(task, 'worker_losses', lives and 0 or 1)
+  local expiries = raise_count(task, 'expiries', lives and 1 or 0)
   if alone == 'worker' and not lives then crashes = raise_count(task, 'crashes', 1) end
   local cause = lives and 'its lease ran out at worker ' .. worker
     or worker and 'its worker ' .. worker .. ' was lost' or 'its worker was lost'
   redis.call('HSET', task, 'last_loss', cause)
-  if lost_too_often(crashes, losses, max_crashes) then
+  if lost_too_often(crashes, losses, expiries, max_crashes) then
     return nil, 'lost its worker ' .. losses .. (losses == 1 and ' time' or ' times')
   end
   if workers >= 2 then
