@@ -333,7 +333,7 @@ def test_redis_has_its_users_where_there_is_one(ansible: Callable[..., Any], tmp
 
 def test_a_client_that_has_its_name_is_refused(ansible: Callable[..., Any]) -> None:
     clients = {"redis_namespaces": [{"name": "acme", "clients": ["operator"]}]}
-    assert "acme-operator would be a client" in refused(ansible, redis_dashboards=DASHBOARDS, **clients)
+    assert "two users of one name, acme-operator:" in refused(ansible, redis_dashboards=DASHBOARDS, **clients)
     assert refused(ansible, redis_dashboards=DASHBOARDS, redis_namespaces=[{"name": "acme"}]) == ""
 
 

@@ -164,7 +164,7 @@ async def test_process_keeps_no_step_and_no_checkpoint_that_nobody_takes() -> No
         ending = await starts.ending()
         assert isinstance(ending, Failed)
         assert kind_of(ending.error) == "ConfigurationError"
-        assert f"more than the {LARGEST_STEP} that a checkpoint may have" in describe(ending.error)
+        assert f"more than the {LARGEST_STEP} that it may have" in describe(ending.error)
         assert process.killed_for == ""
 
 
