@@ -184,9 +184,20 @@ def with_figures(page: str, verdicts: Sequence[Verdict]) -> str:
     return f"{before}{BEGIN}\n{_figures(verdicts)}\n{END}{after}"
 
 
+def _seeds(names: Sequence[str]) -> str:
+    """Return the names of seeds with those that follow each other as a range."""
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    parts = []
+    while numbers:
+        many = next((at for at, number in enumerate(numbers) if number != numbers[0] + at), len(numbers))
+        parts.append(f"{numbers[0]} to {numbers[many - 1]}" if many > 2 else ", ".join(map(str, numbers[:many])))
+        numbers = numbers[many:]
+    return ", ".join(parts + [name for name in names if not name.isdecimal()])
+
+
 def _figures(verdicts: Sequence[Verdict]) -> str:
     number, found = totals(verdicts), sum(len(verdict.findings) for verdict in verdicts)
-    seeds = ", ".join(map(str, verdicts))
+    seeds = _seeds([str(verdict) for verdict in verdicts])
     seconds = sum(verdict.duration for verdict in verdicts)
     lines = [
         f"Seeds {seeds}, {seconds:.0f} s of faults, {number['faults']} faults, {found} findings:",
