@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -97,6 +99,21 @@ async def test_sentinels_that_know_no_such_master_say_so(trio: SentinelTrio) -> 
             await client.ping()
     with connect_sync(url) as sync, pytest.raises(redis.ConnectionError, match="knows no such master"):
         sync.ping()
+
+
+async def test_who_gives_up_while_the_sentinels_are_asked_leaves_no_connection(trio: SentinelTrio) -> None:
+    with warnings.catch_warnings(record=True) as unclosed:
+        warnings.simplefilter("always", ResourceWarning)
+        for turns in range(150):
+            async with contextlib.aclosing(connect(trio.url, retries=0)) as client:
+                asking = asyncio.create_task(client.ping())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                asking.cancel()
+                await asyncio.wait({asking})
+        del asking
+        gc.collect()
+    assert [str(warning.message) for warning in unclosed] == []
 
 
 async def test_a_sentinel_that_names_a_replica_is_not_believed(trio: SentinelTrio, tmp_path: Path) -> None:

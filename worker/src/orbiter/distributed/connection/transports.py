@@ -221,9 +221,13 @@ class Sentinels:
         failures: list[tuple[str, Exception | None]] = []
         for host, port in list(self._hosts):
             options = {**self._options, "host": host, "port": port, "retry": Retry(NoBackoff(), 0)}
+            # Not entered as a context: whoever is cancelled on the way in, or out, would leave its connection open.
+            sentinel = Redis(**options, single_connection_client=True)
             try:
-                async with Redis(**options, single_connection_client=True) as sentinel:
+                try:
                     found = await sentinel.execute_command(*_QUESTION, self._service)  # type: ignore[no-untyped-call]
+                finally:
+                    await sentinel.aclose()
             except (RedisError, OSError) as error:
                 failures.append((f"{host}:{port}", without_arguments(error)))
                 continue
