@@ -73,10 +73,22 @@ class ActionModule(ActionBase):
         redis = groups["redis"]
         first = inventory.of("redis", redis[0]) if redis else None
         dashboards = report.enabled(
-            {host: inventory.of("dashboard", host) for host in groups["monitoring"] if host in hosts}
+            "dashboard",
+            "dashboard_enabled",
+            {host: inventory.of("dashboard", host) for host in groups["monitoring"] if host in hosts},
+        )
+        raw = task_vars["hostvars"].raw_get
+        nodes = report.enabled(
+            "monitoring",
+            "monitoring_node_exporter",
+            {
+                host: inventory.of("monitoring", host)
+                for host in dict.fromkeys((*redis, *groups["workers"]))
+                if host in hosts and host not in groups["monitoring"] and "monitoring_node_exporter" in raw(host)
+            },
         )
         # Those that are not told of a Redis that is somebody else's.
-        watching = [host for host in dashboards if "dashboard_redis_url" not in task_vars["hostvars"].raw_get(host)]
+        watching = [host for host in dashboards if "dashboard_redis_url" not in raw(host)]
         if first:
             report.warn(*readable(first, groups, watching))
         for role in ("redis", "temporal", "worker", "monitoring"):
@@ -89,6 +101,14 @@ class ActionModule(ActionBase):
                         report.rule(host, _rules.served, values, first)
                 elif role in ("redis", "temporal"):
                     report.rule(host, _rules.firewall, values)
+        for host, values in nodes.items():
+            report.rule(host, _rules.node_exporter, values)
+        if nodes and not groups["monitoring"]:
+            report.warn(
+                f"{_names.of_hosts(list(nodes))}: monitoring_node_exporter is on, and no host of the inventory would "
+                "read it, so none is installed. Put a host into the group monitoring (docs/monitoring.md), or leave "
+                "monitoring_node_exporter out."
+            )
         report.role("dashboard", dashboards, self._loader)
         for host in watching if first else ():
             report.rule(host, _rules.watched, dashboards[host], first)
@@ -155,18 +175,18 @@ class Report:
             broken.add(error.name)
         return broken
 
-    def enabled(self, hosts):
-        """Return those of the hosts that serve the dashboard; what is neither yes nor no is wrong."""
-        option = options_of("roles/dashboard")["dashboard_enabled"]
+    def enabled(self, role, name, hosts):
+        """Return those of the hosts that a boolean of a role is on for; what is neither yes nor no is wrong."""
+        option = options_of(f"roles/{role}")[name]
         found = {}
         for host, values in hosts.items():
             try:
-                wanted = values["dashboard_enabled"]
+                wanted = values[name]
             except UnresolvedError as error:
                 self.add(host, error.name, str(error))
                 continue
-            if wrong := type_error("dashboard_enabled", option, wanted):
-                self.add(host, "dashboard_enabled", wrong)
+            if wrong := type_error(name, option, wanted):
+                self.add(host, name, wrong)
             elif _rules.yes(wanted):
                 found[host] = values
         return found

@@ -1001,6 +1001,28 @@ def monitoring_access(values):
         )
 
 
+def node_exporter(values):
+    """The node exporter of a worker or Redis host has an address and a port."""
+    port = values["monitoring_node_exporter_port"]
+    if not 1 <= whole(port) <= 65535:
+        yield (
+            "monitoring_node_exporter_port",
+            f"monitoring_node_exporter_port is {port}; it must be a port, 1 to 65535, such as 9100.",
+        )
+    bind = values["monitoring_node_exporter_bind"]
+    if not fits(bind, ADDRESS):
+        yield (
+            "monitoring_node_exporter_bind",
+            f"monitoring_node_exporter_bind is '{bind}'; it must be an address of the host, such as 10.0.0.11.",
+        )
+    address = values["monitoring_node_exporter_address"]
+    if not fits(address, rf"{ADDRESS}|[A-Za-z0-9_.-]+"):
+        yield (
+            "monitoring_node_exporter_address",
+            f"monitoring_node_exporter_address is '{address}'; it must be a host's name or address, without a port.",
+        )
+
+
 # --- dashboard
 
 # As `orbiter dashboard` takes them, and the unit's command line.

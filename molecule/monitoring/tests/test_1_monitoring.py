@@ -80,11 +80,14 @@ def assert_follows(prometheus, wanted):
     wait_until(lambda: prometheus.targets() == wanted, within=60, what=lambda: str(prometheus.targets()))
 
 
-def test_every_worker_process_redis_and_the_host_are_looked_at(prometheus, runner):
+def test_every_worker_process_redis_and_hosts_are_looked_at(prometheus, runner):
     assert_follows(prometheus, expected(runner, worker1=2, worker2=2))
     wait_until(lambda: prometheus.value("redis_up") == 1, within=30, what=lambda: str(prometheus.targets("redis")))
     assert prometheus.targets("redis") == {f"rediss://{runner.get_variables('redis1')['redis_bind']}:6379": "up"}
-    assert prometheus.targets("node") == {"monitor1": "up"}
+    everywhere = {"monitor1": "up", "redis1": "up", "worker1": "up"}
+    wait_until(
+        lambda: prometheus.targets("node") == everywhere, within=30, what=lambda: str(prometheus.targets("node"))
+    )
     assert prometheus.value("count(orbiter_distributed_tasks_running)") == 4
 
 
