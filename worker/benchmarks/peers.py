@@ -36,6 +36,8 @@ SLOTS, NAP = 16, 0.1
 NAPS = 640
 # Tasks that wait, many and few; measured where the difference is of interest, as it takes a while.
 MANY_WAIT, FEW_WAIT = 200_000, 10_000
+# Tasks a second of a peer that is given up for slower.
+SLOWEST = 100
 DEEP = ("ours", "bullmq")
 MARKS, MOMENTS = "bench:marks", "bench:moments"
 DRAIN, SUBMIT, IDLE = "drain, tasks/s", "many at once, tasks/s", "submit to start, p50, ms"
@@ -219,11 +221,12 @@ class _Peer:
         client.flushall()
         submitted = self._submit(what, tasks)
         self._environment |= {"BENCH_WARM": str(warm), "BENCH_TOTAL": str(tasks)}
+        patience = PATIENCE + tasks / SLOWEST
         with self._worker() as process:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
             while client.llen(MARKS) < 2:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise BenchmarkError(f"{self._name}: not drained within {PATIENCE:g} s\n{self._log_end()}")
+                    raise BenchmarkError(f"{self._name}: not drained within {patience:g} s\n{self._log_end()}")
                 time.sleep(0.1)
         first, last = (float(mark) for mark in client.lrange(MARKS, 0, 1))
         return submitted, last - first
