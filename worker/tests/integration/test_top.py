@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from redis.asyncio import Redis
 from textual.pilot import Pilot
@@ -25,7 +26,16 @@ from tests.fleet import Fleet, working
 from tests.integration.test_listings import calls, many
 from tests.rights import RULES
 from tests.servers import plain_server
-from tests.support import WORKER_DIRECTORY, environment, orbiter, wait_until, worker_process
+from tests.support import (
+    WORKER_DIRECTORY,
+    command_line,
+    environment,
+    is_alive,
+    orbiter,
+    slowness,
+    wait_until,
+    worker_process,
+)
 
 
 class Screen:
@@ -263,3 +273,18 @@ async def test_it_is_driven_in_a_real_terminal(fleet: Fleet, redis_url: str, tmp
         await wait_until(lambda: shows("cancelled"))
         tmux("send-keys", "-t", "t", "q")
         await wait_until(lambda: shows("ended 0"))
+
+
+@pytest.mark.parametrize("started", ["exec", "trap '' HUP; exec"], ids=["as by a shell", "SIGHUP ignored"])
+async def test_it_ends_when_its_terminal_goes_away(redis_url: str, tmp_path: Path, started: str) -> None:
+    top_line = shlex.join([sys.executable, "-m", "orbiter.cli", "top", "--redis-url", redis_url])
+    with terminal(["sh", "-c", f"{started} {top_line}"], tmp_path, 80, 24) as tmux:
+        await wait_until(lambda: "waiting 0" in tmux("capture-pane", "-p", "-t", "t"))
+        shell = psutil.Process(int(tmux("display-message", "-p", "-t", "t", "#{pane_pid}")))
+        (process,) = [one for one in shell.children(recursive=True) if "top" in command_line(one)]
+    # The server of the terminal has ended, as a connection by SSH does.
+    try:
+        await wait_until(lambda: not is_alive(process), 10 * slowness())
+    finally:
+        if is_alive(process):
+            process.kill()

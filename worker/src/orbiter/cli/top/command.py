@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import select
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ from orbiter.distributed.errors import MissingExtraError, how_to_install
 if TYPE_CHECKING:
     from orbiter.cli.top.app import Top
 
+# Seconds between two looks at whether the terminal is still there.
+_HERE_EVERY = 1.0
 _NO_TERMINAL = (
     "Error: orbiter top draws on a terminal, and here is none. For other programs there are "
     "'orbiter worker list --json', 'orbiter queue info --json' and 'orbiter task list --json'."
@@ -76,5 +80,26 @@ async def _show(redis_url: str, queue: str, every: float) -> int:
         # The terminal is left as it was found. Not so on SIGHUP, which ends this at once: then there is none any more,
         # and Textual would wait for ever for what it has to write there.
         loop.add_signal_handler(signal.SIGTERM, app.exit)
-        await app.run_async()
+        watching = asyncio.create_task(_end_with_terminal())
+        try:
+            await app.run_async()
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
         return app.return_code or 0
+
+
+async def _end_with_terminal() -> None:
+    """End this process once its terminal is gone, as SIGHUP does.
+
+    That signal does not come where whoever started this ignores it, or where the terminal is not that of its session:
+    Textual would then read what is not there, again and again.
+    """
+    terminal = select.poll()
+    # A hang-up is told whatever else is asked for.
+    terminal.register(sys.stdin.fileno(), 0)
+    while not terminal.poll(0):  # noqa: ASYNC110 - a loop watches no file for hang-ups alone
+        await asyncio.sleep(_HERE_EVERY)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGHUP)
