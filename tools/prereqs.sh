@@ -72,7 +72,7 @@ python() {
 
 redis() { apt redis-server=redis-server redis-cli=redis-tools; }
 
-promtool() { apt promtool=prometheus; }
+promtool() { apt promtool=prometheus amtool=prometheus-alertmanager; }
 
 vm() { apt qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap mke2fs=e2fsprogs ssh-keygen=openssh-client; }
 

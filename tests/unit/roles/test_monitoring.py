@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
+import shlex
 import shutil
+import ssl
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
+import trustme
 import yaml
+from conftest import free_port, wait_until
 from plays import CHECKOUT
+from receivers import receiving
 
 from orbiter.distributed.alerts.export import prometheus_rules
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.telemetry.prometheus import prometheus_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FILES = CHECKOUT / "roles/monitoring/files"
 PREFLIGHT = "    - include_role: {name: orbiter.fleet.monitoring, tasks_from: preflight_inventory}\n"
 HASH = "$2y$10$" + "a" * 53
+# Of PASSWORD, by bcrypt with few rounds.
+PASSWORD, PASSWORD_HASH = "who reads it", "$2y$04$abcdefghijklmnopqrstuu8S7pqUUG.urad/Nh.ihFkDnZGWdV.T."
 SHOW = """
     - include_role: {name: orbiter.fleet.monitoring, tasks_from: preflight_values, public: true}
     - copy:
@@ -34,6 +48,7 @@ SHOW = """
           prometheus: "{{ lookup('template', 'prometheus.yml.j2') }}"
           alertmanager: "{{ lookup('template', 'alertmanager.yml.j2') }}"
           started: "{{ lookup('template', 'prometheus.default.j2') }}"
+          told: "{{ lookup('template', 'prometheus-alertmanager.default.j2') }}"
           exporter: "{{ lookup('template', 'prometheus-redis-exporter.default.j2') }}"
           web: "{{ lookup('template', 'web.yml.j2') }}"
 """
@@ -160,6 +175,201 @@ def test_what_nobody_has_asked_for_is_not_there(shown: Callable[..., dict[str, A
     assert yaml.safe_load(found["alertmanager"])["receivers"] == [{"name": "fleet"}]
     assert "redis" not in {job["job_name"] for job in yaml.safe_load(found["prometheus"])["scrape_configs"]}
     assert "web.config" not in found["started"]
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of one of Debian's programs."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"{name} is not installed: apt-get install {package}")
+    return found
+
+
+def written(folder: Path, found: dict[str, Any]) -> Path:
+    """Write what the role makes of values, as on a host whose /etc/prometheus is this folder."""
+    folder.mkdir()
+    (folder / "rules").mkdir()
+    shutil.copy(FILES / "orbiter.rules", folder / "rules/orbiter.yml")
+    for name in ("prometheus", "alertmanager", "web"):
+        (folder / f"{name}.yml").write_text(found[name].replace("/etc/prometheus", str(folder)))
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "web.key"))
+    for number, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(str(folder / "web.pem"), append=number > 0)
+    return folder
+
+
+def arguments(found: str, folder: Path) -> list[str]:
+    """Return what a file in /etc/default gives to its program."""
+    (line,) = re.findall(r'^ARGS="(.*)"$', found, re.MULTILINE)
+    return shlex.split(line.replace("/etc/prometheus", str(folder)))
+
+
+@contextmanager
+def running(name: str, package: str, *words: str, ready: Callable[[], bool], **environment: str) -> Iterator[None]:
+    """Run one of the programs until it is ready, and as long as it is asked."""
+    process = subprocess.Popen(
+        [program(name, package), *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or ready(), within=30)
+        assert process.poll() is None, process.stderr.read().decode()
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def answers(url: str, *, context: ssl.SSLContext | None = None, user: str = "", password: str = "") -> int:
+    """Return the status of a page, 0 where nobody answers."""
+    said = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request = Request(url, headers={"Authorization": f"Basic {said}"} if user else {})
+    try:
+        with urlopen(request, timeout=10, context=context) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except (URLError, OSError):
+        return 0
+
+
+GIVEN = {
+    "nobody is told": {},
+    "webhook": {"monitoring_webhook_urls": ["http://a.example/x?y=1&z='#: "]},
+    "slack": {"monitoring_slack_url": "https://hooks.example/T1/B2", "monitoring_slack_channel": "#on call"},
+    "mail": {
+        "monitoring_mail_to": ["a@example.net", "b@example.net"],
+        "monitoring_mail_from": "Orbiter <o@example.net>",
+        "monitoring_mail_smarthost": "mail.example.net:465",
+        "monitoring_mail_username": "o",
+        "monitoring_mail_password": 'a"b: #$\\',
+    },
+    "guarded": {
+        "monitoring_users": {"anna": PASSWORD_HASH, "true": HASH},
+        "monitoring_tls_cert": "/tmp/web.pem",
+        "monitoring_tls_key": "/tmp/web.key",
+        "monitoring_redis_addresses": ["rediss://10.0.0.1:6379", "redis://[::1]:6379"],
+        "monitoring_redis_ca": "/tmp/ca.pem",
+        "monitoring_scrape_configs": [{"job_name": "mine", "static_configs": [{"targets": ["x:1"]}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_their_own_tools_take_what_the_role_writes(
+    shown: Callable[..., dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    folder = written(tmp_path / "etc", shown("monitoring", SHOW, monitoring_bind="10.0.0.9", **GIVEN[name]))
+    promtool, amtool = program("promtool", "prometheus"), program("amtool", "prometheus-alertmanager")
+    commands = [[promtool, "check", "config", "prometheus.yml"], [amtool, "check-config", "alertmanager.yml"]]
+    if "monitoring_users" in GIVEN[name]:
+        commands.append([promtool, "check", "web-config", "web.yml"])
+    for command in commands:
+        checked = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    # They would say so.
+    (folder / "alertmanager.yml").write_text((folder / "alertmanager.yml").read_text().replace("fleet", "flet", 1))
+    assert subprocess.run(commands[1], cwd=folder, capture_output=True, check=False).returncode != 0
+
+
+def test_prometheus_shows_its_certificate_and_asks_for_a_password(
+    shown: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    port = free_port()
+    given = {"monitoring_bind": "127.0.0.1", "monitoring_port": port, "monitoring_users": {"anna": PASSWORD_HASH}}
+    tls = {"monitoring_tls_cert": "/tmp/web.pem", "monitoring_tls_key": "/tmp/web.key"}
+    found = shown("monitoring", SHOW, **given, **tls)
+    folder = written(tmp_path / "etc", found)
+    trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    page = f"https://127.0.0.1:{port}/-/ready"
+    words = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    ready = lambda: answers(page, context=trusting) == 401  # noqa: E731 - one word for it
+    with running("prometheus", "prometheus", *words, *arguments(found["started"], folder), ready=ready):
+        assert answers(page, context=trusting, user="anna", password="another") == 401
+        assert answers(page, context=trusting, user="ben", password=PASSWORD) == 401
+        wait_until(lambda: answers(page, context=trusting, user="anna", password=PASSWORD) == 200, within=30)
+        # Nobody who asks without TLS, or knows no such authority.
+        assert answers(page.replace("https", "http")) == 400
+        assert answers(page, user="anna", password=PASSWORD) == 0
+
+
+def test_alertmanager_tells_everybody_once_and_again_when_it_is_over(
+    shown: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    port, authority = free_port(), trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "mail-ca.pem"))
+    with receiving(authority.issue_cert("localhost")) as receivers:
+        web = f"http://127.0.0.1:{receivers.web_port}"
+        found = shown(
+            "monitoring",
+            SHOW,
+            monitoring_bind="127.0.0.1",
+            monitoring_alertmanager_port=port,
+            monitoring_group_wait="0s",
+            monitoring_group_interval="1s",
+            monitoring_webhook_urls=[f"{web}/hook", f"{web}/another"],
+            monitoring_slack_url=f"{web}/slack",
+            monitoring_slack_channel="#alerts",
+            monitoring_mail_to=["a@example.net", "b@example.net"],
+            monitoring_mail_from="orbiter@example.net",
+            monitoring_mail_smarthost=f"localhost:{receivers.mail_port}",
+            monitoring_mail_username="orbiter",
+            monitoring_mail_password='pass"word: #$',
+        )
+        folder = written(tmp_path / "etc", found)
+        words = [f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={tmp_path / 'data'}"]
+        words += arguments(found["told"], folder)
+        api = f"http://127.0.0.1:{port}"
+        ready = lambda: answers(f"{api}/-/ready") == 200  # noqa: E731 - one word for it
+        # Programs in Go trust who is in this file, and nobody else.
+        trusted = {"SSL_CERT_FILE": str(tmp_path / "mail-ca.pem")}
+        with running("prometheus-alertmanager", "prometheus-alertmanager", *words, ready=ready, **trusted):
+            for told, ends in ((1, None), (2, time.time())):
+                alert(api, ends)
+                wait_until(lambda told=told: heard(receivers) == [told] * 5, within=60)
+    for place in ("/hook", "/another"):
+        assert [message["status"] for message in receivers.posts[place]] == ["firing", "resolved"]
+    slack = [(message["channel"], message["attachments"][0]) for message in receivers.posts["/slack"]]
+    assert [(channel, one["title"]) for channel, one in slack] == [
+        ("#alerts", "FIRING: no worker"),
+        ("#alerts", "RESOLVED: no worker"),
+    ]
+    assert "nobody takes tasks https://docs.example/runbook" in slack[0][1]["text"]
+    for user, password, _, mail in receivers.mails:
+        assert (user, password) == ("orbiter", 'pass"word: #$')
+        assert mail["From"] == "orbiter@example.net"
+        assert "dist_worker_count_critical" in mail["Subject"]
+
+
+def alert(api: str, ends: float | None) -> None:
+    """Tell Alertmanager of an alert, as Prometheus does, or of its end."""
+    told: dict[str, Any] = {
+        "labels": {"alertname": "dist_worker_count_critical", "severity": "critical"},
+        "annotations": {
+            "summary": "no worker",
+            "description": "nobody takes tasks",
+            "runbook_url": "https://docs.example/runbook",
+        },
+    }
+    if ends is not None:
+        told["endsAt"] = datetime.fromtimestamp(ends, UTC).isoformat()
+    headers = {"Content-Type": "application/json"}
+    with urlopen(Request(f"{api}/api/v2/alerts", json.dumps([told]).encode(), headers), timeout=10) as answer:
+        assert answer.status == 200
+
+
+def heard(receivers: Any) -> list[int]:
+    """Return how often each receiver was told."""
+    mails = [to for _, _, addresses, _ in receivers.mails for to in addresses]
+    return [
+        *(len(receivers.posts.get(place, [])) for place in ("/hook", "/another", "/slack")),
+        *(mails.count(f"{name}@example.net") for name in "ab"),
+    ]
 
 
 @pytest.mark.parametrize(
