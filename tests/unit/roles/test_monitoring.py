@@ -11,13 +11,16 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import jsonschema
 import pytest
 import trustme
 import yaml
@@ -119,6 +122,99 @@ def test_every_expression_of_the_dashboard_asks_for_series_that_exist(tmp_path: 
         [promtool, "check", "rules", "rules.yml"], cwd=tmp_path, text=True, capture_output=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """Return the dashboard with another value at a place, such as ``panels.1.title``; without it where that is None."""
+    found = json.loads((FILES / "grafana.json").read_text())
+    *way, last = place.split(".")
+    part = found
+    for name in way:
+        part = part[int(name) if isinstance(part, list) else name]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return found
+
+
+def test_the_dashboard_is_what_grafana_reads() -> None:
+    schema = json.loads((CHECKOUT / "tests/unit/roles/grafana.schema.json").read_text())
+    check = jsonschema.Draft202012Validator(schema)
+    check.check_schema(schema)
+    dashboard = json.loads((FILES / "grafana.json").read_text())
+    assert [error.message for error in check.iter_errors(dashboard)] == []
+    for place, value in (
+        ("uid", "a b"),
+        ("schemaVersion", "37"),
+        ("panels.1.gridPos.w", 25),
+        ("panels.1.targets", []),
+        ("panels.1.datasource", "Prometheus"),
+        ("panels.1.targtes", []),
+        ("panels.1.targets.0.expr", None),
+        ("panels.1.fieldConfig.defaults.unit", "secs"),
+        ("templating.list.1.query", None),
+    ):
+        assert not check.is_valid(changed(place, value)), place
+
+
+def test_grafana_gets_the_dashboard_once_and_again_where_it_differs(ansible: Callable[..., Any]) -> None:
+    tasks = "    - include_role: {name: orbiter.fleet.monitoring, tasks_from: grafana}\n"
+    with grafana() as (url, kept):
+        given = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        given |= {"monitoring_grafana_url": f"{url}/", "monitoring_grafana_token": "secret-token"}
+
+        def played(**values: Any) -> tuple[str, str]:
+            done = ansible(["host"], tasks, "-vvv", "--diff", "--extra-vars=" + json.dumps(given | values))
+            assert "secret-token" not in done.stdout + done.stderr
+            return re.findall(r"^host +: .*?changed=(\d+) .*?failed=(\d+)", done.stdout, re.MULTILINE)[0]
+
+        assert played() == ("1", "0")
+        dashboard = json.loads((FILES / "grafana.json").read_text())
+        assert {name: kept[name] for name in dashboard} == dashboard
+        assert played() == ("0", "0")
+        kept["title"] = "somebody's own"
+        assert played() == ("1", "0")
+        assert kept["title"] == dashboard["title"]
+        assert played(monitoring_grafana_token="another") == ("0", "1")
+
+
+@contextmanager
+def grafana() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Serve of Grafana's API what reads and writes a dashboard; give its address, and the dashboard that it keeps."""
+    kept: dict[str, Any] = {}
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            there = self.path == f"/api/dashboards/uid/{kept.get('uid')}"
+            self._answer(200 if there else 404, {"dashboard": kept, "meta": {}} if there else {"message": "not found"})
+
+        def do_POST(self) -> None:
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/api/dashboards/db" and sent["overwrite"]:
+                kept.update(sent["dashboard"], id=17, version=kept.get("version", 0) + 1)
+            self._answer(200, {"uid": kept["uid"]})
+
+        def _answer(self, status: int, said: dict[str, Any]) -> None:
+            known = self.headers["Authorization"] == "Bearer secret-token"
+            text = json.dumps(said if known else {"message": "Invalid API key"}).encode()
+            self.send_response(status if known else 401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_words: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", kept
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_charts_do_not_lie_over_each_other() -> None:
