@@ -84,12 +84,25 @@ def attempts_of(events: Sequence[Event], task: TaskResult) -> list[Attempt]:
             attempt.detail = attempt.detail or event.message
     for number in range(max(1, task.attempt - MOST_ATTEMPTS + 1), task.attempt + 1):
         found.setdefault(number, Attempt(number, outcome="no events"))
-    for number, attempt in found.items():
-        if number < task.attempt and attempt.outcome == "running":
-            attempt.outcome = "ended without an outcome"
-            attempt.detail = task.last_loss or "lost, or handed to another worker by a drain"
+    _add_losses([found[number] for number in sorted(found) if number < task.attempt], task)
     _add_record(found, task)
     return [found[number] for number in sorted(found)[-MOST_ATTEMPTS:]]
+
+
+def _add_losses(earlier: Sequence[Attempt], task: TaskResult) -> None:
+    """Say of attempts that left no outcome what became of them, as far as the record knows: it has the last loss."""
+    open_ones = [attempt for attempt in earlier if attempt.outcome in {"running", "no events"}]
+    # As many as were lost: then none was handed over, or has events that are gone.
+    lost = len(open_ones) == task.losses
+    for attempt in open_ones:
+        if lost:
+            attempt.outcome, attempt.detail = "lost", ""
+        elif attempt.outcome == "running":
+            attempt.outcome = "ended without an outcome"
+            attempt.detail = "lost, or handed to another worker by a drain"
+            attempt.detail += f"; the last loss: {task.last_loss}" if task.last_loss else ""
+    if lost and open_ones:
+        open_ones[-1].detail = task.last_loss or ""
 
 
 def _add_record(found: dict[int, Attempt], task: TaskResult) -> None:

@@ -34,12 +34,20 @@ def test_attempts_are_told_by_events_and_the_record() -> None:
     assert (second.outcome, second.worker, second.began, second.ended) == ("completed", "w1", 19.5, 25.0)
 
 
-def test_an_attempt_that_was_lost_says_so() -> None:
-    task = TaskResult(status=TaskStatus.RUNNING, attempt=3, started_at=30.0, last_loss="killed by signal 9")
-    lost, silent, now = attempts_of([at(TextEvent(text="a"), 10)], task)
-    assert (lost.outcome, lost.detail) == ("ended without an outcome", "killed by signal 9")
-    assert silent.outcome == "no events"
+def test_attempts_that_were_lost_say_so_and_the_last_one_why() -> None:
+    record = {"status": TaskStatus.RUNNING, "attempt": 3, "started_at": 30.0, "last_loss": "its worker w1 was lost"}
+    first, silent, now = attempts_of([at(TextEvent(text="a"), 10)], TaskResult(**record, losses=2))
+    assert (first.outcome, first.detail) == ("lost", "")
+    assert (silent.outcome, silent.detail) == ("lost", "its worker w1 was lost")
     assert (now.outcome, now.began, now.ended) == ("running", 30.0, None)
+
+
+def test_which_attempt_was_lost_is_not_made_up_where_one_was_handed_over() -> None:
+    record = {"status": TaskStatus.RUNNING, "attempt": 3, "started_at": 30.0, "last_loss": "killed by signal 9"}
+    first, silent, _ = attempts_of([at(TextEvent(text="a"), 10)], TaskResult(**record, losses=1, handoffs=1))
+    assert first.outcome == "ended without an outcome"
+    assert "by a drain; the last loss: killed by signal 9" in first.detail
+    assert (silent.outcome, silent.detail) == ("no events", "")
 
 
 def test_however_many_attempts_a_record_claims_the_last_ones_are_shown() -> None:
