@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from orbiter.dashboard import pages
 from orbiter.dashboard.passwords import hash_line
-from orbiter.distributed import Client, TaskPayload, TaskStatus, Worker
+from orbiter.distributed import Client, TaskPayload, TaskStatus, Worker, alerts
 from orbiter.distributed.broker.records import ended_score
 from orbiter.distributed.client.operations import Operations
 from orbiter.distributed.client.overview import Command, Overview
@@ -125,6 +125,9 @@ async def test_filters_find_tasks_by_each_field(fleet: Fleet, redis_url: str) ->
         "worker=w2": set(),
         "status=completed&agent=echo": {one},
         "status=completed&agent=fail": set(),
+        "error_type=RuntimeError": {other},
+        "error_type=ValueError": set(),
+        "status=failed&agent=fail&error_type=RuntimeError": {other},
         "status=pending": {waiting},
         "queue=orbiter:tasks&status=failed": {other},
         "queue=elsewhere": set(),
@@ -145,6 +148,31 @@ async def test_filters_find_tasks_by_each_field(fleet: Fleet, redis_url: str) ->
             "since=9999-12-31T23:59%2B99:00",
         ):
             assert (await browser.get(f"/tasks?{query}")).status_code == 400, query
+
+
+async def test_alerts_show_every_rule_and_what_fires_now(fleet: Fleet, redis_url: str) -> None:
+    def states(page: str) -> dict[str, str]:
+        return {
+            name: word
+            for word, name in re.findall(r'state-\w+">(\w+)</span>.*?<small class="id">(\w+)</small>', page, re.DOTALL)
+        }
+
+    async with dashboard(redis_url) as browser, aclosing(events(browser, "/live/alerts")) as stream:
+        shown = states((await anext(stream))["data"])
+        assert set(shown) == {rule.name for rule in alerts.RULES}
+        assert shown["dist_worker_count_critical"] == "critical"
+        assert shown["dist_queue_depth_warning"] == "ok"
+        await fleet.submit_many("echo", 101)
+        async with asyncio.timeout(PATIENCE):
+            while shown["dist_queue_depth_warning"] != "warning":
+                shown = states((await anext(stream))["data"])
+        # What fires stands above what does not.
+        words = list(states(await browser.text("/alerts")).values())
+        assert words == sorted(words, key=lambda word: word == "ok")
+        assert shown["dist_queue_depth_critical"] == "ok"
+        async with working(fleet), asyncio.timeout(PATIENCE):
+            while {shown["dist_worker_count_critical"], shown["dist_queue_depth_warning"]} != {"ok"}:
+                shown = states((await anext(stream))["data"])
 
 
 async def test_pages_of_tasks_go_on_behind_each_other(fleet: Fleet, redis_url: str, redis_client: Redis) -> None:

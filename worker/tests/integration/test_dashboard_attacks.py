@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from html.parser import HTMLParser
 from ipaddress import ip_network
 from pathlib import Path
@@ -32,6 +33,10 @@ from tests.support import PATIENCE, slowness
 
 PASSWORD = "correct horse"
 PAGES = ("fleet", "tasks", "queue")
+PAGES_OF_TEXTS = (
+    *("fleet", "queue", "queue?span=day", "tasks", "tasks?status=failed", "errors", "dead", "usage", "usage?days=1"),
+    *("alerts", "actions"),
+)
 # In every field that a client can write.
 EVIL = {
     "script": "<script>alert(1)</script>",
@@ -106,13 +111,19 @@ async def test_whatever_a_client_writes_is_inert_on_every_page(
             ErrorEvent(error=text, error_type=text),
         ):
             await redis_client.xadd(keys.stream(ids[name]), {"event": event.to_json()})
+        spent = {f"{json.dumps([text, text])} {kind}": "1" for kind in ("requests", "input", "output")}
+        await redis_client.hset(keys.tagged("orbiter:tasks", f"usage:{int(time.time() // 86_400)}"), mapping=spent)
+        words = dict.fromkeys(("who", "where", "what", "target", "outcome"), text)
+        await redis_client.xadd("orbiter:audit", words)
+        run = dict.fromkeys(("user", "controller", "playbook", "release", "outcome"), text)
+        await redis_client.xadd("orbiter:deploys", run | {"token": name})
     async with dashboard(redis_url, allow_actions=True) as browser:
-        for page in ("fleet", "queue", "tasks", "tasks?status=failed", "errors", "dead", "alerts", "actions"):
-            check_inert(await browser.text(f"/{page}"))
+        await check_pages_are_inert(browser)
         for name, task_id in ids.items():
-            found = await browser.get("/task", params={"id": task_id})
-            assert found.status_code == 200, name
-            check_inert(found.text)
+            for path in ("/task", "/again"):
+                found = await browser.get(path, params={"id": task_id})
+                assert found.status_code == 200, name
+                check_inert(found.text)
             assert (await browser.get("/confirm", params={"what": "retry", "id": task_id})).status_code == 200
             async for event in events(browser, f"/task/events?id={quote(task_id, safe='')}"):
                 assert event["event"] in {"text", "reasoning", "row", "end"}
@@ -128,7 +139,17 @@ async def test_whatever_a_client_writes_is_inert_on_every_page(
                 for query in ("id", "what", "queue", "back", "after"):
                     check_inert((await browser.get(f"/{page}", params={query: text})).text)
 
-    return f"/task/events?id={quote(task_id, safe='')}"
+
+async def check_pages_are_inert(browser: Browser) -> None:
+    for page in PAGES_OF_TEXTS:
+        found = await browser.get(f"/{page}")
+        assert found.status_code == 200, page
+        check_inert(found.text)
+        # What was written is there, and could have been harmful.
+        assert page in {"fleet", "alerts"} or "alert(4)" in found.text, page
+        if page != "actions":
+            async with aclosing(events(browser, f"/live/{page}")) as stream:
+                check_inert((await anext(stream))["data"])
 
 
 async def test_pages_forbid_what_they_do_not_need(redis_url: str) -> None:
@@ -172,6 +193,18 @@ async def test_forms_of_others_are_refused(fleet: Fleet, redis_url: str) -> None
         found = await fleet.store.get_status(task_id)
         assert found is not None
         assert found.status == TaskStatus.PENDING
+
+
+async def test_every_form_needs_its_token_and_its_origin(redis_url: str, tmp_path: Path) -> None:
+    async with guarded(redis_url, tmp_path, allow_actions=True) as port, Browser(f"http://127.0.0.1:{port}") as browser:
+        assert await log_in(browser) == 303
+        fields = {"user": "anna", "password": PASSWORD, "what": "quiet", "id": "w1", "agent_config": "{}"}
+        form = await browser.form("/confirm?what=quiet&id=w1")
+        for path in ("/login", "/logout", "/act", "/again"):
+            assert (await browser.post(path, fields)).status_code == 403, path
+            assert (await browser.http.post(path, data=form | fields)).status_code == 403, path
+        await browser.text("/fleet")
+        assert "w1" not in (await browser.text("/actions")).partition("<main")[2]
 
 
 async def test_no_get_changes_anything(fleet: Fleet, redis_url: str, redis_client: Redis) -> None:

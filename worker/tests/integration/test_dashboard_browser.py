@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
 
+from orbiter.dashboard.passwords import hash_line
 from tests.fleet import Fleet, working
 from tests.integration.dashboards import Browser, dashboard
-from tests.support import PATIENCE, free_port
+from tests.support import PATIENCE, free_port, slowness
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -24,6 +28,7 @@ FLAGS = (
 # axe-core 4.14.1 of npm, MPL-2.0: it finds what keeps people from reading a page.
 AXE = Path(__file__).parents[1] / "axe" / "axe.min.js"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+PASSWORD = "correct horse"
 PAGES = ("fleet", "queue", "tasks", "errors", "dead", "usage", "alerts", "actions")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: tools/prereqs.sh browser")
 
@@ -35,7 +40,7 @@ async def chromium(directory: Path, address: str, *, tolerant: bool = False, **o
     Args:
         directory: The browser's own.
         address: The dashboard's.
-        tolerant: Whether it may miss the dashboard for a while, or be told that a form is wrong.
+        tolerant: Whether it may miss the dashboard for a while, or be told that it asks for what is not there.
         options: The window's.
     """
     async with async_playwright() as playwright:
@@ -52,7 +57,7 @@ async def chromium(directory: Path, address: str, *, tolerant: bool = False, **o
             yield page
         finally:
             await context.close()
-        assert [text for text in wrong if not (tolerant and re.search("ERR_|status of 400", text))] == []
+        assert [text for text in wrong if not (tolerant and re.search("ERR_|status of 40[034]", text))] == []
 
 
 @asynccontextmanager
@@ -98,6 +103,43 @@ async def test_everybody_can_read_every_page(fleet: Fleet, tmp_path: Path, schem
         assert found == []
 
 
+async def test_everybody_can_read_the_way_in_and_what_went_wrong(fleet: Fleet, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(hash_line("anna", PASSWORD))
+    users.chmod(0o640)
+    async with (
+        dashboard(fleet.url, password_file=users) as browser,
+        chromium(tmp_path / "profile", browser.address, tolerant=True) as page,
+    ):
+        await page.goto("/tasks")
+        await page.get_by_label("Name").fill("anna")
+        await page.get_by_label("Password").fill("another one")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_contain_text("wrong")
+        found = await in_both_colours(page)
+        await page.get_by_label("Name").fill("anna")
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Fleet")
+        found += await in_both_colours(page)
+        for path, said in (("/task?id=nobody", "Not found"), ("/tasks?status=nope", "cannot be asked")):
+            await page.goto(path)
+            await expect(page.get_by_role("heading", level=1)).to_contain_text(said)
+            found += await in_both_colours(page)
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_label("Password")).to_be_visible()
+    assert found == []
+
+
+async def in_both_colours(page: Page) -> list[str]:
+    """Return what axe finds of a page in light and in dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        found += await findings(page)
+    return found
+
+
 async def test_two_windows_follow_what_happens(fleet: Fleet, tmp_path: Path) -> None:
     async with shown(fleet) as (browser, _), chromium(tmp_path, browser.address) as page:
         other = await page.context.new_page()
@@ -134,6 +176,39 @@ async def test_text_is_seen_as_it_comes(fleet: Fleet, tmp_path: Path) -> None:
         await expect(page.locator("#answer")).to_have_text("before after")
         await expect(page.locator("#live .state").first).to_have_text("completed")
         await expect(page.locator("#events")).to_contain_text("completed")
+
+
+@pytest.mark.alone
+async def test_what_happens_is_seen_within_a_second_under_load(fleet: Fleet, tmp_path: Path) -> None:
+    async def load() -> None:
+        while True:
+            await fleet.submit("echo")
+            await asyncio.sleep(0.05)
+
+    async with shown(fleet) as (browser, _), chromium(tmp_path, browser.address) as page:
+        loading, took = asyncio.create_task(load()), []
+        await page.goto("/tasks")
+        await expect(page.locator("#live-state")).to_have_text("Live")
+        for number in range(10):
+            # At another moment of the page's second each time.
+            await asyncio.sleep(number / 10)
+            began = time.monotonic()
+            task_id = await fleet.submit("echo", not_before=4e9)
+            await page.wait_for_selector(f'a[href="/task?id={task_id}"]')
+            took.append(time.monotonic() - began)
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+    assert max(took) <= slowness(), took
+
+
+async def test_times_are_those_of_the_viewer_and_exact_where_one_points(fleet: Fleet, tmp_path: Path) -> None:
+    async with shown(fleet) as (browser, _), chromium(tmp_path, browser.address, timezone_id="Asia/Kolkata") as page:
+        await page.goto("/tasks")
+        submitted = page.locator("time").first
+        await expect(submitted).to_have_text(re.compile(r"now|\d+ s ago"))
+        # Half an hour off every zone of whole hours.
+        there = datetime.fromisoformat(str(await submitted.get_attribute("datetime"))) + timedelta(hours=5.5)
+        await expect(submitted).to_have_attribute("title", re.compile(f"{there:%-I:%M:%S}.*5:30"))
 
 
 async def test_a_task_is_cancelled_by_the_keyboard(fleet: Fleet, tmp_path: Path) -> None:

@@ -251,11 +251,14 @@ def terminal(command: list[str], folder: Path, width: int, height: int, **env: s
         tmux("kill-server")
 
 
-async def test_it_is_driven_in_a_real_terminal(fleet: Fleet, redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
+async def test_it_is_driven_in_a_real_terminal(
+    fleet: Fleet, redis_url: str, tmp_path: Path, size: tuple[int, int]
+) -> None:
     command = [sys.executable, "-m", "orbiter.cli", "top", "--redis-url", redis_url, "--every", "0.2"]
     with (
         worker_process(redis_url, "w-1", tmp_path / "log"),
-        terminal(command, tmp_path, 80, 24, NO_COLOR="1") as tmux,
+        terminal(command, tmp_path, *size, NO_COLOR="1") as tmux,
     ):
         running = await fleet.submit("hold", "until told", metadata={"until": str(tmp_path / "never")})
 
@@ -264,8 +267,10 @@ async def test_it_is_driven_in_a_real_terminal(fleet: Fleet, redis_url: str, tmp
 
         await wait_until(lambda: shows("w-1", "hold", "until told", "1/", "Cancel"))
         lines = tmux("capture-pane", "-p", "-t", "t").splitlines()
-        assert len(lines) == 24
+        assert len(lines) == size[1]
         assert "Quit" in lines[-1]
+        # A wider screen has columns for which there is no place on a narrow one.
+        assert ("Problem" in "".join(lines)) == (size[0] == 160)
         tmux("send-keys", "-t", "t", "c")
         await wait_until(lambda: shows(running, "y yes"))
         tmux("send-keys", "-t", "t", "y")
