@@ -24,6 +24,7 @@ from benchmarks import (
     listings,
     memory,
     overview,
+    pages,
     shutdown,
     streaming,
     submit,
@@ -38,8 +39,8 @@ NAMES = (
     *("drain", "idle", "submit", "metrics", "isolation", "events", "agents", "memory", "listings", "overview"),
     "shutdown",
 )
-# Measured where it is asked for: it needs Temporal, and takes some minutes.
-EVERY = (*NAMES, "temporal")
+# Measured where they are asked for: they take some minutes, and the second one needs Temporal.
+EVERY = (*NAMES, "pages", "temporal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
         "memory": Plan(partial(memory.measure, tasks=tasks), 1),
         "listings": Plan(partial(listings.measure, tasks=10_000 if quick else 100_000), rounds),
         "overview": Plan(partial(overview.measure, tasks=tasks), rounds),
+        "pages": Plan(partial(pages.measure, tasks=10_000 if quick else 1_000_000, views=300 if quick else 10_000), 1),
         "shutdown": Plan(shutdown.measure, 3 if quick else 20),
         "temporal": Plan(partial(durable.measure, load=durable.Load(*((20, 5, 40) if quick else (200, 50, 2000)))), 1),
     }
@@ -82,7 +84,7 @@ def _plans(tasks: int, *, quick: bool) -> dict[str, Plan]:
 def main(names: tuple[str, ...], quick: bool, tasks: int | None, json_file: Path | None) -> None:
     """Measure ours beside what bare redis-py can do, on a redis-server of its own.
 
-    Measures all NAMES but temporal unless some are given.
+    Measures all NAMES but pages and temporal unless some are given.
     """
     tasks = tasks or (500 if quick else 20_000)
     try:

@@ -35,7 +35,7 @@ def measure(machine: Machine, tasks: int) -> list[Measure]:
     machine.client.flushall()
     _finished(machine, "completed", DEFAULT_QUEUE, tasks)
     _finished(machine, "failed", OTHER, SHOWN)
-    _work(machine)
+    work(machine)
     for at in range(0, 3 * tasks, PAGE):
         machine.client.mset({f"another:{number}": "" for number in range(at, at + PAGE)})
     rows = []
@@ -90,7 +90,7 @@ def _finished(machine: Machine, status: str, queue: str, number: int) -> None:
             pipeline.execute()
 
 
-def _work(machine: Machine) -> None:
+def work(machine: Machine) -> None:
     """Write the heartbeats of a fleet."""
     now = time.time()
     with machine.client.pipeline(transaction=False) as pipeline:

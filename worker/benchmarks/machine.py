@@ -87,6 +87,13 @@ class Machine:
             yield process
 
     @contextmanager
+    def dashboard(self, port: int) -> Iterator[subprocess.Popen[bytes]]:
+        """Run ``orbiter dashboard`` on the measured core; at the end it has left."""
+        command = [sys.executable, "-m", "orbiter.cli", "dashboard", "--redis-url", self.url, "--port", str(port)]
+        with self._measured(command, subprocess.DEVNULL) as process:
+            yield process
+
+    @contextmanager
     def another_worker(self, name: str, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run one of several workers, pinned to no core; at the end it has left."""
         command = [sys.executable, "-m", "orbiter.cli", "start", "worker", "--redis-url", self.url]

@@ -62,7 +62,7 @@ def test_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = benchmarks("speed")
     assert done.returncode == 2
     assert "'drain', 'idle', 'submit', 'metrics', 'isolation', 'events', 'agents', 'memory', " in done.stderr
-    assert "'listings', 'overview', 'shutdown', 'temporal'" in done.stderr
+    assert "'listings', 'overview', 'shutdown', 'pages', 'temporal'" in done.stderr
 
 
 @pytest.mark.nightly
@@ -128,3 +128,18 @@ def test_quick_overview_measures_what_nobody_looks_at(tmp_path: Path):
     # A task's end is put on one list. What submitted it is not the worker's.
     assert 1 <= lists["ours"] < 1.2
     assert lists["ours"] < lists["floor"]
+
+
+def test_quick_pages_measures_every_page_and_what_it_keeps(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    done = benchmarks("pages", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())["benchmarks"]["pages"]
+    rows = {row["name"].removeprefix("pages: "): row["ours"] for row in found}
+    shown = {name.partition(",")[0] for name in rows if name.endswith("p95")}
+    assert shown == {"fleet", "queue", "tasks", "task", "errors", "dead", "usage", "alerts", "actions"}
+    assert all(rows[name] > 0 for name in rows if name.endswith("p95"))
+    # A window of a thousand tasks, whatever there is beside it.
+    assert 1000 <= rows["commands of Redis for one, at most"] < 1500
+    (grown,) = (row for name, row in rows.items() if "growth" in name)
+    assert grown < 50
