@@ -61,6 +61,12 @@ options:
         tells that a value is another one, and shows only what O(files[].shown) names.
     type: dict
     default: {}
+  units:
+    description: Units of systemd, to tell in the same step whether anything is left to do to them.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
 attributes:
   check_mode:
     description: Tells what would change, and changes nothing.
@@ -92,6 +98,13 @@ paths:
   type: list
   elements: str
   sample: [/etc/orbiter/worker.env]
+units:
+  description:
+    - For each of O(units), whether it is active, starts with the host, and systemd has read its file as it is. Told
+      before a file that was written counts.
+  returned: always
+  type: dict
+  sample: {redis-server.service: true}
 """
 
 import os
@@ -101,6 +114,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.orbiter.fleet.plugins.module_utils import _host
 
 # A comment, or a setting, whose value may have several lines; as the roles write the environment of services.
 SETTING = re.compile(r'(?:#[^\n]*|(?P<name>\w+)="(?:[^"\\]|\\.)*")(?:\n|\Z)', re.DOTALL)
@@ -179,6 +193,12 @@ def bring(module: AnsibleModule, entry: dict, diffs: list[dict]) -> bool:
     return module.set_fs_attributes_if_different(module.load_file_common_arguments(rights), changed)
 
 
+def runs(unit: str) -> bool:
+    """Tell whether a unit needs nothing more: it is active, starts with the host, and its file is known to systemd."""
+    shown = _host.show(unit, "ActiveState", "UnitFileState", "NeedDaemonReload")
+    return shown == {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+
+
 def main() -> None:
     """Write what differs."""
     entry = {
@@ -195,13 +215,15 @@ def main() -> None:
             "files": {"type": "list", "elements": "dict", "required": True, "options": entry},
             # Not beside the content: of an option inside another one, the module's line in the host's log would tell.
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "units": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     os.umask(0o077)  # nobody else reads a new file before it has its own rights
     diffs: list[dict] = []
+    units = {unit: runs(unit) for unit in module.params["units"]}
     paths = [entry["path"] for entry in module.params["files"] if bring(module, entry, diffs)]
-    module.exit_json(changed=bool(paths), paths=paths, diff=diffs)
+    module.exit_json(changed=bool(paths), paths=paths, units=units, diff=diffs)
 
 
 if __name__ == "__main__":

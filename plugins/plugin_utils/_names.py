@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections import namedtuple
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path
 
-import yaml
+from ansible_collections.orbiter.fleet.plugins.plugin_utils._yaml import COLLECTION, read_yaml
 
-COLLECTION = Path(__file__).parents[2]
 # Whoever writes these means us. Other collections have image_, release_ and lock_, too.
 PREFIXES = ("orbiter_", "redis_", "temporal_", "worker_")
 # What our tasks set themselves, as a play before this one.
@@ -29,7 +27,7 @@ def known_names():
     """Return the names of all variables that roles and playbooks of this collection document."""
     found = set()
     for path in (*COLLECTION.glob("roles/*/meta/argument_specs.yml"), COLLECTION / "playbooks/meta/argument_specs.yml"):
-        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+        for entry in read_yaml(path)["argument_specs"].values():
             found.update(entry.get("options") or ())
     return frozenset(found)
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from ansible_collections.orbiter.fleet.plugins.filter.redis_namespaces import redis_namespaces
-from ansible_collections.orbiter.fleet.plugins.plugin_utils._values import COLLECTION
+from ansible_collections.orbiter.fleet.plugins.plugin_utils._yaml import read_yaml
 
 NAMESPACE = r"[A-Za-z0-9_.-]{1,64}|\{[A-Za-z0-9_.-]{1,64}\}"
 QUEUE = r"[A-Za-z0-9_.:@-]{1,128}"
@@ -508,11 +506,9 @@ PASSWORD_MINIMUM = 16
 USER = r"[A-Za-z0-9_.-]+"
 
 
-@lru_cache(maxsize=1)
 def rights():
     """Return whose rights a user of Redis can have."""
-    text = (COLLECTION / "roles/redis/files/rights.yml").read_text(encoding="utf-8")
-    return ("admin", *yaml.safe_load(text)["rights"])
+    return ("admin", *read_yaml("roles/redis/files/rights.yml")["rights"])
 
 
 def users_of(values):

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from pathlib import Path
 
-import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.orbiter.fleet.plugins.plugin_utils._yaml import COLLECTION, read_yaml
 
 try:
     from ansible.template import trust_as_template
@@ -22,7 +20,6 @@ except ImportError:  # before ansible-core 2.19 all that is read from a file may
         return value
 
 
-COLLECTION = Path(__file__).parents[2]
 # What is never shown: it is a secret, or may have one inside.
 SECRET = re.compile(r"password|users$|_env$|_url$|_credentials$|compose_service")
 
@@ -74,11 +71,9 @@ def same(one, other):
         return False
 
 
-@lru_cache(maxsize=None)
 def options_of(path):
     """Return the options that a role, C(roles/NAME), or C(playbooks) documents."""
-    specs = yaml.safe_load((COLLECTION / path / "meta/argument_specs.yml").read_text(encoding="utf-8"))
-    return specs["argument_specs"]["main"]["options"]
+    return read_yaml(f"{path}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
 
 
 def defaults_of(role, loader):

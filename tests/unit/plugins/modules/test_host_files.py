@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible_collections.orbiter.fleet.plugins.module_utils import _host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,3 +72,19 @@ def test_a_diff_of_secrets_shows_what_it_may_and_that_others_changed(module, tmp
     assert "TOKEN=(hidden, and not the same)" in said
     assert "KEY=(hidden)" in said
     assert "s3cret-" not in said
+
+
+@pytest.mark.parametrize(
+    ("shown", "runs"),
+    [
+        ({"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}, True),
+        ({"ActiveState": "failed", "UnitFileState": "enabled", "NeedDaemonReload": "no"}, False),
+        ({"ActiveState": "active", "UnitFileState": "disabled", "NeedDaemonReload": "no"}, False),
+        ({"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "yes"}, False),
+        ({}, False),  # as on a host without systemd
+    ],
+    ids=["all is well", "it failed", "it would not start with the host", "its file is newer", "no systemd"],
+)
+def test_a_unit_needs_nothing_only_where_it_runs_from_its_file(module, monkeypatch, shown, runs):
+    monkeypatch.setattr(_host, "show", lambda *_: shown)
+    assert module("host_files", files=[], units=["some.service"])["units"] == {"some.service": runs}
