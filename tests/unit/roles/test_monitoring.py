@@ -384,7 +384,10 @@ def test_prometheus_shows_its_certificate_and_asks_for_a_password(
     trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     page = f"https://127.0.0.1:{port}/-/ready"
     words = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    ready = lambda: answers(page, context=trusting) == 401  # noqa: E731 - one word for it
+
+    def ready() -> bool:
+        return answers(page, context=trusting) == 401
+
     with running("prometheus", "prometheus", *words, *arguments(found["started"], folder), ready=ready):
         assert answers(page, context=trusting, user="anna", password="another") == 401
         assert answers(page, context=trusting, user="ben", password=PASSWORD) == 401
@@ -421,7 +424,10 @@ def test_alertmanager_tells_everybody_once_and_again_when_it_is_over(
         words = [f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={tmp_path / 'data'}"]
         words += arguments(found["told"], folder)
         api = f"http://127.0.0.1:{port}"
-        ready = lambda: answers(f"{api}/-/ready") == 200  # noqa: E731 - one word for it
+
+        def ready() -> bool:
+            return answers(f"{api}/-/ready") == 200
+
         # Programs in Go trust who is in this file, and nobody else.
         trusted = {"SSL_CERT_FILE": str(tmp_path / "mail-ca.pem")}
         with running("prometheus-alertmanager", "prometheus-alertmanager", *words, ready=ready, **trusted):
@@ -436,7 +442,7 @@ def test_alertmanager_tells_everybody_once_and_again_when_it_is_over(
         ("#alerts", "RESOLVED: no worker"),
     ]
     assert "nobody takes tasks https://docs.example/runbook" in slack[0][1]["text"]
-    for user, password, _, mail in receivers.mails:
+    for user, password, _to, mail in receivers.mails:
         assert (user, password) == ("orbiter", 'pass"word: #$')
         assert mail["From"] == "orbiter@example.net"
         assert "dist_worker_count_critical" in mail["Subject"]
@@ -461,7 +467,7 @@ def alert(api: str, ends: float | None) -> None:
 
 def heard(receivers: Any) -> list[int]:
     """Return how often each receiver was told."""
-    mails = [to for _, _, addresses, _ in receivers.mails for to in addresses]
+    mails = [to for mail in receivers.mails for to in mail[2]]
     return [
         *(len(receivers.posts.get(place, [])) for place in ("/hook", "/another", "/slack")),
         *(mails.count(f"{name}@example.net") for name in "ab"),
