@@ -166,6 +166,11 @@ def _cell(values: Sequence[float | None], patience: float) -> str:
     return f"{middle:,.0f}".replace(",", " ") if middle >= 100 else f"{middle:.2f}"
 
 
+def _patience(tasks: int) -> float:
+    """Return the seconds after which a peer is given up that has so many tasks to submit or to drain."""
+    return PATIENCE + tasks / SLOWEST
+
+
 class _Peer:
     """One peer on the machine."""
 
@@ -221,7 +226,7 @@ class _Peer:
         client.flushall()
         submitted = self._submit(what, tasks)
         self._environment |= {"BENCH_WARM": str(warm), "BENCH_TOTAL": str(tasks)}
-        patience = PATIENCE + tasks / SLOWEST
+        patience = _patience(tasks)
         with self._worker() as process:
             deadline = time.monotonic() + patience
             while client.llen(MARKS) < 2:
@@ -240,9 +245,9 @@ class _Peer:
         # As one task waits for one process after the other, who submits must not keep the worker from its core then.
         pin(process.pid, self._machine.measured_core if what == "submit" else self._machine.server_core)
         try:
-            answer, _ = process.communicate(timeout=PATIENCE)
+            answer, _ = process.communicate(timeout=_patience(number))
         except subprocess.TimeoutExpired:
-            raise BenchmarkError(f"{what}: not within {PATIENCE:g} s\n{self._log_end()}") from None
+            raise BenchmarkError(f"{what}: not within {_patience(number):g} s\n{self._log_end()}") from None
         finally:
             end(process)
         if process.returncode != 0:

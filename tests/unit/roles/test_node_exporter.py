@@ -1,4 +1,4 @@
-"""Node exporters of worker and Redis hosts: who has one, where it is, whose it is, and what Prometheus is told."""
+"""Node exporters of worker and Redis hosts: who has one, where it is, whose it is, and what Prometheus reads."""
 
 from __future__ import annotations
 
