@@ -66,11 +66,20 @@ class TooLongError(Exception):
 
 
 class Command:
-    """The command of one host, with the namespace and the queue that a module was told."""
+    """The command of one host, with the namespace and the queue that a module was told.
 
-    def __init__(self, executable, redis_url=None, queue=None, namespace=None):
+    Args:
+        executable: The command.
+        redis_url: Where Redis is; without it, where the host's settings say.
+        queue: The queue; without it, the host's own.
+        namespace: First word of all keys; without it, the host's own.
+        through: A program, with its arguments, that runs the command elsewhere, such as in a container.
+    """
+
+    def __init__(self, executable, redis_url=None, queue=None, namespace=None, through=()):
         self.executable = executable
         self.queue = queue
+        self._through = through
         # An option, as on worker hosts the command reads the host's own settings over its environment.
         self._namespace_words = [] if namespace is None else ["--namespace", namespace]
         # By environment only: everybody on the host can read a process's command line.
@@ -96,7 +105,7 @@ class Command:
         """
         try:
             done = subprocess.run(
-                [self.executable, *words[:2], *self._namespace_words, *words[2:]],
+                [*self._through, self.executable, *words[:2], *self._namespace_words, *words[2:]],
                 input=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

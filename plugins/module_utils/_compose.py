@@ -21,6 +21,7 @@ from ansible_collections.orbiter.fleet.plugins.module_utils._command import iner
 from ansible_collections.orbiter.fleet.plugins.module_utils._docker import DockerError, Replica, release_of
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import complaint
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import described as described_health
+from ansible_collections.orbiter.fleet.plugins.module_utils._task import try_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -132,11 +133,11 @@ class Stack:
             if scaled != text:
                 self.file.write_text(scaled)
 
-    def apply(self, goal: Goal, seconds: float, settling: float = 0) -> dict:
+    def apply(self, goal: Goal, seconds: float, settling: float = 0, task: dict | None = None) -> dict:
         """Bring the stack to the goal; return what was done.
 
         Each new replica must be well within so many seconds; and of an image or settings that were not good before, the
-        first and the last one must stay so for ``settling`` more.
+        first and the last one must stay so for ``settling`` more, and then the task must complete within ``seconds``.
         """
         rows = self.replicas()
         plans = [self._plan(service, rows, goal) for service in SERVICES]
@@ -152,9 +153,11 @@ class Stack:
         if not self.check:
             last = self.last_good()
             if last and (last.image, last.settings) == (goal.image, goal.settings):
-                settling = 0
+                settling, task = 0, None
             for plan in plans:
                 self._carry_out(plan, seconds, settling)
+            if task:
+                done |= self._try(task, seconds)
         return done | {"changed": bool(done["removed"] or done["replaced"] or done["started"])}
 
     def _plan(self, service: str, rows: list[Replica], goal: Goal) -> Plan:
@@ -221,6 +224,16 @@ class Stack:
             if time.time() >= until:
                 return
             time.sleep(0.5)
+
+    def _try(self, task: dict, seconds: float) -> dict:
+        """Have a task run, unless there is nobody to run it; return its record."""
+        rows = [row for row in self.replicas() if row.running and row.service == "worker"]
+        if not rows:
+            return {}
+        record, wrong = try_out(rows[0].command, task, seconds)
+        if wrong:
+            self._end([row.id for row in rows], f"does not do its work: {wrong}")
+        return {"task": record}
 
     def _end(self, names: Iterable[str], what: str) -> NoReturn:
         """Give up, with what is wrong with the release and the end of the log of these containers."""

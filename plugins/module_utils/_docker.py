@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ansible_collections.orbiter.fleet.plugins.module_utils._command import Command
 from ansible_collections.orbiter.fleet.plugins.module_utils._health import Expected
 from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import GateError
 
@@ -129,6 +130,11 @@ class Replica:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Ask the fleet's command from inside, with the replica's own settings."""
         return attempt("docker", "exec", self.id, "orbiter", *words, "--json")
+
+    @property
+    def command(self) -> Command:
+        """Return the fleet's command inside, for those who have more to say to it."""
+        return Command("orbiter", through=("docker", "exec", "--interactive", self.id))
 
     def silent(self, done: subprocess.CompletedProcess[str]) -> str:
         """Return why a question got no answer: a replica that crashes takes the question with it."""

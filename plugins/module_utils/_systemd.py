@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import time
-import uuid
 from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.module_utils import _command, _health, _history, _task
@@ -324,17 +323,9 @@ def try_task(task, units, timeout):
     Raises:
         GateError: It did not complete. It does not stay in the queue.
     """
-    command, task_id = Command(COMMAND), f"gate-{uuid.uuid4().hex[:12]}"
-    limits = {"run_timeout": timeout, "max_retries": 0, "metadata": task.get("metadata"), "input": ""}
-    try:
-        record = _task.submit(command, limits | task, task_id, timeout)
-        wrong = _task.complaint(command, record, timeout)
-        if wrong and record["status"] not in _task.ENDED:
-            command.ask("task", "cancel", "--json", "--", task_id, within=ANSWER)
-    except (CommandError, TooLongError) as error:
-        wrong = f"worker_gate_task: {error}"
+    record, wrong = _task.try_out(Command(COMMAND), task, timeout)
     if wrong:
-        raise unwell(units, f"does not do its work: {wrong.removesuffix(' It stays in the queue.')}")
+        raise unwell(units, f"does not do its work: {wrong}")
     return record
 
 

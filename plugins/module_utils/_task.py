@@ -1,15 +1,18 @@
 # Copyright (c) The Orbiter Fleet authors
 # GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One task, from its submission to its end."""
+"""One task, from its submission to its end; and the one that a gate tries."""
 
 from __future__ import annotations
 
 import json
+import uuid
 
 from ansible_collections.orbiter.fleet.plugins.module_utils._command import CommandError, TooLongError, inert
 
 ENDED = ("completed", "failed", "cancelled")
+STAYS = " It stays in the queue."
+ANSWER = 20  # seconds that a cancellation may take
 
 
 def find_task(command, task_id):
@@ -67,6 +70,27 @@ def complaint(command, task, wait_timeout):
         )
     else:
         reason = f"no live worker reads queue {queue['queue']}"
-    return inert(
-        f"Task {task_id} has not ended within {wait_timeout} s: it is {status}, and {reason}. It stays in the queue."
-    )
+    return inert(f"Task {task_id} has not ended within {wait_timeout} s: it is {status}, and {reason}.{STAYS}")
+
+
+def try_out(command, task, timeout):
+    """Have the gate's task run by the host's queue, once.
+
+    Args:
+        command: The host's command.
+        task: The agent, and what else the module `task` takes.
+        timeout: Seconds that it may take.
+
+    Returns:
+        Its record, and what is wrong, or nothing. What has not ended is cancelled: it does not stay in the queue.
+    """
+    task_id, record = f"gate-{uuid.uuid4().hex[:12]}", None
+    limits = {"run_timeout": timeout, "max_retries": 0, "metadata": task.get("metadata"), "input": ""}
+    try:
+        record = submit(command, limits | task, task_id, timeout)
+        wrong = complaint(command, record, timeout)
+        if wrong and record["status"] not in ENDED:
+            command.ask("task", "cancel", "--json", "--", task_id, within=ANSWER)
+    except (CommandError, TooLongError) as error:
+        wrong = f"worker_gate_task: {error}"
+    return record, wrong.removesuffix(STAYS)

@@ -59,6 +59,14 @@ options:
     description: Seconds that the first and the last replica of a new image, or of new settings, must stay well.
     type: int
     default: 0
+  task:
+    description:
+      - With O(state=applied), a task that must complete within O(timeout) where the image or the settings are new,
+        after O(settle).
+      - It has an C(agent), and may have an C(input) and C(metadata), as M(orbiter.fleet.task) takes them.
+      - It is in the host's queue, so that any worker of that queue may run it.
+    type: dict
+    default: {}
   keep:
     description: How many images to go back to stay on the host.
     type: int
@@ -84,6 +92,8 @@ EXAMPLES = r"""
     state: applied
     timeout: 60
     settle: 10
+    task:
+      agent: {runtime: callable, target: "demo_agent.steps:sleepy"}
 
 - name: Have four replicas
   orbiter.fleet.compose_stack:
@@ -113,6 +123,11 @@ started:
   returned: with O(state=applied) and O(state=undone)
   type: int
   sample: 1
+task:
+  description: The task that was tried.
+  returned: when one was
+  type: dict
+  sample: {task_id: gate-3f2a90c1b7d4, status: completed}
 release:
   description: The release that is in use again, empty where there is none to go back to.
   returned: with O(state=undone)
@@ -137,7 +152,7 @@ def applied(stack: Stack, params: dict) -> dict:
     if params["replicas"] is not None:
         stack.scale(params["replicas"])
     goal = stack.wanted()
-    done = stack.apply(goal, params["timeout"], params["settle"])
+    done = stack.apply(goal, params["timeout"], params["settle"], params["task"])
     if not stack.is_drained:
         stack.keep(goal, params["keep"])
     return done
@@ -156,6 +171,7 @@ def main() -> None:
             "drained": {"type": "bool"},
             "timeout": {"type": "int", "default": 60},
             "settle": {"type": "int", "default": 0},
+            "task": {"type": "dict", "default": {}},
             "keep": {"type": "int", "default": 5},
         },
         supports_check_mode=True,

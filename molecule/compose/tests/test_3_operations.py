@@ -123,6 +123,37 @@ def test_rollback_to_a_release_that_is_not_there_changes_nothing(failed, play, i
     assert ids() == before
 
 
+def test_task_of_the_gate_that_fails_takes_the_stack_back(failed, play, fleet, workers):
+    nothing = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:there_is_no_such"}}
+    settings = "sha256sum /etc/orbiter/worker.env"
+    before = workers["worker1"].check_output(settings)
+    variables = {"worker_log_level": "warning", "worker_gate_task": nothing}
+    done = play("playbooks/rolling_update.yml", "--limit=worker1", **variables)
+    shown = one_line(done)
+    assert done.returncode == 2
+    assert "does not do its work: Task gate-" in shown
+    assert "there_is_no_such" in shown
+    assert "worker1 is back on release" in shown
+    assert workers["worker1"].check_output(settings) == before
+    assert len(fleet.instances()) == 4
+
+
+def test_task_of_the_gate_is_tried_with_a_new_image_or_settings_and_not_without(failed, play, fleet):
+    smoke = {"agent": {"runtime": "callable", "name": "smoke", "target": "demo_agent.steps:sleepy"}}
+    variables = {"worker_log_level": "warning", "worker_gate_task": smoke | {"metadata": {"seconds": 0.1}}}
+
+    def completed():
+        tasks = list(fleet.redis.scan_iter("orbiter:task:gate-*"))
+        return sorted(task for task in tasks if fleet.redis.hget(task, "status") == "completed")
+
+    assert play("playbooks/rolling_update.yml", "--limit=worker1", **variables).returncode == 0
+    [task] = completed()
+    assert play("playbooks/rolling_update.yml", "--limit=worker1", **variables).returncode == 0
+    assert completed() == [task]
+    # What follows counts on its settings.
+    assert play("playbooks/rolling_update.yml", "--limit=worker1").returncode == 0
+
+
 def test_drained_host_stays_out_until_it_comes_back(play, fleet, workers, replicas, nothing_lost):
     with Load(fleet) as load:
         assert play("playbooks/drain.yml", "--limit=worker1", worker_drain_reason="more memory").returncode == 0
