@@ -40,7 +40,9 @@ options:
     type: bool
     default: false
   if_running:
-    description: Whether nothing is to be done, instead of a failure, where no Redis answers that the role has set up.
+    description:
+      - Whether nothing is to be done, instead of a failure, where no Redis answers that the role has set up. A check
+        tells then by the file of users who would be another one.
     type: bool
     default: false
   patience:
@@ -126,7 +128,7 @@ UNITS = {"b": 1, "k": 1000, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "g
 class Host:
     """This host's Redis and what is wanted of it; notes what was different."""
 
-    def __init__(self, redis: Redis, options: dict, *, check: bool) -> None:
+    def __init__(self, redis: Redis | None, options: dict, *, check: bool) -> None:
         self._redis = redis
         self._options = options
         self._check = check
@@ -168,7 +170,7 @@ class Host:
 
     def apply_users(self) -> None:
         """Make the users those that are wanted."""
-        wanted = {line.split()[1]: line.split()[2:] for line in lines(self._options["users"])}
+        wanted = parse_users(self._options["users"])
         before, written = self.users(), read_users(Path(self._options["etc"], "users.acl"))
         if self._check:
             after = {name: line for name, line in before.items() if name in wanted or self._options["beside"]}
@@ -178,10 +180,7 @@ class Host:
         else:
             self.set_users(wanted, before)
             after = self.users()
-        for name in sorted(before.keys() | after.keys()):
-            was, now = before.get(name, ""), after.get(name, "")
-            if rights(was) != rights(now):
-                self.note(f"user {name}", masked(was, now, "old"), masked(now, was, "new"))
+        self.note_users(before, after)
         there = before if self._check else after
         now = {name: line.split()[2:] for name, line in there.items()}
         left = {name: rules for name, rules in now.items() if remains(rules, wanted.get(name))}
@@ -190,6 +189,21 @@ class Host:
         )
         if not self._check and not all(same_login(rules, written.get(name)) for name, rules in left.items()):
             self._redis.ask("ACL", "SAVE")
+
+    def foresee_users(self) -> None:
+        """Tell by the file of users who would be another one, where no server tells."""
+        before, wanted = (
+            {name: f"user {name} {' '.join(rules)}" for name, rules in users.items()}
+            for users in (read_users(Path(self._options["etc"], "users.acl")), parse_users(self._options["users"]))
+        )
+        self.note_users(before, (before if self._options["beside"] else {}) | wanted)
+
+    def note_users(self, before: dict[str, str], after: dict[str, str]) -> None:
+        """Note the users that are others than before."""
+        for name in sorted(before.keys() | after.keys()):
+            was, now = before.get(name, ""), after.get(name, "")
+            if rights(was) != rights(now):
+                self.note(f"user {name}", masked(was, now, "old"), masked(now, was, "new"))
 
     def differs(self, name: str, rules: list[str], now: str | None, written: list[str] | None) -> bool:
         """Tell whether a user would become another one, as far as can be known without doing it."""
@@ -344,7 +358,11 @@ def masked(line: str, other: str, age: str) -> str:
 
 def read_users(path: Path) -> dict[str, list[str]]:
     """Return the users that were written last, each with its rules."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return parse_users(path.read_text(encoding="utf-8") if path.exists() else "")
+
+
+def parse_users(text: str) -> dict[str, list[str]]:
+    """Return the users of such a file's lines, each with its rules."""
     return {line.split()[1]: line.split()[2:] for line in lines(text)}
 
 
@@ -353,6 +371,18 @@ def keep_password(etc: Path) -> None:
     fresh = etc / ".admin.new"
     fresh.write_text((etc / "admin.password").read_text(encoding="utf-8"), encoding="utf-8")
     fresh.replace(etc / ".admin.password")
+
+
+def connect(options: dict) -> Redis | None:
+    """Return the server, or None where none is to be there."""
+    if options["if_running"] and not Path(options["etc"], ".admin.password").exists():
+        return None
+    try:
+        return local(0 if options["if_running"] else options["patience"], options["etc"], options["socket"])
+    except NoAnswerError:
+        if options["if_running"]:
+            return None
+        raise
 
 
 def main() -> None:
@@ -372,23 +402,22 @@ def main() -> None:
     )
     os.umask(0o077)
     options = module.params
-    if options["if_running"] and not Path(options["etc"], ".admin.password").exists():
-        module.exit_json(changed=False, names=[], pending=[], ended=[])
     try:
-        redis = local(0 if options["if_running"] else options["patience"], options["etc"], options["socket"])
+        redis = connect(options)
     except (NoAnswerError, RedisError) as error:
-        if options["if_running"] and isinstance(error, NoAnswerError):
-            module.exit_json(changed=False, names=[], pending=[], ended=[])
         module.fail_json(msg=str(error))
     host = Host(redis, options, check=module.check_mode)
     try:
-        host.apply_settings()
-        if options["users"] is not None:
-            host.apply_users()
-        host.apply_certificate()
+        if redis:
+            host.apply_settings()
+            if options["users"] is not None:
+                host.apply_users()
+            host.apply_certificate()
+        elif module.check_mode and options["users"] is not None:
+            host.foresee_users()
     except (WrongError, NoAnswerError, RedisError) as error:
         module.fail_json(msg=str(error), names=host.names)
-    if options["users"] is not None and not module.check_mode:
+    if redis and options["users"] is not None and not module.check_mode:
         keep_password(Path(options["etc"]))
     before, after = ("".join(f"{line}\n" for line in part) for part in (host.before, host.after))
     module.exit_json(

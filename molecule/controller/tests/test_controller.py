@@ -42,6 +42,15 @@ PLAYBOOKS = {
     "retire": {"orbiter_retire": "worker2"},
     "teardown": {"orbiter_teardown": True, "orbiter_teardown_redis": True},
 }
+# What a check of a fleet shows before there is any: settings, users, units, environment.
+NEW = "on sanitize-payload #(new password) "
+FRESH = ("+maxmemory 1gb", f"+user client {NEW}", "+LimitNOFILE=", "+ORBITER_CONCURRENCY=")
+# What a check shows that some of them would change.
+SHOWN = {
+    "scale": "+orbiter-worker@2.service started",
+    "drain": "+orbiter-worker@1.service stopped",
+    "rotate_secrets": f"+user admin {NEW}",
+}
 
 
 class Controller:
@@ -199,6 +208,9 @@ def test_a_check_on_fresh_hosts_ends_well_and_changes_nothing(controller, on, po
     assert fingerprint(on, ports) == before
     if name == "site":
         assert done.returncode == 0
+        for line in FRESH:
+            assert line in done.stdout
+        assert SECRET not in done.stdout
 
 
 def test_the_fleet_comes_up_and_a_second_run_changes_nothing(controller):
@@ -214,6 +226,7 @@ def test_a_check_on_deployed_hosts_ends_well_and_changes_nothing(controller, on,
     done = controller.play(name, "--check", "--diff", **PLAYBOOKS[name])
     assert refused_or_done(done)
     assert fingerprint(on, ports) == before
+    assert SHOWN.get(name, "") in done.stdout
     assert SECRET not in done.stdout
     assert OTHER_SECRET not in done.stdout
 
@@ -227,9 +240,10 @@ def test_a_check_shows_what_settings_would_change_and_no_secret(controller):
         worker_memory_max="500M",
         redis_settings=[{"name": "maxmemory", "value": "200mb"}],
         worker_task_env={"SOME_TOKEN": "hush-hush"},
+        orbiter_redis_users={"reporter": {"password": "hush-hush, nobody hears it", "rights": "monitor"}},
     )
     assert done.returncode == 0
-    for line in ("+ORBITER_CONCURRENCY=", "+MemoryMax=500000000", "+maxmemory 200mb"):
+    for line in ("+ORBITER_CONCURRENCY=", "+MemoryMax=500000000", "+maxmemory 200mb", f"+user reporter {NEW}"):
         assert line in done.stdout
     assert "hush-hush" not in done.stdout
 

@@ -288,6 +288,25 @@ def test_where_the_role_has_set_up_no_redis_that_answers_nothing_is_done(module,
     assert not module("redis_settings", if_running=True, **options)["changed"]
 
 
+def test_a_check_of_a_host_without_a_server_shows_its_users_by_the_file(module, tmp_path):
+    wanted = [OFF, user("worker", "new word", "~q* -@all +ping"), user("client", "new word")]
+    options = {"etc": str(tmp_path), "socket": str(tmp_path / "redis.sock"), "if_running": True, "beside": True}
+    options["users"] = "".join(f"{line}\n" for line in wanted)
+    fresh = module("redis_settings", check=True, diff=True, **options)
+    assert fresh["changed"]
+    assert fresh["diff"]["before"] == ""
+    assert "user worker on sanitize-payload #(new password) ~q* -@all +ping\n" in fresh["diff"]["after"]
+    assert sha256(b"new word").hexdigest() not in json.dumps(fresh)
+    assert list(tmp_path.iterdir()) == []
+    # One that was deployed, and does not run now.
+    (tmp_path / "users.acl").write_text("\n".join([*wanted[:2], user("client", "old word"), user("gone", "old word")]))
+    stopped = module("redis_settings", check=True, diff=True, **options)
+    assert stopped["names"] == ["user client"]
+    assert stopped["diff"]["before"].count("\n") == 1
+    assert "#(old password)" in stopped["diff"]["before"]
+    assert not module("redis_settings", **options)["changed"]
+
+
 def test_who_is_connected_without_tls_is_told_by_address_user_and_name(host, module):
     there = host(OFF, ADMIN)
     options = {"etc": str(there.etc), "socket": str(there.socket)}
@@ -325,6 +344,37 @@ def test_the_role_applies_what_its_templates_say(host, ansible):
     assert "\n-maxmemory 67108864\n" in checked
     assert "\n+maxmemory 65mb\n" in checked
     assert set(there.client.acl_users()) >= {"admin", "worker", "client", "monitor"}
+
+
+def test_a_check_of_a_fresh_host_shows_settings_users_and_units_and_no_secret(ansible, tmp_path):
+    tasks = f"""
+    - setup: {{gather_subset: ["!all", "!min", python]}}
+    - module_defaults: {{orbiter.fleet.redis_settings: {{etc: "{tmp_path}/none", socket: "{tmp_path}/redis.sock"}}}}
+      block:
+        - include_role: {{name: orbiter.fleet.redis, tasks_from: write}}
+        - include_role: {{name: orbiter.fleet.redis, tasks_from: apply}}
+"""
+    # Of the two servers the one that a machine with this test has no files of.
+    given = {"redis_flavor": "valkey", "redis_bind": "127.0.0.1", "redis_password": Server.password}
+    given |= {"__redis_seen": {"packages": {}, "redis": {"ours": False}}}
+    inventory = [f"host ansible_connection=local ansible_python_interpreter={sys.executable}"]
+
+    def check(*settings: dict[str, str], **more: object) -> str:
+        variables = given | {"redis_settings": [{"name": "maxmemory", "value": "64mb"}, *settings]} | more
+        done = ansible(inventory, tasks, f"--extra-vars={json.dumps(variables)}", "--check", "--diff")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for secret in (Server.password, sha256(Server.password.encode()).hexdigest()):
+            assert secret not in done.stdout
+        return done.stdout
+
+    said = check()
+    for line in ("+maxmemory 64mb", "+aclfile /etc/valkey/users.acl", "+LimitNOFILE=65535"):
+        assert f"\n{line}\n" in said
+    assert "\n+user worker on sanitize-payload #(new password) " in said
+    said = check({"name": "tls-key-file-pass", "value": "hush-hush", "dynamic": False})
+    assert "\n+LimitNOFILE=65535\n" in said
+    assert "hush-hush" not in said
+    assert "\n+LimitNOFILE=65535\n" in check(redis_members=["127.0.0.1", "127.0.0.2", "127.0.0.3"])
 
 
 def test_who_stays_connected_without_tls_is_waited_for_and_is_no_failure(ansible, host):
