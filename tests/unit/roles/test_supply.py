@@ -464,7 +464,7 @@ def test_role_refuses_in_preflight_what_nobody_signed_and_tells_the_hash_of_what
     play = (
         "  - ansible.builtin.setup: {gather_subset: [min]}\n"
         "  - ansible.builtin.include_role: {name: orbiter.fleet.worker, tasks_from: preflight_release}\n"
-        "  - ansible.builtin.debug: {msg: 'verified={{ __release_verified.stdout }}'}\n"
+        "  - ansible.builtin.debug: {msg: 'verified={{ release_verified.stdout }}'}\n"
     )
     inventory = [f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}"]
 
