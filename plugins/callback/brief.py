@@ -22,6 +22,14 @@ author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 """
 
+EXAMPLES = r"""
+example: |
+  # ansible.cfg
+  [defaults]
+  stdout_callback = orbiter.fleet.brief
+  display_skipped_hosts = false
+"""
+
 from ansible import constants, context
 from ansible.plugins.callback.default import CallbackModule as Default
 

@@ -20,6 +20,17 @@ author:
   - The Orbiter Fleet authors (@orbiter-fleet)
 """
 
+EXAMPLES = r"""
+example: |
+  # ansible.cfg
+  [defaults]
+  callbacks_enabled = orbiter.fleet.hooks
+
+  # group_vars/all.yml
+  orbiter_hooks_after_failure:
+    - ./tell.sh "$ORBITER_PLAYBOOK failed on $ORBITER_FAILED_HOSTS"
+"""
+
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.orbiter.fleet.plugins.plugin_utils import _hooks
 

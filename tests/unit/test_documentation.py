@@ -1,4 +1,4 @@
-"""`ansible-doc` shows every module, lookup and role; modules that ask Redis share their defaults.
+"""`ansible-doc` shows every plugin and role; modules that ask Redis share their defaults.
 
 Pages name tests that there are.
 """
@@ -17,7 +17,6 @@ import yaml
 
 CHECKOUT = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in (CHECKOUT / "plugins/modules").glob("*.py"))
-LOOKUPS = sorted(path.stem for path in (CHECKOUT / "plugins/lookup").glob("*.py"))
 ROLES = sorted(path.parent.parent.name for path in (CHECKOUT / "roles").glob("*/tasks/main.yml"))
 
 
@@ -36,8 +35,14 @@ def shown(kind, *names):
     return {name.removeprefix("orbiter.fleet."): said for name, said in json.loads(done.stdout).items()}
 
 
-@pytest.mark.parametrize(("kind", "names"), [("module", MODULES), ("lookup", LOOKUPS)], ids=["module", "lookup"])
-def test_every_plugin_is_shown_with_examples_and_results(kind, names):
+def plugins_of(kind):
+    """Return the names of the plugins of a kind."""
+    return sorted(path.stem for path in (CHECKOUT / "plugins" / kind).glob("*.py"))
+
+
+@pytest.mark.parametrize("kind", ["module", "lookup", "filter"])
+def test_every_plugin_is_shown_with_examples_and_results(kind):
+    names = MODULES if kind == "module" else plugins_of(kind)
     found = shown(kind, *names)
     assert sorted(found) == names
     for said in found.values():
@@ -47,12 +52,21 @@ def test_every_plugin_is_shown_with_examples_and_results(kind, names):
 
 
 def test_every_inventory_plugin_is_shown_with_examples():
-    names = sorted(path.stem for path in (CHECKOUT / "plugins/inventory").glob("*.py"))
+    names = plugins_of("inventory")
     found = shown("inventory", *names)
     assert sorted(found) == names
     for name, said in found.items():
         assert said["doc"]["short_description"]
         assert yaml.safe_load(said["examples"])["plugin"] == f"orbiter.fleet.{name}"
+
+
+def test_every_callback_plugin_is_shown_with_an_example_that_names_it():
+    names = plugins_of("callback")
+    found = shown("callback", *names)
+    assert sorted(found) == names
+    for name, said in found.items():
+        assert said["doc"]["short_description"]
+        assert f"orbiter.fleet.{name}" in said["examples"]
 
 
 def test_every_role_is_shown():

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import free_port
+from conftest import COMMAND, free_port
 
 CHECKOUT = Path(__file__).parents[3]
 HERE = f"ansible_connection=local ansible_python_interpreter={sys.executable} ansible_become=false"
@@ -92,6 +92,45 @@ def left(ansible):
 def test_hosts_without_workers_leave_no_queue(left):
     done = left()
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def moving(left, server, run, tmp_path, monkeypatch):
+    """Return a function that checks a fleet whose workers use the test's Redis, where two tasks wait."""
+    monkeypatch.setenv("PATH", f"{Path(COMMAND).parent}:/usr/bin:/bin")
+    monkeypatch.setenv("ORBITER_REDIS_URL", server.url)  # the role's command reads the file
+    settings = tmp_path / "worker.env"
+    quoted = server.url.replace("\\", "\\\\").replace('"', '\\"')
+    settings.write_text(f'ORBITER_REDIS_URL="{quoted}"\n')
+    for number in range(2):
+        run("task", agent={"name": "x", "model": "test"}, input="hello", task_id=f"left-{number}", wait=False)
+    return lambda *options: left(f"-e__left_settings={settings}", *options)
+
+
+def test_tasks_that_another_redis_would_leave_behind_stop_the_run_which_says_both_ways(moving):
+    done = moving()
+    assert done.returncode == 2
+    for words in ("worker1: its workers use Redis at 127.0.0.1, where 2 tasks wait", "nothing was changed"):
+        assert words in said(done)
+    for way in ("orbiter.fleet.backup", "orbiter.fleet.restore", "-e orbiter_leave_queue=true"):
+        assert way in said(done)
+
+
+def test_a_queue_is_left_behind_where_that_is_said(moving):
+    done = moving("-eorbiter_leave_queue=true")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_fleet_whose_redis_stays_leaves_nothing(moving):
+    done = moving("-eredis_bind=127.0.0.1")
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_old_redis_that_is_gone_is_told_and_stops_nothing(moving, server, monkeypatch):
+    monkeypatch.setenv("ORBITER_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
+    done = moving()
+    assert done.returncode == 0, done.stdout
+    assert "its workers use Redis at 127.0.0.1, which cannot be asked" in said(done)
 
 
 @pytest.mark.parametrize(

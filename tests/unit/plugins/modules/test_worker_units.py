@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.orbiter.fleet.plugins.module_utils import _systemd
 from ansible_collections.orbiter.fleet.plugins.module_utils._systemd import TARGET, GateError, names
 from ansible_collections.orbiter.fleet.plugins.modules.worker_units import Host
 
@@ -88,3 +89,17 @@ def test_the_difference_names_release_and_units_before_and_after():
     told = decided(seen(stale=(TWO,)), release="2", instances=3).result()["diff"]
     assert told["before"].splitlines() == ["release 1", f"{ONE} active", f"{TWO} active", f"{THREE} absent"]
     assert told["after"].splitlines() == ["release 2", f"{ONE} restarted", f"{TWO} restarted", f"{THREE} started"]
+
+
+def test_a_check_tells_what_would_change_and_changes_nothing(module, monkeypatch):
+    monkeypatch.setattr(_systemd, "look", lambda: seen(stale=(TWO,)))
+    monkeypatch.setattr(_systemd, "release", lambda: "1")
+    # What would change a host is not there.
+    for name in ("point_at", "stop", "start", "restart", "wait", "keep"):
+        monkeypatch.delattr(_systemd, name)
+    told = module("worker_units", check=True, diff=True, instances=3, release="2", gate_settle=10)
+    assert told["changed"]
+    assert {name: told[name] for name in NONE} == NONE | {"restarted": [ONE, TWO], "started": [THREE]}
+    assert told["diff"]["before"].startswith("release 1\n")
+    assert told["diff"]["after"].startswith("release 2\n")
+    assert module("worker_units", check=True, instances=2)["restarted"] == [TWO]
