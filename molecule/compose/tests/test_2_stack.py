@@ -38,7 +38,7 @@ def test_replicas_are_locked_in(workers, replicas):
             assert "no-new-privileges:true" in limits["SecurityOpt"]
             assert limits["Privileged"] is False
             assert limits["RestartPolicy"]["Name"] == "unless-stopped"
-            assert row["Config"]["StopTimeout"] == 11
+            assert row["Config"]["StopTimeout"] == 20
             assert not row["NetworkSettings"]["Ports"]
             pid = row["State"]["Pid"]
             assert "CapEff:\t0000000000000000" in host.file(f"/proc/{pid}/status").content_string

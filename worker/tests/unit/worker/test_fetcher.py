@@ -577,3 +577,41 @@ async def test_missing_right_makes_no_dead_letters_and_is_told() -> None:
     assert fetching.queue.of("dead_letter") == []
     assert fetching.flow.troubles._failing.keys() == {"claim"}
     await fetching.stop()
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+async def after(seconds: float, answer: Any) -> Any:
+    """Answer as a Redis does that is slow, or frozen for a while."""
+    await asyncio.sleep(seconds)
+    return answer
+
+
+async def test_who_stops_waits_for_late_answers_as_long_as_it_may() -> None:
+    """A claim whose answer nobody waits for is found as a lost worker's, once its lease has run out."""
+    fetching = Fetching(slots=3)
+    fetching.queue.will("fetch", lambda: after(8, [begun("t1", "1-0"), unread("t2", "2-0")]))
+    fetching.queue.will("recover", lambda: after(8, [entry("t3", "3-0")]))
+    await fetching.run()
+    asked = clock()
+    await fetching.fetcher.stop(fetching.running, by=asked + 25)
+    assert fetching.running.done()
+    assert not fetching.running.cancelled()
+    assert fetching.started == ["t1"]
+    assert [call[0] for call in fetching.queue.of("requeue_unread")] == ["2-0"]
+    assert [call[0] for call in fetching.queue.of("requeue")] == ["t3"]
+    assert clock() - asked < 17
+
+
+@pytest.mark.parametrize(("by", "hurries"), [(0, False), (25, True)], ids=["no time", "hurry"])
+async def test_who_has_no_time_left_leaves_late_answers_to_others(*, by: float, hurries: bool) -> None:
+    fetching = Fetching()
+    fetching.queue.will("fetch", lambda: after(8, [begun("t1", "1-0")]))
+    await fetching.run()
+    asked, hurry = clock(), asyncio.Event()
+    if hurries:
+        hurry.set()
+    await fetching.fetcher.stop(fetching.running, by=asked + by, hurry=hurry)
+    assert fetching.running.done()
+    assert clock() - asked < 4

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READ_WAIT = 1.0
+# What an answer of Redis may take beyond that, where nothing else says how long to wait for it.
+ANSWER_WITHIN = 1.0
 RECOVER_BATCH = 100
 SLOT_WITHIN = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
@@ -161,6 +163,7 @@ class Fetcher:
         # The newest entry that a read gave us: what the next one gives is newer.
         self._newest = "0-0"
         self._stopping = False
+        self._stop_by = 0.0
         self._inherits = True
         # What came with outcomes and is still to be read.
         self._unparsed: list[Entry] = []
@@ -176,25 +179,39 @@ class Fetcher:
         """Fetch nothing until :meth:`resume`; returns once that is so."""
         self._flow.open = False
         self._flow.look_again.set()
-        await self._end_read(self.paused.wait())
+        await self._end_read(self.paused.wait(), self._clock() + READ_WAIT + ANSWER_WITHIN)
 
-    async def stop(self, running: asyncio.Task[None]) -> None:
-        """End :meth:`run`, which ``running`` is; a read that waits is ended without losing what it was given."""
+    async def stop(self, running: asyncio.Task[None], *, by: float = 0.0, hurry: asyncio.Event | None = None) -> None:
+        """End :meth:`run`, which ``running`` is, once all that was claimed and did not start is given back.
+
+        A read that waits is ended without losing what it was given. What Redis has not answered by the end of the time
+        is left to other workers, as a crash leaves it: once its lease has run out.
+
+        Args:
+            running: The run of this fetcher.
+            by: Until when to wait (monotonic), at least for what a read and its answer take.
+            hurry: Once it is set, only for that.
+        """
+        soon = READ_WAIT + ANSWER_WITHIN
+        self._stop_by = max(by, self._clock() + soon)
         self._stopping, self._flow.open = True, False
         self._flow.look_again.set()
-        await self._end_read(asyncio.wait({running}))
+        hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+        first = asyncio.wait({running, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await self._end_read(first, self._stop_by - soon)
+        hurried.cancel()
+        await self._end_read(asyncio.wait({running}), self._clock() + soon)
         if not running.done():
             running.cancel()
             await asyncio.wait({running}, timeout=1)
 
-    async def _end_read(self, done: Coroutine[Any, Any, object]) -> None:
-        """Keep ending the blocking read until ``done`` has completed, for a little longer than it can last by itself.
+    async def _end_read(self, done: Coroutine[Any, Any, object], until: float) -> None:
+        """Keep ending the blocking read until ``done`` has completed, or until then (monotonic).
 
         Cancelling a blocked XREADGROUP could leave a delivery that nobody knows of; hanging up does not. It is
         repeated, as the read may have been sent just after the first.
         """
         waiting = asyncio.ensure_future(done)
-        until = self._clock() + READ_WAIT + 1
         while not waiting.done() and self._clock() < until:
             if self._reading:
                 self._hung_up = True
@@ -259,7 +276,7 @@ class Fetcher:
     async def _give_back(self) -> None:
         """Requeue what was delivered here and has not started; what cannot be is reclaimed by another worker."""
         with contextlib.suppress(RedisError, OSError):
-            async with asyncio.timeout(READ_WAIT):
+            async with asyncio.timeout(max(READ_WAIT, self._stop_by - self._clock())):
                 await self._flow.none_under_way.wait()
                 self._accept()
                 unread, self._unparsed = self._unparsed, []

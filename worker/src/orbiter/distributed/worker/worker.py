@@ -270,9 +270,8 @@ class Worker:
         notify("STOPPING=1", f"STATUS=draining, {running} running")
         logger.info("draining: %d running, deadline in %g s", running, timeout)
         status.change(State.DRAINING)
-        await parts.fetcher.stop(fetching)
-        before = status.completed + status.failed
-        hurry = self._commands.hurry
+        before, hurry = status.completed + status.failed, self._commands.hurry
+        await parts.fetcher.stop(fetching, by=began + timeout, hurry=hurry)
         requeued = await parts.slots.drain(began + timeout, hurry)
         requeued += await parts.executor.drain(began + timeout, hurry)
         finished = status.completed + status.failed - before
