@@ -7,6 +7,7 @@ methods of the connection, so that every pool can use it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -221,13 +222,14 @@ class Sentinels:
         failures: list[tuple[str, Exception | None]] = []
         for host, port in list(self._hosts):
             options = {**self._options, "host": host, "port": port, "retry": Retry(NoBackoff(), 0)}
-            # Not entered as a context: whoever is cancelled on the way in, or out, would leave its connection open.
+            # Not entered as a context: whoever is cancelled on the way in, or out, would leave its connection open. So
+            # would who is cancelled while it closes: that goes on without it.
             sentinel = Redis(**options, single_connection_client=True)
             try:
                 try:
                     found = await sentinel.execute_command(*_QUESTION, self._service)  # type: ignore[no-untyped-call]
                 finally:
-                    await sentinel.aclose()
+                    await asyncio.shield(sentinel.aclose())
             except (RedisError, OSError) as error:
                 failures.append((f"{host}:{port}", without_arguments(error)))
                 continue
