@@ -18,6 +18,8 @@ from orbiter.dev.tied import tied
 SLOTS = 8
 SETTINGS = ["--retry-backoff", "0.2", "--stall-timeout", "2", "--log-level", "info"]
 SETTINGS += ["--max-rss-per-process", "400000000"]
+# A group's masters hand over again and again: who starts meanwhile waits for the end of it, as the next start would.
+SETTINGS += ["--connect-timeout", "180"]
 # Of the workers, in order: how many executor processes each has.
 ISOLATION = (("--processes", "1"), ("--processes", "2"), ("--processes", "1"), ("--processes", "2"))
 # It has a sitecustomize.py, by which a process' clock is wrong.

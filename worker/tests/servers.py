@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -282,7 +283,12 @@ class Cluster:
         return f"redis+cluster://127.0.0.1:{self.nodes[0].port},127.0.0.1:{self.nodes[3].port}"
 
     def _alive(self) -> Server:
-        return next(node for node in self.nodes if node.process.poll() is None)
+        """Return a node that runs; one that a test has stopped (SIGSTOP) does not answer."""
+        return next(
+            node
+            for node in self.nodes
+            if node.process.poll() is None and psutil.Process(node.process.pid).status() != psutil.STATUS_STOPPED
+        )
 
     def master_of(self, key: str) -> Server:
         """Return the node that holds a key."""
