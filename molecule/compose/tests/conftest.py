@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,11 +28,19 @@ def replicas() -> Callable[..., list[dict[str, Any]]]:
     return inspect
 
 
-@pytest.fixture(scope="session")
-def nothing_lost(fleet: Fleet) -> Callable[[Any], None]:
-    """Return a function that checks that every task of a load completed, once, at the first try."""
+@pytest.fixture
+def nothing_lost(fleet: Fleet, workers: dict[str, Any]) -> Callable[[Any], None]:
+    """Return a function that checks that every task of a load completed, once, at the first try.
+
+    First that no replica was killed since the test began: its tasks would run again, and its log is gone with it.
+    """
+    began = time.time()
+    events = "docker events --since %s --until %s --filter event=die --format %s"
+    shape = "{{.Time}} {{.ID}} {{.Actor.Attributes.exitCode}}"
 
     def check(load: Any) -> None:
+        ended = [host.check_output(events, f"{began:.0f}", f"{time.time():.0f}", shape) for host in workers.values()]
+        assert [line for text in ended for line in text.splitlines() if not line.endswith(" 0")] == []
         assert len(load.ids) > 5
         fleet.assert_nothing_lost(load.ids, within=90)
 
