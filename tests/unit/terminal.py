@@ -58,8 +58,12 @@ class Terminal:
         return said
 
 
-def new_clone(top):
-    """Return a terminal in a clone of this checkout below a folder, with what is not committed yet."""
+def new_clone(top, *, downloads=False):
+    """Return a terminal in a clone of this checkout below a folder, with what is not committed yet.
+
+    With ``downloads`` it has no program of this checkout, and pip as the user has set it up: what has been downloaded
+    once need not be asked for again.
+    """
     home, clone = top / "home", top / "orbiter"
     home.mkdir()
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], check=True)
@@ -72,7 +76,16 @@ def new_clone(top):
             shutil.copy2(source, target)
         else:
             target.unlink(missing_ok=True)
-    return Terminal(home, clone)
+    terminal = Terminal(home, clone)
+    if downloads:
+        words = [sys.executable, "-m", "pip", "cache", "dir"]
+        cache = subprocess.run(words, check=True, text=True, capture_output=True).stdout
+        terminal.environment["PIP_CACHE_DIR"] = cache.strip()
+        terminal.environment |= {
+            name: value for name, value in os.environ.items() if re.match("PIP_|SSL_|.*_proxy$", name)
+        }
+        terminal.environment["PATH"] = os.environ["PATH"].replace(f"{CHECKOUT}/.venv/bin:", "")
+    return terminal
 
 
 def section(page, heading):

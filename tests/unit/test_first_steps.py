@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from terminal import CHECKOUT, commands, new_clone, section
+
+MINUTES = 3  # from a clone to the answer of an agent of one's own
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +91,36 @@ def test_passwords_and_settings_of_the_first_inventory_take_effect(terminal, ins
     assert first != second
     assert '["my_agents"]' in said.replace("\\", "")
     assert "inventories/mine/../../my-agents" in said
+
+
+@pytest.mark.nightly  # downloads what the worker needs
+def test_python_in_60_seconds_leads_to_an_answer_within_minutes(tmp_path):
+    terminal = new_clone(tmp_path, downloads=True)
+    text = section("README.md", "Python in 60 seconds")
+    make, install, dev, run = commands(text)
+    (script,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (terminal.clone / run.split()[1]).write_text(script)
+
+    began = time.monotonic()
+    terminal.done(f"{make} && {install}")
+    log = tmp_path / "dev.log"
+    with log.open("wb") as output:
+        words = ["bash", "-c", f". venv/bin/activate && exec {dev}"]
+        process = subprocess.Popen(
+            words, cwd=terminal.clone, env=terminal.environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        while "is ready after" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() - began < 60 * MINUTES, log.read_text()
+            time.sleep(0.1)
+        change, export = re.findall(r"^  (cd .*|export .*)$", log.read_text(), flags=re.MULTILINE)
+        said = terminal.done(f"{change} && {export} && {run}").replace("\r", "")
+        # A text comes in one event or in several.
+        said = re.sub(r"(?:^text\n)+", "text\n", said, flags=re.MULTILINE)
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+    assert said.splitlines() == re.findall(rf"\$ {re.escape(run)}\n(.*?)```", text, flags=re.DOTALL)[0].splitlines()
+    assert time.monotonic() - began < 60 * MINUTES

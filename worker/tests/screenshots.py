@@ -1,16 +1,22 @@
-"""Takes the pictures in docs/dashboard.md of a fleet under load. Usage: python -m tests.screenshots FOLDER."""
+"""Takes the pictures in the pages: of the dashboard under load, and of a listing. Usage: python -m tests.screenshots FOLDER."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import random
+import re
 import sys
 import tempfile
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from orbiter.distributed import Client
+from rich.console import Console
+
+from orbiter.cli.listing import Choice
+from orbiter.cli.worker import workers_view
+from orbiter.distributed import Client, get_worker_fleet_status
 from tests.integration.dashboards import dashboard
 from tests.integration.test_dashboard_browser import chromium
 from tests.servers import plain_server
@@ -61,6 +67,16 @@ async def _running(client: Client, task_id: str) -> bool:
     return task is not None and task.started_at is not None
 
 
+async def listing(url: str) -> str:
+    """Return what ``orbiter worker list`` prints in a terminal of 100 columns, as SVG."""
+    shown = Choice(("id", "status", "tasks", "failed", "concurrency", "heartbeat"))
+    terminal = Console(record=True, file=io.StringIO(), width=100, force_terminal=True)
+    terminal.print(workers_view(await get_worker_fleet_status(url), shown))
+    picture = terminal.export_svg(title="orbiter worker list")
+    # Whoever looks at it is told to nobody: the font is the system's.
+    return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+
+
 async def take(folder: Path) -> None:
     """Bring a fleet up, and take pictures of its pages in each size and colour."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +91,7 @@ async def take(folder: Path) -> None:
         talking, failed = await load(client)
         keeping = asyncio.create_task(_orders(client, 100_000, every=0.08))
         stack.push_async_callback(_ended_by, keeping)
+        (folder / "worker-list.svg").write_text(await listing(url))
         browser = await stack.enter_async_context(dashboard(url, allow_actions=True))
         for look, (width, height) in SIZES.items():
             colours = "dark" if look == "dark" else "light"

@@ -24,7 +24,8 @@ import redis
 from orbiter.distributed.errors import how_to_install
 from tests.support import PATIENCE, command_line, environment, free_port, is_alive, wait_until
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "demo_agent"
+CHECKOUT = Path(__file__).parents[3]
+EXAMPLE = CHECKOUT / "examples" / "demo_agent"
 TOOL = 'def shout(text: str) -> str:\n    """Shout."""\n    print("shouting", flush=True)\n    return "{word}"\n'
 TALK = """
 import asyncio
@@ -193,6 +194,22 @@ async def test_the_printed_lines_lead_to_a_streamed_answer_of_the_example(start)
     assert f"task {task_id}\nstatus starting" in dev.log
     assert '\n{"word_count":1,"slugify":"a"}\n' in dev.log
     assert "Orbiter Worker Starting" not in dev.log, "the worker's banner would come again with each reload"
+
+
+async def test_the_script_of_the_readme_gets_its_answer_from_a_tool_of_ones_own(start, tmp_path: Path) -> None:
+    text = (CHECKOUT / "README.md").read_text().partition("\n## Python in 60 seconds\n")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (options,) = re.findall(r"^\$ orbiter dev (.*)$", text, re.MULTILINE)
+    (run, shown) = re.findall(r"^\$ (python [^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0]
+    (tmp_path / run.split()[1]).write_text(script)
+    began = time.monotonic()
+    dev = start(tmp_path, *options.split())
+    await dev.ready()
+    answer = dev.paste(f"; {run}")
+    assert time.monotonic() - began < 60
+    # A text comes in one event or in several.
+    assert re.sub(r"(?:^text\n)+", "text\n", answer, flags=re.MULTILINE).endswith(shown)
+    await dev.said("-> word_count")
 
 
 async def test_without_an_agent_at_hand_the_printed_line_brings_one(start, tmp_path: Path) -> None:

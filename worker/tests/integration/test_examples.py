@@ -148,20 +148,21 @@ async def test_the_clients_in_the_docs_run(fleet: Fleet, name: str, last: str) -
 
 
 @pytest.mark.parametrize(
-    ("page", "name", "last"),
+    ("block", "last"),
     [
-        ("README.md", "Be short.", "success (no tool calls)"),
-        ("docs/python.md", "submitted", "success (no tool calls)"),
-        ("docs/python.md", "order-4711", "order-0815 is unknown"),
+        (("README.md", "Be short."), '{"word_count":1}'),
+        (("docs/python.md", "submitted"), "success (no tool calls)"),
+        (("docs/python.md", "order-4711"), "order-0815 is unknown"),
     ],
 )
 async def test_the_scripts_for_python_run_as_they_stand(
-    fleet: Fleet, page: str, name: str, last: str, tmp_path: Path
+    fleet: Fleet, block: tuple[str, str], last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "script.py").write_text(_of_page(page, name))
-    async with working(fleet.url):
+    (tmp_path / "hello.py").write_text(_of_page(*block))
+    monkeypatch.syspath_prepend(tmp_path)
+    async with working(fleet.url, allow_import=["hello"]):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "script.py"),
+            *(sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "hello.py"),
             cwd=tmp_path,
             env=environment(ORBITER_REDIS_URL=fleet.url),
             stdout=asyncio.subprocess.PIPE,
