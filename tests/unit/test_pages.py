@@ -48,6 +48,20 @@ def test_a_cell_of_a_table_holds_no_paragraph():
     assert long == [], f"a cell has {CELL} characters at most: write what is longer below the table"
 
 
+def measured(name):
+    """Return the rows of the table of peers that a page has, by peer."""
+    table = PAGES[name].partition("\n| | drain, tasks/s |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    # Tasks drained, tasks submitted at once, wait; a row may have none of these.
+    return {row[0]: row[1:4] for row in rows if any(row[1:4])}
+
+
+def test_the_comparison_has_the_numbers_that_were_measured():
+    peers = measured("docs/performance-peers.md")
+    assert {"ours", "ours, isolated", "bullmq", "dramatiq"} <= set(peers)
+    assert measured("docs/compared.md") == peers
+
+
 @pytest.mark.parametrize("name", ["docs/sizing.md"])
 def test_what_a_page_computes_is_what_it_shows(name):
     code, shown = (

@@ -1,4 +1,4 @@
-"""Takes the pictures in the pages: of the dashboard under load, and of a listing. Usage: python -m tests.screenshots FOLDER."""
+"""Takes the pages' pictures: of the dashboard under load, and of a listing. Usage: python -m tests.screenshots FOLDER."""
 
 from __future__ import annotations
 
