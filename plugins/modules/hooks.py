@@ -15,7 +15,7 @@ description:
   - Runs O(before_deploy), one after another, on the controller. The first one that fails ends the task.
   - Notes O(after_deploy) and O(after_failure), one of which the callback P(orbiter.fleet.hooks#callback) runs at the
     end of the run, whichever way that ends.
-  - They learn about the run from C(ORBITER_*) of their environment.
+  - They learn about the run from C(ORBITER_*) of their environment; a webhook is posted the same as JSON.
 options:
   state:
     description: With V(known), nothing is run, and O(release) is noted for those at the end.
@@ -23,7 +23,7 @@ options:
     choices: [began, known]
     default: began
   before_deploy:
-    description: Commands, each a text, which a shell reads, or a list of words.
+    description: Commands, each a text, which a shell reads, or a list of words; or webhooks, each with C(url) alone.
     type: list
     elements: raw
     default: []
@@ -75,7 +75,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ran:
-  description: How many commands have run.
+  description: How many commands have run and webhooks were told.
   returned: always
   type: int
   sample: 1

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.orbiter.fleet.plugins.plugin_utils import _hooks
 
 CHECKOUT = Path(__file__).parents[3]
 LOCAL = f"ansible_connection=local ansible_become=false ansible_python_interpreter={sys.executable}"
@@ -51,6 +55,38 @@ def deploy(ansible, tmp_path, monkeypatch):
     return run
 
 
+SLOW = 15  # seconds
+
+
+@contextmanager
+def chat(answer=200):
+    """Run a server that takes what is posted to it; yield its address and what came. Without an answer it is slow."""
+    posts, over = [], threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posts.append((self.path, self.headers["Content-Type"], json.loads(body)))
+            for _ in range(SLOW * 4 if answer is None else 0):
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if over.wait(0.25):
+                    return
+            self.send_response(answer or 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", posts
+        finally:
+            over.set()
+            server.shutdown()
+
+
 ALL = {"before_deploy": [TELL], "after_deploy": [TELL], "after_failure": [TELL]}
 
 
@@ -70,6 +106,56 @@ def test_hooks_are_told_which_hosts_failed(deploy):
         "before_deploy began deploy  w1,w2 [] alice",
         "after_failure failed deploy  w1,w2 [w2] alice",
     ]
+
+
+def test_a_webhook_is_posted_what_hooks_are_told(deploy):
+    with chat() as (address, posts):
+        hook = [{"url": f"{address}/of/s3cret"}]
+        done, said, _told = deploy(
+            STAGED, FAILS, before_deploy=hook, after_deploy=hook, after_failure=hook, options=["-vvv"]
+        )
+    assert done.returncode == 2
+    assert "s3cret" not in said
+    assert {(path, kind) for path, kind, _body in posts} == {("/of/s3cret", "application/json")}
+    before, after = (body for _path, _kind, body in posts)
+    assert (before["hook"], before["outcome"], before["failed_hosts"]) == ("before_deploy", "began", [])
+    assert after == {
+        "hook": "after_failure",
+        "playbook": "deploy",
+        "release": "2-bb",
+        "hosts": ["r1", "w1", "w2"],
+        "outcome": "failed",
+        "failed_hosts": ["w2"],
+        "user": "alice",
+        "controller": before["controller"],
+        "text": "deploy of 2-bb failed on w2, by alice",
+    }
+
+
+@pytest.mark.parametrize("answer", [302, 404, 500])
+def test_a_webhook_that_refuses_stops_a_deploy_and_is_a_warning_at_its_end(deploy, answer):
+    with chat(answer) as (address, posts):
+        hook = [{"url": f"{address}/s3cret"}]
+        done, said, told = deploy(CHANGES, before_deploy=hook, after_failure=[TELL])
+        assert done.returncode == 2
+        assert f"before_deploy hook 1 (webhook of 127.0.0.1) was answered with {answer}" in said
+        assert ("CHANGES" in said, len(told)) == (False, 1)
+        done, said, _told = deploy(CHANGES, after_deploy=hook)
+        assert done.returncode == 0
+        assert f"was answered with {answer}" in said
+    assert [path for path, _kind, _body in posts] == ["/s3cret"] * 2
+    done, said, _told = deploy(CHANGES, after_deploy=hook)
+    assert done.returncode == 0
+    assert "was not reached: Connection refused" in said
+    assert "s3cret" not in said
+
+
+def test_a_webhook_that_answers_byte_by_byte_is_not_waited_for(deploy):
+    with chat(answer=None) as (address, posts):
+        done, said, _told = deploy(CHANGES, before_deploy=[{"url": f"{address}/s3cret"}], timeout=1)
+    assert done.returncode == 2
+    assert "before_deploy hook 1 (webhook of 127.0.0.1) did not answer within 1 s" in said
+    assert ("CHANGES" in said, "s3cret" in said, len(posts)) == (False, False, 1)
 
 
 def test_a_failing_hook_before_stops_the_run_and_says_why(deploy):
@@ -127,9 +213,12 @@ def test_hooks_for_the_end_that_nothing_would_run_are_refused(deploy, monkeypatc
 @pytest.mark.parametrize(
     ("hooks", "named"),
     [
-        ({"before_deploy": "make tell"}, "orbiter_hooks_before_deploy is 'make tell'"),
+        ({"before_deploy": "make s3cret"}, "orbiter_hooks_before_deploy is no list"),
+        ({"after_deploy": {"url": "https://x/s3cret"}}, "orbiter_hooks_after_deploy is no list"),
         ({"after_deploy": ["", "x"]}, "orbiter_hooks_after_deploy[0]"),
-        ({"after_failure": ["x", {"a": 1}]}, "orbiter_hooks_after_failure[1]"),
+        ({"after_failure": ["x", {"a": 1}]}, "orbiter_hooks_after_failure[1] has a;"),
+        ({"after_deploy": [{"url": "https://x", "body": "s3cret"}]}, "orbiter_hooks_after_deploy[0] has body, url;"),
+        ({"after_deploy": [{"url": "chat.example.net/s3cret"}]}, "orbiter_hooks_after_deploy[0].url"),
         ({"before_deploy": ["x"], "timeout": "soon"}, "orbiter_hooks_timeout is 'soon'"),
     ],
 )
@@ -138,6 +227,26 @@ def test_what_is_no_hook_is_refused_by_name(deploy, hooks, named):
     assert done.returncode == 2
     assert named in said
     assert "CHANGES" not in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///s3cret",
+        "ftp://x/s3cret",
+        "https://",
+        "https://x:s3cret",
+        "https://x:0/",
+        "https://x/ s3cret",
+        "https://x/é",
+        7,
+    ],
+)
+def test_a_webhook_is_reached_by_http_only(url):
+    with pytest.raises(ValueError, match=r"^hooks\[0\]\.url .*must begin with http:// or https://") as refused:
+        _hooks.commands("hooks", [{"url": url}])
+    assert "s3cret" not in str(refused.value)
 
 
 def test_without_hooks_nothing_is_asked_for(deploy):
