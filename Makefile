@@ -80,8 +80,14 @@ test-nightly: ## Test what takes too long for every day: faults of 20 seeds and 
 	  [ -n "$(SCENARIO)" ] || pytest tests/unit -m nightly || failed=1; \
 	  [ -n "$(SCENARIO)" ] || tools/ansible_test.sh units || failed=1; \
 	  [ -n "$(SCENARIO)" ] || (cd worker && pytest tests/integration -m nightly) || failed=1; \
+	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-servers || failed=1; \
 	  NIGHTLY=1 PYTEST_ADDOPTS="-m ''" tools/molecule.sh $(SCENARIO) || failed=1; \
 	  [ -n "$(SCENARIO)" ] || $(MAKE) --no-print-directory test-vm || failed=1; exit $$failed
+
+.PHONY: test-servers
+test-servers: setup ## Run the integration tests on Redis 7.0, Redis 8.0 and Valkey 8.1 of Debian (WORDS="tests/integration/test_cli.py" for some)
+	@tools/prereqs.sh promtool browser tmux servers
+	python tools/servers.py $(WORDS)
 
 .PHONY: test-vm
 test-vm: ## Test executor processes in cgroups, on a virtual host with a kernel of its own (emulated: half an hour)

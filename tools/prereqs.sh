@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the project needs on this machine, only what is missing, and says what it does.
-# Usage: prereqs.sh PART...   with PART one of: python redis promtool lint engine vm browser tmux
+# Usage: prereqs.sh PART...   with PART one of: python redis promtool lint engine vm browser tmux servers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -80,6 +80,8 @@ browser() { apt chromium=chromium fc-list=fontconfig; }
 
 tmux() { apt tmux=tmux; }
 
+servers() { apt mmdebstrap=mmdebstrap; }
+
 lint() { apt shellcheck=shellcheck luacheck=lua-check; }
 
 engine() {
@@ -102,7 +104,7 @@ engine() {
 
 for part in "$@"; do
   case $part in
-    python | redis | promtool | lint | engine | vm | browser | tmux) "$part" ;;
-    *) echo "prereqs: unknown part '$part'; known: python redis promtool lint engine vm browser tmux" >&2; exit 2 ;;
+    python | redis | promtool | lint | engine | vm | browser | tmux | servers) "$part" ;;
+    *) echo "prereqs: unknown part '$part'; known: python redis promtool lint engine vm browser tmux servers" >&2; exit 2 ;;
   esac
 done
