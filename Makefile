@@ -42,6 +42,7 @@ lint: setup ## Check style, types, shell and Lua scripts, workflows
 	python tools/rights.py --check
 	python tools/monitoring.py --check
 	python tools/reference.py --check
+	python tools/guide_tests.py --check
 	git ls-files '*.sh' .ci/run | xargs shellcheck --external-sources
 	@tools/luacheck.sh
 	actionlint

@@ -39,6 +39,7 @@ def test_hosts_run_the_image_of_the_registry_by_its_digest(reference, workers, r
     assert images == {reference}
 
 
+@pytest.mark.guide("Dockerfile", '`CMD ["orbiter", "start", "worker", "--concurrency", "4"]`')
 def test_image_says_what_it_is_and_how_it_is_run(image, reference):
     config = image["Config"]
     assert config["User"] == "10001:10001"

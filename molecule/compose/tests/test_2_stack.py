@@ -16,12 +16,16 @@ CHECKOUT = Path(__file__).parents[3]
 STACK = "docker compose --file /etc/orbiter/docker-compose.yml"
 
 
+@pytest.mark.guide(
+    "docker-compose.yml", "`worker`: URL, `depends_on`, two replicas, `restart`, `stop_grace_period`, `stop_signal`"
+)
 def test_two_replicas_a_host_are_at_work(fleet, workers, replicas):
     names = {(row["Config"]["Hostname"], name) for name, host in workers.items() for row in replicas(host)}
     assert len(names) == 4
     assert fleet.instances() == names
 
 
+@pytest.mark.guide("Dockerfile", "application code, for tools by importable path")
 def test_a_task_runs(fleet):
     ids = fleet.submit([0.1] * 20)
     fleet.wait_until_done(ids, within=60)
@@ -160,6 +164,7 @@ def test_check_of_a_scale_shows_the_replicas_that_would_be_there(play, workers, 
     assert ids() == before
 
 
+@pytest.mark.guide("docker-compose.yml", "a replica that is stopped loses nothing")
 def test_stop_and_scale_by_hand_under_load_loses_nothing(fleet, workers, replicas, nothing_lost):
     one, other = workers["worker1"], workers["worker2"]
     with Load(fleet) as load:
@@ -184,6 +189,7 @@ def test_stop_and_scale_by_hand_under_load_loses_nothing(fleet, workers, replica
     nothing_lost(load)
 
 
+@pytest.mark.guide("docker-compose.yml", "a replica that is stopped loses nothing")
 def test_task_that_outlives_the_stop_is_handed_back(fleet, workers, replicas):
     ids = fleet.submit([25])  # long beside a drain of 6 s, so that it still runs when a busy machine has begun to stop
     wait_until(lambda: fleet.statuses(ids) == ["running"], within=30, what=lambda: str(fleet.tasks(ids)))
@@ -229,6 +235,7 @@ def by_hand(on):
     host.check_output(f"{call} --profile temporal down --volumes")
 
 
+@pytest.mark.guide("Usage", "`docker compose up -d`, `--scale worker=4`")
 def test_stack_by_hand_runs_tasks_and_scales_as_in_the_guide(by_hand, on, replicas):
     by_hand("up --detach --quiet-pull")
     assert len(replicas(on("worker1"), project="hand")) == 2
@@ -250,6 +257,7 @@ def test_stack_by_hand_runs_tasks_and_scales_as_in_the_guide(by_hand, on, replic
     assert "6379" not in by_hand("ps --format '{{ .Ports }}' redis").replace("6379/tcp", "")
 
 
+@pytest.mark.guide("docker-compose.yml", "profile `temporal`: `temporal`, `temporal-worker`")
 def test_stack_by_hand_has_the_temporal_profile_of_the_guide(by_hand):
     services = json.loads(by_hand("--profile temporal config --format json"))["services"]
     assert set(services) == {"redis", "worker", "temporal", "temporal-worker"}

@@ -104,6 +104,7 @@ def container(on, compose):
     return inspect
 
 
+@pytest.mark.guide("Usage", "`docker compose --profile temporal up -d`")
 def test_profile_brings_a_temporal_and_a_worker_that_uses_it(compose):
     compose("--profile temporal up -d")
 
@@ -115,6 +116,7 @@ def test_profile_brings_a_temporal_and_a_worker_that_uses_it(compose):
     wait_until(lambda: listed() == wanted, within=60, what=lambda: f"{listed()}\n{compose('logs --tail=20')}")
 
 
+@pytest.mark.guide("Usage", "…and its tasks survive a crash of `temporal-worker`")
 def test_kill_9_of_the_temporal_worker_loses_none_of_its_tasks(compose, submit, tasks, on, container):
     ids = submit(SLOTS, 8)  # so many that the temporal-worker has its share
 

@@ -41,6 +41,10 @@ def main_environment(host):
     return process_environment(host, main_pid(host))
 
 
+@pytest.mark.guide(
+    "Recommended settings",
+    "`maxmemory`, `maxmemory-policy`, `appendonly`, `appendfsync`, `maxclients`, `timeout`, `tcp-keepalive`",
+)
 @pytest.mark.parametrize("name", GUIDE)
 def test_redis_runs_with_the_settings_of_the_guide(fleet, name):
     assert fleet.redis.config_get(name) == {name: GUIDE[name]}
@@ -52,6 +56,7 @@ def test_redis_refuses_who_does_not_give_the_password(on):
     assert redis.run("redis-cli --no-auth-warning -a wrong ping").stderr.startswith("AUTH failed: WRONGPASS")
 
 
+@pytest.mark.guide("Worker not claiming tasks", "`redis-cli -u $ORBITER_REDIS_URL ping`")
 def test_redis_cli_takes_the_url_that_workers_take(on, workers):
     """The guide's troubleshooting: redis-cli -u $ORBITER_REDIS_URL ping."""
     for host in workers.values():
@@ -66,6 +71,7 @@ def test_redis_listens_inside_the_fleet_only(on, fleet):
     assert {line.split()[3] for line in listening} == {"127.0.0.1:6379", f"{address}:6379"}
 
 
+@pytest.mark.guide("Recommended settings", "`maxclients`: as many files may be open")
 def test_redis_may_open_a_file_for_every_client(on):
     pid = on("redis1").check_output("systemctl show --property=MainPID --value redis-server")
     limits = on("redis1").file(f"/proc/{pid}/limits").content_string
@@ -82,10 +88,12 @@ def test_redis_password_is_readable_to_root_and_redis_only(on):
     assert (password.mode, password.user, password.group) == (0o640, "root", "redis")
 
 
+@pytest.mark.guide("Process manager (systemd)", "`orbiter-worker@1`, `@2`")
 def test_two_instances_a_host_are_at_work(workers, fleet):
     assert fleet.instances() == {(name, number) for name in workers for number in ("1", "2")}
 
 
+@pytest.mark.guide("Process manager (systemd)", "`enable`: they start with their host")
 def test_workers_start_with_their_host(workers):
     for host in workers.values():
         assert host.check_output("systemctl is-enabled orbiter-workers.target") == "enabled"
@@ -93,6 +101,9 @@ def test_workers_start_with_their_host(workers):
         assert not host.service("orbiter-worker@3").is_enabled
 
 
+@pytest.mark.guide(
+    "Process manager (systemd)", "`Environment=ORBITER_REDIS_URL`: ours stands in a file that others cannot read"
+)
 def test_settings_are_readable_to_root_only(workers):
     for host in workers.values():
         settings = host.file("/etc/orbiter/worker.env")
@@ -161,6 +172,9 @@ def test_workers_cannot_be_looked_into_by_their_user(workers):
             assert host.run(f"runuser --user orbiter -- head -c 1 /proc/{pid}/{file}").rc != 0
 
 
+@pytest.mark.guide(
+    "Process manager (systemd)", "`Environment=ORBITER_REDIS_URL`: ours stands in a file that others cannot read"
+)
 def test_no_secret_is_in_a_unit_a_process_list_or_a_log(workers, runner):
     password = shlex.quote(runner.get_variables("redis1")["orbiter_redis_password"])
     for host in workers.values():
@@ -168,6 +182,7 @@ def test_no_secret_is_in_a_unit_a_process_list_or_a_log(workers, runner):
         assert host.run(f"({shown}) | grep --fixed-strings -e {password} | grep -v grep").stdout == ""
 
 
+@pytest.mark.guide("Process manager (systemd)", "`User=`")
 def test_workers_run_as_their_own_user_and_may_not_write_to_the_system(workers):
     for host in workers.values():
         pid = host.check_output("systemctl show --property=MainPID --value orbiter-worker@1")

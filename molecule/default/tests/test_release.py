@@ -123,6 +123,7 @@ def test_unknown_extra_is_refused_naming_the_known(build):
     assert "worker_extras: the worker has no extra banana that can go into a release; it has temporal" in said
 
 
+@pytest.mark.guide("Dockerfile", "application code, for tools by importable path")
 def test_project_wheel_and_requirements_go_into_one_release(build, tmp_path):
     wheel = make_wheel(tmp_path / "given", "tools")
     requirements = tmp_path / "needs.txt"

@@ -89,6 +89,7 @@ def test_nothing_stays_in_the_queue(fleet, load):
     assert fleet.left_over() == {"waiting": 0, "pending": 0}
 
 
+@pytest.mark.guide("Process manager (systemd)", "`KillSignal=SIGTERM`, `TimeoutStopSec`")
 def test_units_stop_by_themselves_in_time(workers, load):
     assert load["instance_took"] < STOP_TIMEOUT
     assert load["host_took"] < STOP_TIMEOUT

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fleet import wait_until
 
 
+@pytest.mark.guide("Process manager (systemd)", "`Restart=always`, `RestartSec=5`")
 def test_instance_that_is_killed_starts_again_by_itself(workers):
     """The guide's unit: Restart=always, RestartSec=5."""
     host = workers["worker1"]

@@ -40,6 +40,7 @@ def test_check_shows_it_and_changes_nothing(play, fleet, workers):
     assert fleet.instances() == every(workers, 1)
 
 
+@pytest.mark.guide("Scaling Recommendations", "workers of several instances a host")
 def test_from_one_to_four(scaled, workers):
     done, at_work = scaled["up"]
     assert done.returncode == 0

@@ -69,6 +69,7 @@ def states(on):
     return {row["state"] for row in json.loads(listed) if row["alive"]}
 
 
+@pytest.mark.guide("Temporal Execution", "on hosts of a fleet (ours)")
 def test_tasks_run_as_workflows_of_temporal(fleet, temporal, address):
     ids = fleet.submit([0.2] * 12)
     fleet.wait_until_done(ids, within=60)
@@ -80,6 +81,7 @@ def test_tasks_run_as_workflows_of_temporal(fleet, temporal, address):
     assert json.loads(shown)["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_COMPLETED"
 
 
+@pytest.mark.guide("Temporal Execution", "on hosts of a fleet (ours)")
 def test_tasks_of_a_host_whose_workers_are_killed_complete_elsewhere(fleet, workers):
     ids = fleet.submit([8] * 12)  # more than one host has slots for
     wait_until(lambda: set(hosts_at_work(fleet, ids)) == set(workers), within=30, what=lambda: str(fleet.tasks(ids)))

@@ -57,6 +57,7 @@ async def run(fleet: Fleet, server: OpenAIServer, *replies: Reply, config: Any =
 # What a model says
 
 
+@pytest.mark.guide("Local Execution", "`orbiter start worker --redis-url …` runs agents here")
 async def test_text_deltas_arrive_as_text_and_as_the_result(fleet: Fleet, server: OpenAIServer) -> None:
     ended = await run(fleet, server, text("Hel", "lo", "!"))
     assert ended.task.status == TaskStatus.COMPLETED

@@ -69,6 +69,7 @@ def redis_url(redis_url: str) -> Iterator[str]:
         client.config_set("save", "")
 
 
+@pytest.mark.guide("Built-in alert rules", "the table: its five rules, thresholds, severities")
 def test_the_rules_are_those_of_the_guide() -> None:
     rules = [(rule.title, rule.comparison, rule.threshold, rule.severity.upper()) for rule in RULES]
     assert register_distributed_alerts() == list(RULES) == alert_manager.rules
@@ -82,6 +83,7 @@ def test_the_rules_are_those_of_the_guide() -> None:
     ]
 
 
+@pytest.mark.guide("Built-in alert rules", "each fires beyond its threshold, and not at it: in process")
 @pytest.mark.parametrize(("values", "fires"), CASES)
 async def test_a_rule_fires_beyond_its_threshold_and_not_at_it(values: dict[str, float], fires: set[str]) -> None:
     heard: list[Alert] = []
@@ -119,6 +121,7 @@ async def test_a_callback_that_fails_does_not_silence_the_others() -> None:
     assert [alert.rule.name for alert in heard] == [NOBODY]
 
 
+@pytest.mark.guide("Built-in alert rules", "`register_distributed_alerts()`")
 async def test_a_worker_evaluates_what_its_process_has_registered(fleet: Fleet) -> None:
     heard: list[Alert] = []
     register_distributed_alerts(heard.append)
@@ -185,6 +188,7 @@ async def _arrange(client: Redis, values: dict[str, float]) -> None:
             await pipeline.execute()
 
 
+@pytest.mark.guide("Built-in alert rules", "…by `orbiter alerts check` (ours)")
 async def test_the_command_exits_with_1_where_a_rule_fires(redis_url: str, redis_client: Redis) -> None:
     # Two rules from both sides at once: starting the command takes longer than evaluating.
     at = QUIET | {"queue_depth": 500, "failure_rate": 0.1, "wait_time": 60}
@@ -304,6 +308,7 @@ def _promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.guide("Built-in alert rules", "…and in Prometheus (ours)")
 def test_prometheus_evaluates_the_same_rules(tmp_path: Path) -> None:
     exported = orbiter("alerts", "export", "--format", "prometheus")
     assert (exported.returncode, exported.stderr) == (0, "")

@@ -487,6 +487,7 @@ async def test_cancelling_an_unknown_task_says_so(broker: TaskBroker, redis_clie
     assert await redis_client.exists(keys.task("nobody")) == 0
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "what it cancelled stays so")
 async def test_a_cancel_of_the_old_system_stands(broker: TaskBroker, store: TaskStore, redis_client: Redis) -> None:
     """0.1 clients write the status themselves, without an end time or an event."""
     task_id = await broker.submit(TaskPayload())

@@ -34,6 +34,7 @@ def worker(redis_url: str, tmp_path: Path) -> Iterator[Popen[bytes]]:
 # -- start worker ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Via CLI", "startup banner: worker id, masked URL, queue, concurrency")
 async def test_the_banner_comes_first_and_a_drained_worker_exits_0(redis_url: str, redis_client: Redis) -> None:
     url = redis_url.replace("redis://", "redis://default:hunter2@")
     await redis_client.config_set("requirepass", "hunter2")
@@ -67,6 +68,7 @@ async def _state(client: Redis, worker_id: str, state: str) -> bool:
     return await client.hget(f"orbiter:workers:{worker_id}", "state") == state
 
 
+@pytest.mark.guide("Graceful Shutdown", "`Ctrl+C`")
 async def test_ctrl_c_drains_too_and_json_logs_are_json(redis_url: str, redis_client: Redis) -> None:
     with start_orbiter(
         "start", "worker", "--worker-id", "w1", "--log-format", "json", "--redis-url", redis_url
@@ -123,6 +125,7 @@ def test_an_idle_fleet_says_so(redis_url: str) -> None:
     assert orbiter("task", "list", "--json", "--redis-url", redis_url).stdout == "[]\n"
 
 
+@pytest.mark.guide("Checking worker health", "`orbiter worker list`: the table")
 @pytest.mark.usefixtures("worker")
 async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_client: Redis) -> None:
     long_name = "a-very-long-host-name-of-a-cloud." * 3 + "-1234-a1b2c3d4"

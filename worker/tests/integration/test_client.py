@@ -50,6 +50,7 @@ async def test_a_result_is_what_the_agent_returned(redis_url: str) -> None:
         assert await handle.result() == {"output": "hello"}, "asking again, after the end"
 
 
+@pytest.mark.guide("Environment Variables", "`ORBITER_REDIS_URL`, for the other commands and for clients")
 async def test_the_url_comes_from_the_environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORBITER_REDIS_URL", redis_url)
     async with await distributed(Job("echo").to_dict(), "hello", metadata={"k": 1}) as handle:

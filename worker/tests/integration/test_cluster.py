@@ -350,6 +350,7 @@ async def test_a_dead_letter_runs_again(broker: ClusterBroker, store: TaskStore)
     await assert_queue_empty(broker)
 
 
+@pytest.mark.guide("Sentinel / Cluster", "Cluster")
 async def test_start_worker_works_with_a_cluster(cluster: Cluster, tmp_path: Path, executor: dict[str, str]) -> None:
     log = tmp_path / "worker.log"
     with worker_process(cluster.url, "w1", log, **executor) as process:
@@ -363,6 +364,7 @@ async def test_start_worker_works_with_a_cluster(cluster: Cluster, tmp_path: Pat
     assert "CROSSSLOT" not in log.read_text()
 
 
+@pytest.mark.guide("Sentinel / Cluster", "Cluster")
 async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     options = ("--concurrency", "8", "--heartbeat-ttl", "3")

@@ -49,6 +49,7 @@ async def runs_a_task_and_drains(url: str, tmp_path: Path) -> None:
     assert "p@ss" not in log.read_text()
 
 
+@pytest.mark.guide("Sentinel / Cluster", "standard: `redis://redis-primary:6379`")
 async def test_start_worker_works_with_a_plain_url(redis_url: str, tmp_path: Path) -> None:
     await runs_a_task_and_drains(redis_url, tmp_path)
 
@@ -75,6 +76,7 @@ async def test_start_worker_works_with_sentinels(trio: SentinelTrio, tmp_path: P
     await runs_a_task_and_drains(trio.url, tmp_path)
 
 
+@pytest.mark.guide("Sentinel / Cluster", "`redis+sentinel://sentinel1:26379,sentinel2:26379/mymaster`")
 async def test_start_worker_works_with_the_sentinel_url_of_the_guide(trio: SentinelTrio, tmp_path: Path) -> None:
     """``redis+sentinel://sentinel1:26379,sentinel2:26379/mymaster``: two of them, and no number of a database."""
     hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in trio.sentinels[:2])

@@ -468,6 +468,7 @@ def test_without_redis_server_it_says_how_to_get_one(start, tmp_path: Path) -> N
     assert len(dev.log.splitlines()) == 1
 
 
+@pytest.mark.guide("Prerequisites", "Redis 7+; a worker itself does not ask for the version")
 def test_a_redis_server_that_is_too_old_is_refused(start, tmp_path: Path) -> None:
     old = tmp_path / "bin" / "redis-server"
     old.parent.mkdir()

@@ -135,6 +135,7 @@ def test_any_payload_is_a_task_or_says_why_not(text: str | bytes) -> None:
         assert TaskPayload.from_json(task.to_json()) == task
 
 
+@pytest.mark.guide("Concurrency Tuning", "memory considerations")
 @pytest.mark.nightly
 async def test_twenty_thousand_tasks_leave_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
     async with one_worker(fleet, tmp_path / "log", "--concurrency", "16") as process:

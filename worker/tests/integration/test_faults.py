@@ -174,6 +174,7 @@ async def test_connections_killed_five_times_a_second_under_load_cost_nothing(fl
     await fleet.check_invariants(task_ids)
 
 
+@pytest.mark.guide("Recommended settings", "`noeviction`: a full Redis loses nothing")
 async def test_a_full_redis_still_records_what_runs_and_refuses_what_comes(fleet: Fleet) -> None:
     """maxmemory with noeviction: submitting fails with a clear error, a running task ends."""
     async with working(fleet):

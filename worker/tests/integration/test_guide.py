@@ -86,6 +86,8 @@ async def live(client: Redis, count: int = 1) -> None:
     await wait_until(there)
 
 
+@pytest.mark.guide("Via CLI", "`orbiter start worker --redis-url …`")
+@pytest.mark.guide("Concurrency Tuning", "`orbiter start worker --concurrency 1`, `… 8`")
 @pytest.mark.parametrize(
     "line",
     [
@@ -104,6 +106,7 @@ async def test_start_from_the_command_line(redis_client: Redis, redis_url: str, 
     assert "  Redis URL:   redis://127.0.0.1:" in output
 
 
+@pytest.mark.guide("Via Python", "`Worker(…)`, `asyncio.run(worker.start())`")
 async def test_start_from_python(redis_client: Redis, redis_url: str) -> None:
     with in_background([sys.executable, "-c", START_PYTHON], redis_url):
         await live(redis_client)
@@ -112,6 +115,7 @@ async def test_start_from_python(redis_client: Redis, redis_url: str) -> None:
     assert (fields["concurrency"], fields["queue"], fields["heartbeat_ttl"]) == ("4", "orbiter:tasks", "30")
 
 
+@pytest.mark.guide("Checking worker health", "the Python snippet")
 async def test_worker_list_and_health(redis_client: Redis, redis_url: str, shell) -> None:
     command = ["orbiter", "start", "worker", "--worker-id", "web01-1234-a1b2c3d4"]
     with in_background(command, redis_url):
@@ -132,6 +136,7 @@ async def test_worker_list_and_health(redis_client: Redis, redis_url: str, shell
     assert check.startswith("healthy: Worker web01-1234-a1b2c3d4 healthy (heartbeat ")
 
 
+@pytest.mark.guide("Task management CLI", "the four commands as written")
 async def test_task_list_status_and_cancel(redis_client: Redis, redis_url: str, shell) -> None:
     broker = TaskBroker(redis_url, client=redis_client)
     await broker.connect()
@@ -147,6 +152,8 @@ async def test_task_list_status_and_cancel(redis_client: Redis, redis_url: str, 
     assert (await asyncio.to_thread(shell, "orbiter task list --status retrying")).stdout.strip() == "No tasks found."
 
 
+@pytest.mark.guide("Worker not claiming tasks", "`redis-cli -u $ORBITER_REDIS_URL ping`")
+@pytest.mark.guide("Worker not claiming tasks", "`redis-cli XINFO GROUPS orbiter:tasks`")
 async def test_the_troubleshooting_commands(redis_client: Redis, redis_url: str, shell) -> None:
     with in_background(["orbiter", "start", "worker"], redis_url):
         await live(redis_client)

@@ -28,6 +28,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 # -- Graceful Shutdown -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Graceful Shutdown", "1. no new task is accepted")
 @SIGNALS
 async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Path, number: int) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
@@ -43,6 +44,7 @@ async def test_shutdown_step_1_no_new_task_is_claimed(fleet: Fleet, tmp_path: Pa
     assert (await fleet.client.xpending(QUEUE, keys.group(QUEUE)))["pending"] == 0
 
 
+@pytest.mark.guide("Graceful Shutdown", "2. running tasks run to completion")
 @SIGNALS
 async def test_shutdown_step_2_running_tasks_run_to_completion(fleet: Fleet, tmp_path: Path, number: int) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2", "--drain-timeout", "60") as process:
@@ -56,6 +58,7 @@ async def test_shutdown_step_2_running_tasks_run_to_completion(fleet: Fleet, tmp
     assert await fleet.is_empty()
 
 
+@pytest.mark.guide("Graceful Shutdown", "3. the heartbeat stops")
 async def test_shutdown_step_3_the_heartbeat_stops_once_the_tasks_have_ended(fleet: Fleet, tmp_path: Path) -> None:
     """It goes on for as long as a task runs: a worker that drains is not dead."""
     log, options = tmp_path / "log", ("--heartbeat-ttl", "3", "--drain-timeout", "60")
@@ -72,6 +75,7 @@ async def test_shutdown_step_3_the_heartbeat_stops_once_the_tasks_have_ended(fle
     assert await get_worker_fleet_status(fleet.url) == []
 
 
+@pytest.mark.guide("Graceful Shutdown", "4. connections are closed")
 async def test_shutdown_step_4_connections_are_closed(fleet: Fleet) -> None:
     async def connections() -> int:
         return [row["name"] for row in await fleet.client.client_list()].count("w")
@@ -86,6 +90,7 @@ async def test_shutdown_step_4_connections_are_closed(fleet: Fleet) -> None:
     await wait_until(closed)
 
 
+@pytest.mark.guide("Graceful Shutdown", "`SIGKILL` leaves tasks `RUNNING`, unacknowledged")
 async def test_sigkill_leaves_the_task_running_and_unacknowledged(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log") as process:
         task_id = await fleet.submit("sleep", metadata={"seconds": 600})
@@ -127,6 +132,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
             process.terminate()
 
 
+@pytest.mark.guide(
+    "Health data", "`status`, `tasks_processed`, `tasks_failed`, `current_task_id`, `concurrency`, `hostname`"
+)
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
@@ -142,21 +150,25 @@ def test_health_field(published: dict[str, Any], field: str, expected: str) -> N
     assert published[field] == expected
 
 
+@pytest.mark.guide("Health data", "`started_at`, `last_heartbeat`")
 @pytest.mark.parametrize("field", ["started_at", "last_heartbeat"])
 def test_health_field_time(published: dict[str, Any], field: str) -> None:
     assert published["began"] <= float(published["started_at"]) <= float(published["last_heartbeat"])
     assert float(published[field]) <= published["read"]
 
 
+@pytest.mark.guide("Health data", "`current_task_id`, empty if idle")
 async def test_health_field_current_task_id_is_empty_if_idle(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w"):
         assert await fleet.client.hget(keys.worker("w"), "current_task_id") == ""
 
 
+@pytest.mark.guide("Health data", "TTL `heartbeat_ttl`, 30 s by default")
 def test_the_heartbeat_key_has_a_ttl_of_30_seconds_by_default(published: dict[str, Any]) -> None:
     assert 15_000 < published["ttl"] <= 30_000
 
 
+@pytest.mark.guide("Health data", "every `heartbeat_ttl / 3` seconds")
 async def test_a_heartbeat_is_published_every_third_of_heartbeat_ttl(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w", heartbeat_ttl=3):
         beats: list[float] = []
@@ -174,6 +186,7 @@ async def test_a_heartbeat_is_published_every_third_of_heartbeat_ttl(fleet: Flee
     assert 0.9 < min(gaps[2:]) < 1.3, gaps
 
 
+@pytest.mark.guide("Health data", "a crashed worker's key expires, the worker is dead")
 async def test_a_crashed_worker_s_key_expires_and_it_is_dead_in_list_and_check(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "3") as process:
         assert WorkerHealthCheck(fleet.url, "w").check().status is HealthStatus.HEALTHY
@@ -189,6 +202,7 @@ async def test_a_crashed_worker_s_key_expires_and_it_is_dead_in_list_and_check(f
     assert WorkerHealthCheck(fleet.url, "w").check().status is HealthStatus.UNHEALTHY
 
 
+@pytest.mark.guide("Checking worker health", "older than 60 s: `alive=False`")
 @pytest.mark.parametrize(("age", "alive"), [(50, True), (62, False)])
 async def test_a_heartbeat_older_than_60_seconds_is_alive_false(
     redis_url: str, redis_client: Redis, age: int, alive: bool
@@ -202,6 +216,7 @@ async def test_a_heartbeat_older_than_60_seconds_is_alive_false(
 # -- Troubleshooting ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Worker not claiming tasks", "the queue's name matches")
 async def test_troubleshooting_the_queue_s_name_does_not_match(fleet: Fleet, tmp_path: Path) -> None:
     await fleet.submit("echo")
     with worker_process(fleet.url, "w", tmp_path / "log", "--queue", "others"):
@@ -212,6 +227,7 @@ async def test_troubleshooting_the_queue_s_name_does_not_match(fleet: Fleet, tmp
     assert [(info["waiting"], info["workers"]) for info in seen.values()] == [(1, 0), (0, 1)]
 
 
+@pytest.mark.guide("Tasks stuck in RUNNING", "dead workers show in red")
 async def test_troubleshooting_dead_workers_show_in_red(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "1") as process:
         process.kill()
@@ -226,6 +242,7 @@ async def test_troubleshooting_dead_workers_show_in_red(fleet: Fleet, tmp_path: 
     await wait_until(red)
 
 
+@pytest.mark.guide("Tasks stuck in RUNNING", "a dead worker's tasks can be reclaimed via `XCLAIM`")
 async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(fleet: Fleet, tmp_path: Path) -> None:
     """By hand, for who will not wait until the lease of half a minute is over."""
     until = tmp_path / "until"
@@ -244,6 +261,7 @@ async def test_troubleshooting_a_dead_worker_s_tasks_can_be_reclaimed_by_xclaim(
     assert (task.status, task.worker_id) == (TaskStatus.COMPLETED, "heir")
 
 
+@pytest.mark.guide("Worker heartbeat expired", "a long-running synchronous operation")
 async def test_troubleshooting_a_synchronous_tool_does_not_hold_up_the_heartbeat(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "3"):
         task_id = await fleet.submit("block", metadata={"seconds": 5})
@@ -252,6 +270,7 @@ async def test_troubleshooting_a_synchronous_tool_does_not_hold_up_the_heartbeat
     assert (task.status, task.attempt, task.losses, task.crashes) == (TaskStatus.COMPLETED, 1, 0, 0)
 
 
+@pytest.mark.guide("Worker heartbeat expired", "increase `heartbeat_ttl`")
 async def test_troubleshooting_a_larger_heartbeat_ttl_outlives_code_that_blocks(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--heartbeat-ttl", "6"):
         task_id = await fleet.submit("hog", metadata={"seconds": 2})

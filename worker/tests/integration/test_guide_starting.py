@@ -53,11 +53,13 @@ async def most_at_once(fleet: Fleet, number: int, wanted: int) -> int:
 # -- Starting a Worker > Options ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Options", "`--redis-url`")
 async def test_flag_redis_url_wins_over_the_variable(fleet: Fleet) -> None:
     with started("--redis-url", fleet.url, ORBITER_REDIS_URL=f"redis://127.0.0.1:{free_port()}"):
         assert (await fleet.ends(await fleet.submit("echo", "x"))).status == TaskStatus.COMPLETED
 
 
+@pytest.mark.guide("Options", "`--concurrency`, default 1")
 @pytest.mark.parametrize(
     ("options", "expected"), [((), 1), (("--concurrency", "3"), 3)], ids=["default is 1", "given is 3"]
 )
@@ -66,6 +68,7 @@ async def test_flag_concurrency(fleet: Fleet, options: tuple[str, ...], expected
         assert await most_at_once(fleet, 2 * expected + 1, expected) == expected
 
 
+@pytest.mark.guide("Options", "`--queue`, default `orbiter:tasks`")
 @pytest.mark.parametrize(
     ("options", "queue"), [((), "orbiter:tasks"), (("--queue", "reports"), "reports")], ids=["default", "given"]
 )
@@ -79,11 +82,13 @@ async def test_flag_queue(fleet: Fleet, options: tuple[str, ...], queue: str) ->
     assert await fleet.client.xlen(other) == 1
 
 
+@pytest.mark.guide("Options", "`--worker-id`")
 async def test_flag_worker_id_given(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "chosen", tmp_path / "log"):
         assert (await fleet.ends(await fleet.submit("echo"))).worker_id == "chosen"
 
 
+@pytest.mark.guide("Options", "`--worker-id`, default `{hostname}-{pid}-{random}`")
 async def test_flag_worker_id_default_is_hostname_pid_random(fleet: Fleet) -> None:
     with started("--redis-url", fleet.url) as process:
         worker_id = (await fleet.ends(await fleet.submit("echo"))).worker_id
@@ -95,6 +100,7 @@ async def test_flag_worker_id_default_is_hostname_pid_random(fleet: Fleet) -> No
 # -- Worker Constructor Parameters -------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Constructor parameters", "the column Default")
 @pytest.mark.parametrize(
     ("name", "default"),
     [
@@ -110,6 +116,7 @@ def test_parameter_default(name: str, default: object) -> None:
     assert inspect.signature(Worker).parameters[name].default == default
 
 
+@pytest.mark.guide("Constructor parameters", "`redis_url`")
 async def test_parameter_redis_url_is_required_and_checked(fleet: Fleet) -> None:
     with pytest.raises(TypeError, match="redis_url"):
         Worker()  # type: ignore[call-arg]
@@ -119,6 +126,7 @@ async def test_parameter_redis_url_is_required_and_checked(fleet: Fleet) -> None
         assert (await fleet.ends(await fleet.submit("echo"))).status == TaskStatus.COMPLETED
 
 
+@pytest.mark.guide("Constructor parameters", "`worker_id`")
 async def test_parameter_worker_id(fleet: Fleet) -> None:
     async with working(fleet, worker_id="chosen"):
         assert (await fleet.ends(await fleet.submit("echo"))).worker_id == "chosen"
@@ -127,24 +135,28 @@ async def test_parameter_worker_id(fleet: Fleet) -> None:
     assert generated[0] != generated[1]
 
 
+@pytest.mark.guide("Constructor parameters", "`concurrency`")
 @pytest.mark.parametrize("concurrency", [1, 4])
 async def test_parameter_concurrency(fleet: Fleet, concurrency: int) -> None:
     async with working(fleet, concurrency=concurrency):
         assert await most_at_once(fleet, 2 * concurrency + 1, concurrency) == concurrency
 
 
+@pytest.mark.guide("Constructor parameters", "`queue_name`")
 async def test_parameter_queue_name(fleet: Fleet) -> None:
     await fleet.client.xadd("reports", {"payload": job_payload("echo", task_id="t1").to_json()})
     async with working(fleet, queue_name="reports"):
         assert (await fleet.ends("t1")).queue == "reports"
 
 
+@pytest.mark.guide("Constructor parameters", "`heartbeat_ttl`")
 @pytest.mark.parametrize("ttl", [7, 90])
 async def test_parameter_heartbeat_ttl(fleet: Fleet, ttl: int) -> None:
     async with working(fleet, worker_id="w", heartbeat_ttl=ttl):
         assert ttl * 2 / 3 < await fleet.client.pttl(keys.worker("w")) / 1000 <= ttl
 
 
+@pytest.mark.guide("Constructor parameters", '`executor="local"`')
 async def test_parameter_executor_local_runs_tasks_in_the_worker(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w", executor="local"):
         assert await fleet.client.hget(keys.worker("w"), "executor") == "local"
@@ -154,6 +166,7 @@ async def test_parameter_executor_local_runs_tasks_in_the_worker(fleet: Fleet) -
 # -- Environment Variables ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Environment Variables", "`ORBITER_REDIS_URL`, for a worker")
 async def test_variable_orbiter_redis_url(fleet: Fleet) -> None:
     with started(ORBITER_REDIS_URL=fleet.url):
         assert (await fleet.ends(await fleet.submit("echo"))).status == TaskStatus.COMPLETED
@@ -162,11 +175,13 @@ async def test_variable_orbiter_redis_url(fleet: Fleet) -> None:
 # -- Concurrency Tuning ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Concurrency Tuning", "I/O-bound agents: waits overlap")
 async def test_concurrency_lets_tasks_that_wait_overlap(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "8"):
         assert await most_at_once(fleet, 8, 8) == 8
 
 
+@pytest.mark.guide("Concurrency Tuning", "CPU-bound agents: each slot is independent")
 async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, tmp_path: Path) -> None:
     """Slots are independent: a plain function in one of them keeps neither the others nor the heartbeat waiting."""
     with worker_process(fleet.url, "w", tmp_path / "log", "--concurrency", "2"):
@@ -179,6 +194,8 @@ async def test_concurrency_of_synchronous_code_is_that_of_threads(fleet: Fleet, 
 # -- Multi-Worker Deployment -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Concurrency Tuning", "horizontal: workers of one group share the queue evenly")
+@pytest.mark.guide("Multi-Worker Deployment", "each task is claimed by exactly one worker")
 async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fleet, tmp_path: Path) -> None:
     log, runs, warm, until = (tmp_path / name for name in ("log", "runs", "warm", "until"))
     with (
@@ -197,6 +214,7 @@ async def test_workers_share_the_queue_evenly_and_one_claims_each_task(fleet: Fl
     assert sorted(runs.read_text().split()[::2]) == sorted(tasks), "each ran once"
 
 
+@pytest.mark.guide("Multi-Worker Deployment", "each process has a worker id of its own")
 async def test_each_process_on_a_machine_has_a_worker_id_of_its_own(fleet: Fleet) -> None:
     env = {"ORBITER_REDIS_URL": fleet.url}
     with started(**env) as one, started(**env) as two:

@@ -43,10 +43,12 @@ async def command(fleet: Fleet, *words: str) -> str:
 # -- Task Retry Behavior -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Task Retry Behavior", "`max_retries=3` by default")
 def test_retry_max_retries_is_3_by_default() -> None:
     assert TaskBroker("redis://localhost:6379").max_retries == 3
 
 
+@pytest.mark.guide("Retry flow", "1. the run fails; 2. the error is recorded")
 async def test_retry_steps_1_and_2_run_fails_and_error_is_recorded(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60) as worker:
         task = await in_status(fleet, await fleet.submit("fail"), "retrying")
@@ -57,6 +59,7 @@ async def test_retry_steps_1_and_2_run_fails_and_error_is_recorded(fleet: Fleet)
         assert [event.type for event in events if is_final(event)] == []
 
 
+@pytest.mark.guide("Retry flow", "3. the count is checked against `max_retries`")
 @pytest.mark.parametrize(("limit", "runs"), [(0, 1), (1, 2), (3, 4)])
 async def test_retry_step_3_the_count_is_checked_against_max_retries(fleet: Fleet, limit: int, runs: int) -> None:
     async with working(fleet, max_retries=limit):
@@ -64,6 +67,7 @@ async def test_retry_step_3_the_count_is_checked_against_max_retries(fleet: Flee
     assert (task.attempt, task.retries) == (runs, limit)
 
 
+@pytest.mark.guide("Retry flow", "4. `RETRYING`, and any worker may take it")
 async def test_retry_step_4_any_worker_runs_the_task_again(fleet: Fleet) -> None:
     async with working(fleet, worker_id="first"):
         task_id = await fleet.submit("fail", metadata={"times": 1, "retry_after": 600})
@@ -75,6 +79,7 @@ async def test_retry_step_4_any_worker_runs_the_task_again(fleet: Fleet) -> None
     assert (task.status, task.worker_id, task.attempt) == (TaskStatus.COMPLETED, "second", 2)
 
 
+@pytest.mark.guide("Retry flow", "5. exhausted: acknowledged, remains `FAILED`")
 async def test_retry_step_5_an_exhausted_task_is_acknowledged_and_stays_failed(fleet: Fleet) -> None:
     async with working(fleet):
         task = await fleet.ends(await fleet.submit("fail"))
@@ -84,6 +89,7 @@ async def test_retry_step_5_an_exhausted_task_is_acknowledged_and_stays_failed(f
     assert (task.status, task.error, task.retries) == (TaskStatus.FAILED, "attempt 4 failed", 3)
 
 
+@pytest.mark.guide("Monitoring retries", "`task status ID`, `task list --status retrying`")
 async def test_retry_monitoring_status_shows_count_and_list_shows_tasks(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60):
         task_id = await fleet.submit("fail")
@@ -95,6 +101,7 @@ async def test_retry_monitoring_status_shows_count_and_list_shows_tasks(fleet: F
 # -- Redis Configuration > Memory considerations -----------------------------------------------------------------------
 
 
+@pytest.mark.guide("Memory considerations", "task queue: until consumed")
 async def test_redis_key_task_queue_is_retained_until_consumed(fleet: Fleet) -> None:
     await fleet.submit_many("echo", 5)
     assert (await fleet.client.xlen(QUEUE), await fleet.client.ttl(QUEUE)) == (5, -1)
@@ -103,6 +110,7 @@ async def test_redis_key_task_queue_is_retained_until_consumed(fleet: Fleet) -> 
     assert await fleet.client.xlen(QUEUE) == 0
 
 
+@pytest.mark.guide("Memory considerations", "task hashes: 24 hours")
 async def test_redis_key_task_hashes_are_retained_24_hours(fleet: Fleet) -> None:
     waiting = await fleet.submit("echo", not_before=4e9)
     await fleet.broker.cancel(waiting)
@@ -114,6 +122,7 @@ async def test_redis_key_task_hashes_are_retained_24_hours(fleet: Fleet) -> None
     assert all([86_390 < await fleet.client.ttl(keys.task(task_id)) <= 86_400 for task_id in ids])
 
 
+@pytest.mark.guide("Memory considerations", "event streams: 1 hour")
 async def test_redis_key_event_streams_are_retained_1_hour(fleet: Fleet) -> None:
     async with working(fleet, retry_backoff=60):
         task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 600})
@@ -124,11 +133,13 @@ async def test_redis_key_event_streams_are_retained_1_hour(fleet: Fleet) -> None
         assert 3_590 < await fleet.client.ttl(keys.stream(task_id)) <= 3_600
 
 
+@pytest.mark.guide("Memory considerations", "worker heartbeats: 30 seconds")
 async def test_redis_key_worker_heartbeats_are_retained_30_seconds(fleet: Fleet) -> None:
     async with working(fleet, worker_id="w"):
         assert 15 < await fleet.client.ttl(keys.worker("w")) <= 30
 
 
+@pytest.mark.guide("Memory considerations", "task index: persistent")
 async def test_redis_key_task_index_is_persistent(fleet: Fleet) -> None:
     async with working(fleet):
         task = await fleet.ends(await fleet.submit("echo"))
@@ -136,6 +147,7 @@ async def test_redis_key_task_index_is_persistent(fleet: Fleet) -> None:
     assert await fleet.client.smembers(keys.INDEX) == {task.task_id}
 
 
+@pytest.mark.guide("High memory usage", "reduce the task hash's TTL: `--task-ttl`")
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: str) -> None:
     """A task that may still run keeps its record for a day, whatever the setting."""
@@ -154,6 +166,7 @@ async def test_troubleshooting_reduce_the_task_hash_s_ttl(fleet: Fleet, ending: 
     assert 110 < await fleet.client.ttl(keys.task(task_id)) <= 120
 
 
+@pytest.mark.guide("High memory usage", "reduce the event stream's TTL: `--event-ttl`")
 async def test_troubleshooting_reduce_the_event_stream_s_ttl(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--event-ttl", "90"):
         task_id = await fleet.submit("said_then_waits", "hello", metadata={"seconds": 0.5})
@@ -167,6 +180,7 @@ async def memory(fleet: Fleet, key: str) -> int:
     return int(await fleet.client.memory_usage(key, samples=0) or 0)
 
 
+@pytest.mark.guide("Memory considerations", "the column Estimated Size")
 async def test_redis_key_sizes_are_of_the_order_that_the_guide_says(fleet: Fleet) -> None:
     """Its numbers are estimates; what an agent's task really takes (measured: docs/guide-tests.md) has bounds here."""
     number = 200
@@ -190,11 +204,14 @@ async def test_redis_key_sizes_are_of_the_order_that_the_guide_says(fleet: Fleet
 # -- Scaling Recommendations > Key scaling factors ---------------------------------------------------------------------
 
 
+@pytest.mark.guide("Key scaling factors", "1. queue depth")
+@pytest.mark.guide("High memory usage", "monitor the queue's depth")
 async def test_scaling_factor_queue_depth_is_shown(fleet: Fleet) -> None:
     await fleet.submit_many("echo", 7)
     assert json.loads(await command(fleet, "queue", "info", "--json"))["waiting"] == 7
 
 
+@pytest.mark.guide("Key scaling factors", "2. task wait time")
 async def test_scaling_factor_task_wait_time_is_shown(fleet: Fleet) -> None:
     task_id = await fleet.submit("echo", created_at=time.time())
     await asyncio.sleep(0.3)  # what is measured is the time that nothing happens
@@ -203,6 +220,7 @@ async def test_scaling_factor_task_wait_time_is_shown(fleet: Fleet) -> None:
     assert 0.3 <= json.loads(await command(fleet, "task", "status", task_id, "--json"))["wait_time"] < 60
 
 
+@pytest.mark.guide("Key scaling factors", "3. worker failure rate")
 async def test_scaling_factor_worker_failure_rate_is_shown(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log", "--max-retries", "0"):
         await fleet.ends(await fleet.submit("fail"))
@@ -215,6 +233,7 @@ async def test_scaling_factor_worker_failure_rate_is_shown(fleet: Fleet, tmp_pat
         await wait_until(shown)
 
 
+@pytest.mark.guide("Key scaling factors", '4. Redis connections of a worker: "3+", ours four')
 @pytest.mark.parametrize("concurrency", [1, 16])
 async def test_scaling_factor_redis_connections_a_worker_has_four(fleet: Fleet, concurrency: int) -> None:
     async with working(fleet, worker_id="w", concurrency=concurrency):
@@ -225,6 +244,7 @@ async def test_scaling_factor_redis_connections_a_worker_has_four(fleet: Fleet, 
 # -- Monitoring and Alerting > Task management CLI ---------------------------------------------------------------------
 
 
+@pytest.mark.guide("Task management CLI", "`orbiter task list`, `--status …`")
 async def test_task_list_and_its_filter_by_each_status(fleet: Fleet, tmp_path: Path) -> None:
     options = ("--concurrency", "4", "--retry-backoff", "60")
     with worker_process(fleet.url, "w", tmp_path / "log", *options):
@@ -246,6 +266,7 @@ async def test_task_list_and_its_filter_by_each_status(fleet: Fleet, tmp_path: P
             assert [other for other in ids.values() if other in shown] == [task_id]
 
 
+@pytest.mark.guide("Task management CLI", "`orbiter task status ID`")
 async def test_task_status_tells_everything_of_one_task(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log"):
         task_id = await fleet.submit("echo", "hello")
@@ -257,6 +278,7 @@ async def test_task_status_tells_everything_of_one_task(fleet: Fleet, tmp_path: 
     assert any(line.endswith('{"output": "hello"}') for line in shown)
 
 
+@pytest.mark.guide("Task management CLI", "`orbiter task cancel ID`")
 async def test_task_cancel_ends_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
     with worker_process(fleet.url, "w", tmp_path / "log"):
         task_id = await fleet.submit("sleep", metadata={"seconds": 600})

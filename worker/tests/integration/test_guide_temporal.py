@@ -12,6 +12,8 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orbiter.distributed.models import TaskPayload, TaskResult, TaskStatus
 from tests.fleet import Fleet, working
 from tests.support import PATIENCE, WORKER_DIRECTORY, environment, wait_until
@@ -64,22 +66,27 @@ async def an_agent_runs(fleet: Fleet, temporal: TemporalServer) -> TaskResult:
     return task
 
 
+@pytest.mark.guide("Temporal Execution", "requirement: `pip install orbiter-distributed[temporal]`")
 def test_temporal_requirement_the_extra_brings_temporalio() -> None:
     """``pip install orbiter-distributed[temporal]``."""
     rows = [row for row in requires("orbiter-distributed") or [] if 'extra == "temporal"' in row.replace("'", '"')]
     assert [row for row in rows if row.startswith("temporalio")]
 
 
+@pytest.mark.guide("Temporal Execution", "`TEMPORAL_HOST=… TEMPORAL_NAMESPACE=default orbiter start worker …`")
+@pytest.mark.guide("Environment Variables", "`TEMPORAL_HOST`")
 async def test_temporal_command_starts_a_durable_worker(fleet: Fleet, temporal: TemporalServer) -> None:
     with started(["bash", "-c", COMMAND], fleet, temporal):
         await an_agent_runs(fleet, temporal)
 
 
+@pytest.mark.guide("Temporal Execution", '`Worker(…, executor="temporal", concurrency=4)`')
 async def test_temporal_python_starts_a_durable_worker(fleet: Fleet, temporal: TemporalServer) -> None:
     with started([sys.executable, "-c", PYTHON], fleet, temporal):
         await an_agent_runs(fleet, temporal)
 
 
+@pytest.mark.guide("Environment Variables", "`TEMPORAL_NAMESPACE`")
 async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Fleet, temporal: TemporalServer) -> None:
     made = await asyncio.to_thread(
         subprocess.run,
@@ -101,6 +108,7 @@ async def test_temporal_namespace_is_the_one_that_the_variable_names(fleet: Flee
 # -- how it works, by number -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("How it works", "1. the worker claims from the Redis queue")
 async def test_temporal_step_1_the_worker_claims_from_the_redis_queue(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, worker_id="w1", executor="temporal", heartbeat_ttl=3, drain_timeout=0.2) as worker:
         task_id = await fleet.submit("sleep", metadata={"seconds": 600})
@@ -114,6 +122,7 @@ async def test_temporal_step_1_the_worker_claims_from_the_redis_queue(fleet: Fle
         await fleet.ends(task_id)
 
 
+@pytest.mark.guide("How it works", "2. `AgentExecutionWorkflow`; 3. `execute_agent_activity` runs the agent")
 async def test_temporal_step_2_and_3_a_workflow_runs_the_agent_in_an_activity(
     fleet: Fleet, temporal: TemporalServer
 ) -> None:
@@ -127,6 +136,7 @@ async def test_temporal_step_2_and_3_a_workflow_runs_the_agent_in_an_activity(
     assert said == task.result["output"] != ""
 
 
+@pytest.mark.guide("How it works", "4. a heartbeat every 10 events")
 async def test_temporal_step_4_a_heartbeat_follows_every_tenth_event(fleet: Fleet, temporal: TemporalServer) -> None:
     """By the clock alone the second one would come after half a minute."""
     async with working(fleet, executor="temporal", heartbeat_ttl=90, drain_timeout=0.2):
@@ -144,6 +154,7 @@ async def test_temporal_step_4_a_heartbeat_follows_every_tenth_event(fleet: Flee
         await fleet.ends(task_id)
 
 
+@pytest.mark.guide("How it works", "5. after a crash another worker runs the activity")
 async def test_temporal_step_5_another_worker_runs_what_a_crashed_one_had(
     fleet: Fleet, temporal: TemporalServer
 ) -> None:
@@ -167,6 +178,7 @@ async def test_temporal_step_5_another_worker_runs_what_a_crashed_one_had(
     assert (task.status, task.worker_id, task.attempt, task.crashes) == (TaskStatus.COMPLETED, "another", 2, 1)
 
 
+@pytest.mark.guide("How it works", "6. `timeout_seconds` is the `start_to_close_timeout`")
 async def test_temporal_step_6_timeout_seconds_is_the_start_to_close_timeout(
     fleet: Fleet, temporal: TemporalServer
 ) -> None:

@@ -32,6 +32,7 @@ async def _beat(client: Redis, worker_id: str, *, age: float = 0.0, **fields: An
     await client.hset(f"orbiter:workers:{worker_id}", mapping=OLD | times | fields)
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "our listings read its tasks and workers")
 async def test_a_worker_of_0_1_is_read_with_defaults_for_what_it_does_not_say(
     redis_url: str, redis_client: Redis
 ) -> None:
@@ -43,6 +44,7 @@ async def test_a_worker_of_0_1_is_read_with_defaults_for_what_it_does_not_say(
     assert (worker.current_task_id, worker.version, worker.state, worker.pid) == (None, "", "", None)
 
 
+@pytest.mark.guide("Checking worker health", "`get_worker_fleet_status`")
 async def test_our_workers_say_more(redis_url: str, redis_client: Redis) -> None:
     fields = {"version": "0.1.0", "queue": "q", "state": "draining", "active": "3", "pid": "77", "instance": "2"}
     await _beat(redis_client, "w", **fields)
@@ -96,6 +98,7 @@ async def test_an_empty_redis_has_no_workers(redis_url: str) -> None:
     assert await get_worker_fleet_status(redis_url) == []
 
 
+@pytest.mark.guide("Checking worker health", "`WorkerHealthCheck(…).check()`: status and message")
 @pytest.mark.parametrize(
     ("age", "status", "message"),
     [
@@ -121,6 +124,7 @@ async def test_a_check_goes_by_the_age_of_the_beat(
     assert result.checked_at == pytest.approx(time.time(), abs=5)
 
 
+@pytest.mark.guide("Checking worker health", "`WorkerHealthCheck(…).check()`: status and message")
 async def test_a_worker_without_heartbeat_is_unhealthy(redis_url: str) -> None:
     check = WorkerHealthCheck(redis_url, "nobody")
     result = check.check()

@@ -57,6 +57,7 @@ async def heard(old: LegacyClient, task_id: str, listening: asyncio.Event) -> li
 # -- clients of 0.1, workers of ours -----------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its client submits and polls the result")
 async def test_a_client_of_0_1_submits_and_polls_its_result(fleet: Fleet, old: LegacyClient) -> None:
     async with working(fleet), asyncio.timeout(PATIENCE):
         task_id = await old.submit(AGENT, "hello")
@@ -68,6 +69,7 @@ async def test_a_client_of_0_1_submits_and_polls_its_result(fleet: Fleet, old: L
     assert (task["retries"], task["error"]) == (0, None)
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its subscriber reads all our events, and ends")
 @pytest.mark.parametrize("detailed", [False, True], ids=["plain", "detailed"])
 @pytest.mark.parametrize("config", [AGENT, SWARM], ids=["agent", "swarm"])
 async def test_a_subscriber_of_0_1_reads_every_event_and_ends_with_the_task(
@@ -88,6 +90,7 @@ async def test_a_subscriber_of_0_1_reads_every_event_and_ends_with_the_task(
     assert {"step", "usage"} <= {event["type"] for event in events} or not detailed
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its client waits through retries; hears of a failure")
 async def test_a_client_of_0_1_waits_through_retries(fleet: Fleet, old: LegacyClient) -> None:
     """It raises at the first ``failed`` that it sees: there must be none before the last run."""
     task_id = await old.submit(job("fail"), "", times=3)
@@ -97,6 +100,7 @@ async def test_a_client_of_0_1_waits_through_retries(fleet: Fleet, old: LegacyCl
     assert (await old.status(task_id))["retries"] == 3  # type: ignore[index]
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its client waits through retries; hears of a failure")
 async def test_a_client_of_0_1_hears_why_its_task_failed(fleet: Fleet, old: LegacyClient) -> None:
     task_id = await old.submit(job("fail"), "")
     async with working(fleet), asyncio.timeout(PATIENCE):
@@ -105,6 +109,7 @@ async def test_a_client_of_0_1_hears_why_its_task_failed(fleet: Fleet, old: Lega
     assert [event["type"] for event in await old.replay(task_id)][-1] == "status"
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its client cancels a running task, a waiting one")
 @pytest.mark.parametrize("name", ["sleep", "block"])
 async def test_a_client_of_0_1_cancels_a_running_task(fleet: Fleet, old: LegacyClient, name: str) -> None:
     listening = asyncio.Event()
@@ -122,6 +127,7 @@ async def test_a_client_of_0_1_cancels_a_running_task(fleet: Fleet, old: LegacyC
     await fleet.check_invariants([task_id])
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its client cancels a running task, a waiting one")
 async def test_a_client_of_0_1_cancels_a_waiting_task(fleet: Fleet, old: LegacyClient, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     task_id = await old.submit(job("sleep"), "", log=str(runs))
@@ -134,6 +140,7 @@ async def test_a_client_of_0_1_cancels_a_waiting_task(fleet: Fleet, old: LegacyC
     await fleet.check_invariants([task_id])
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its listings read our tasks and workers")
 async def test_the_listings_of_0_1_read_our_tasks_and_workers(fleet: Fleet, old: LegacyClient) -> None:
     async with working(fleet, worker_id="new", concurrency=4, retry_backoff=60):
         expected = {
@@ -170,6 +177,7 @@ async def test_the_listings_of_0_1_read_our_tasks_and_workers(fleet: Fleet, old:
 # -- workers of 0.1 beside ours ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "our client reads what its worker says")
 async def test_our_client_reads_what_a_worker_of_0_1_says_and_records(fleet: Fleet, old_worker: LegacyWorker) -> None:
     async with await distributed(job("echo"), "hi", redis_url=fleet.url) as handle:
         task = await old_worker.claim()
@@ -184,6 +192,7 @@ async def test_our_client_reads_what_a_worker_of_0_1_says_and_records(fleet: Fle
             assert await handle.result() == {"output": "done by 0.1"}
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its worker acknowledges without deleting: we trim")
 async def test_our_janitor_trims_what_workers_of_0_1_leave(fleet: Fleet, old_worker: LegacyWorker) -> None:
     for _ in range(3):
         await fleet.submit("echo")
@@ -205,6 +214,9 @@ async def test_our_janitor_trims_what_workers_of_0_1_leave(fleet: Fleet, old_wor
         await wait_until(fleet.is_empty)
 
 
+@pytest.mark.guide(
+    "Software of 0.1 in the same fleet", "its worker lives: its tasks are left to it; is dead: they run again"
+)
 async def test_sweeper_reclaims_from_dead_workers_of_0_1_and_from_no_living_one(
     fleet: Fleet, old_worker: LegacyWorker, tmp_path: Path
 ) -> None:
@@ -225,6 +237,7 @@ async def test_sweeper_reclaims_from_dead_workers_of_0_1_and_from_no_living_one(
     assert task.last_loss == "its worker was lost"
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "its worker gives a task back")
 async def test_a_task_that_a_worker_of_0_1_gave_back_completes_with_ours(
     fleet: Fleet, old: LegacyClient, old_worker: LegacyWorker
 ) -> None:
@@ -238,6 +251,7 @@ async def test_a_task_that_a_worker_of_0_1_gave_back_completes_with_ours(
     assert (task.status, task.result["output"], task.error, task.retries) == ("completed", "second try", None, 1)
 
 
+@pytest.mark.guide("Software of 0.1 in the same fleet", "our listings read its tasks and workers")
 async def test_tasks_of_clients_and_workers_of_0_1_are_listed_and_forgotten(
     fleet: Fleet, old: LegacyClient, old_worker: LegacyWorker
 ) -> None:

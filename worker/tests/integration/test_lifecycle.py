@@ -186,6 +186,7 @@ async def test_the_health_port_tells_alive_from_ready(fleet: Fleet, tmp_path: Pa
         until.touch()
 
 
+@pytest.mark.guide("Worker heartbeat expired", "no blocking code in agents")
 async def test_a_blocked_event_loop_is_not_alive(fleet: Fleet, tmp_path: Path) -> None:
     port = free_port()
     options = ("--isolation", "none", "--health-port", str(port), "--heartbeat-ttl", "1")

@@ -128,6 +128,7 @@ def _as_prometheus(labels: dict[str, str]) -> dict[str, str]:
     return {_label(name): value for name, value in labels.items()}
 
 
+@pytest.mark.guide("Metrics", "the seven metrics, in both executors: names, types, from `/metrics`")
 async def test_the_health_port_tells_prometheus_what_became_of_tasks(
     fleet: Fleet, tmp_path: Path, executor: dict[str, str]
 ) -> None:
@@ -188,6 +189,7 @@ def test_prometheus_accepts_the_text(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
+@pytest.mark.guide("Metrics", "OpenTelemetry when available: names, types, units, attributes")
 async def test_opentelemetrys_own_variables_send_every_metric_by_otlp(
     fleet: Fleet, tmp_path: Path, executor: dict[str, str]
 ) -> None:
@@ -242,6 +244,7 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_end(fleet: Fleet, t
         assert (time.monotonic() - began) / slowness() < 3
 
 
+@pytest.mark.guide("Metrics", "`queue.depth`")
 async def test_the_depth_is_read_also_while_every_worker_is_busy(fleet: Fleet) -> None:
     async with working(fleet, heartbeat_ttl=1, drain_timeout=0.2):
         await fleet.submit("sleep", metadata={"seconds": 600})
@@ -262,6 +265,7 @@ async def test_delayed_tasks_and_dead_letters_stand_beside_the_depth(fleet: Flee
         assert (metrics.DEAD_LETTERS.values()[QUEUE,], metrics.DEPTH.values()[QUEUE,]) == (1, 0)
 
 
+@pytest.mark.guide("Metrics", "`tasks.submitted`")
 async def test_a_submission_is_counted_once_however_often_it_is_repeated(fleet: Fleet) -> None:
     metrics.SUBMITTED.clear()
     await fleet.broker.submit_many([job_payload("echo", task_id=f"t{n}") for n in range(3)])

@@ -6,11 +6,14 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration.load import all_end, keep_submitting
 from tests.servers import eventually, sentinel_trio
 from tests.support import slowness, wait_until, worker_process
 
 
+@pytest.mark.guide("Sentinel / Cluster", "a failover")
 async def test_a_worker_goes_on_by_itself_after_a_failover_under_load(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     options = ("--concurrency", "8", "--heartbeat-ttl", "3")

@@ -20,6 +20,7 @@ from tests.temporal import TemporalServer, runs
 DURABLE = {"executor": "temporal", "heartbeat_ttl": 3}
 
 
+@pytest.mark.guide("Constructor parameters", '`executor="temporal"`')
 async def test_a_task_completes_with_its_events_and_result(fleet: Fleet, temporal: TemporalServer) -> None:
     async with working(fleet, worker_id="w1", **DURABLE) as worker:
         task_id = await fleet.submit("say", "one two three")

@@ -100,6 +100,7 @@ async def test_kill_9_in_a_model_call_repeats_that_call_alone(trial: Trial) -> N
     await trial.fleet.check_invariants([task_id])
 
 
+@pytest.mark.guide("How it works", "5. after a crash another worker runs the activity")
 async def test_kill_9_in_a_tool_repeats_that_tool_alone(trial: Trial) -> None:
     trial.model.replies = [call("quick", 4), call("broken", 5), call("slow", 8), text("done")]
     task_id = await trial.submit(agent("quick", "broken", "slow"))
@@ -118,6 +119,7 @@ async def test_kill_9_in_a_tool_repeats_that_tool_alone(trial: Trial) -> None:
 NIGHTLY = ("after workflow start", "after settle", "after begin", "before record")
 
 
+@pytest.mark.guide("Temporal Execution", "tasks survive worker crashes")
 @pytest.mark.parametrize(
     "point", ["before settle", "after run", *(pytest.param(point, marks=pytest.mark.nightly) for point in NIGHTLY)]
 )

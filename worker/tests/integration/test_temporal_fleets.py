@@ -43,6 +43,7 @@ async def tasks_known(fleet: Fleet) -> set[str]:
     return {key.rpartition(":")[2] for key in found if key not in {keys.INDEX, keys.BY_TIME, keys.ENDED}}
 
 
+@pytest.mark.guide("Temporal Execution", "fleets with a Redis each in one namespace stay apart (ours)")
 async def test_each_fleet_runs_its_own_tasks_and_no_others(
     fleet: Fleet, other: Fleet, temporal: TemporalServer
 ) -> None:
@@ -62,6 +63,7 @@ async def test_each_fleet_runs_its_own_tasks_and_no_others(
     await other.check_invariants(yours)
 
 
+@pytest.mark.guide("Temporal Execution", "fleets with a Redis each in one namespace stay apart (ours)")
 async def test_tasks_of_one_id_are_two_tasks(
     fleet: Fleet, other: Fleet, temporal: TemporalServer, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ async def redis_is_away_while_an_agent_finishes(directory: Path) -> None:
             assert notes.read_text().splitlines() == ["held"]
 
 
+@pytest.mark.guide("Temporal Execution", "tasks survive worker crashes")
 @pytest.mark.nightly
 async def test_a_minute_without_workers_temporal_or_redis_fails_no_durable_task(tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:

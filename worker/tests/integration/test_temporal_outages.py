@@ -37,6 +37,7 @@ async def state_of(fleet: Fleet, worker_id: str) -> str:
     return states.get(worker_id, "")
 
 
+@pytest.mark.guide("Temporal Execution", "requirement: a Temporal server that runs; tasks wait where it does not")
 async def test_tasks_wait_while_temporal_is_down_at_the_start(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ async def test_an_idle_worker_leaves_at_once(fleet: Fleet, temporal: TemporalSer
         assert (time.monotonic() - began) / slowness() < 1.5
 
 
+@pytest.mark.guide("Temporal Execution", "`TEMPORAL_HOST=… TEMPORAL_NAMESPACE=default orbiter start worker …`")
 async def test_the_guides_command_needs_no_more_than_its_two_variables(fleet: Fleet, temporal: TemporalServer) -> None:
     with worker(fleet, "w", TEMPORAL_HOST=temporal.host, TEMPORAL_NAMESPACE="default"):
         task_id = await fleet.submit("echo", "as the guide says")

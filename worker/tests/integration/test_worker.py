@@ -22,6 +22,7 @@ from tests.fleet import QUEUE, Fleet, working
 from tests.support import PATIENCE, slowness, start_orbiter, wait_until, whole_lines
 
 
+@pytest.mark.guide("Local Execution", "`orbiter start worker --redis-url …` runs agents here")
 async def test_runs_a_task_and_records_its_result_and_events(fleet: Fleet) -> None:
     async with working(fleet):
         task_id = await fleet.submit("say", "one two three")
@@ -58,6 +59,7 @@ async def test_a_fault_of_the_worker_is_no_error_of_its_tasks(fleet: Fleet, monk
         assert (await fleet.ends(task_id)).status == TaskStatus.CANCELLED
 
 
+@pytest.mark.guide("Concurrency Tuning", "never more than the slots")
 async def test_never_claims_more_than_it_can_start(fleet: Fleet) -> None:
     task_ids = await fleet.submit_many("sleep", 6, metadata={"seconds": 0.2})
     async with working(fleet, concurrency=2):
@@ -95,6 +97,7 @@ async def test_a_failing_task_is_retried_and_then_completes(fleet: Fleet) -> Non
     assert (task.status, task.retries, task.attempt, task.error) == (TaskStatus.COMPLETED, 2, 3, None)
 
 
+@pytest.mark.guide("Task Retry Behavior", "`max_retries=3` by default")
 async def test_a_task_that_always_fails_runs_four_times_and_is_a_dead_letter(fleet: Fleet) -> None:
     async with working(fleet):
         task_id = await fleet.submit("fail")
@@ -343,6 +346,8 @@ async def test_an_idle_worker_stops_at_once(fleet: Fleet) -> None:
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guide("Tasks stuck in RUNNING", "…and are, without anybody's help (ours)")
+@pytest.mark.guide("Graceful Shutdown", "…and they run again elsewhere (ours)")
 async def test_kill_9_loses_no_task(fleet: Fleet, tmp_path: Path) -> None:
     """The tasks of a worker that is killed complete elsewhere, once its lease has run out."""
     options = ("--redis-url", fleet.url, "--heartbeat-ttl", "3", "--concurrency", "4", "--allow-import", "tests")

@@ -18,6 +18,7 @@ def stack() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.guide("docker-compose.yml", "`redis`: image, volume, `--appendonly yes`, `healthcheck`")
 def test_compose_redis_keeps_what_it_is_told_and_says_whether_it_is_well(stack: dict[str, Any]) -> None:
     redis = stack["services"]["redis"]
     assert "redis:7-alpine" in redis["image"]
@@ -32,6 +33,9 @@ def test_compose_redis_keeps_what_it_is_told_and_says_whether_it_is_well(stack: 
     assert "redis-data" in stack["volumes"]
 
 
+@pytest.mark.guide(
+    "docker-compose.yml", "`worker`: URL, `depends_on`, two replicas, `restart`, `stop_grace_period`, `stop_signal`"
+)
 def test_compose_worker_waits_for_redis_and_is_stopped_in_order(stack: dict[str, Any]) -> None:
     worker = stack["services"]["worker"]
     assert "redis://redis:6379" in worker["environment"]["ORBITER_REDIS_URL"]
@@ -41,6 +45,7 @@ def test_compose_worker_waits_for_redis_and_is_stopped_in_order(stack: dict[str,
     assert (worker["stop_grace_period"], worker["stop_signal"]) == ("30s", "SIGTERM")
 
 
+@pytest.mark.guide("docker-compose.yml", "profile `temporal`: `temporal`, `temporal-worker`")
 def test_compose_profile_temporal_adds_the_server_and_its_worker(stack: dict[str, Any]) -> None:
     services = stack["services"]
     assert [name for name, service in services.items() if service.get("profiles") == ["temporal"]] == [

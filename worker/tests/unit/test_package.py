@@ -39,6 +39,7 @@ def test_importing_the_package_loads_nothing_heavy(module: str, heavy: Sequence[
     assert json.loads(found) == []
 
 
+@pytest.mark.guide("Prerequisites", "Python 3.11+; the command `orbiter`, which comes with the package")
 def test_it_runs_on_python_3_11_and_brings_the_command() -> None:
     found = metadata("orbiter-distributed")
     assert found["Requires-Python"] == ">=3.11"

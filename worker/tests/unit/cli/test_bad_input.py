@@ -34,6 +34,7 @@ def one_line(result: Result) -> str:
     return line
 
 
+@pytest.mark.guide("Environment Variables", "`ORBITER_REDIS_URL`, for the other commands and for clients")
 @pytest.mark.parametrize(
     "command",
     [

@@ -138,6 +138,7 @@ def test_what_0_1_could_record_can_be_recorded_and_no_task_id_is_kept() -> None:
     assert "t-1" not in prometheus_text(metrics.INSTRUMENTS)
 
 
+@pytest.mark.guide("Metrics", "in-memory fallback otherwise")
 def test_without_opentelemetry_the_metrics_are_kept_in_memory() -> None:
     code = """
 import sys

@@ -23,11 +23,13 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
 
 
+@pytest.mark.guide("Temporal Execution", "…and the error without it")
 def test_without_temporalio_the_worker_says_what_to_install() -> None:
     code = "from orbiter.distributed import Worker\nWorker('redis://localhost', executor='temporal')"
     assert python(WITHOUT + code).stderr.splitlines()[-1] == f"ImportError: {MISSING}"
 
 
+@pytest.mark.guide("Temporal Execution", "…and the error without it")
 def test_without_temporalio_the_command_says_what_to_install() -> None:
     code = "from orbiter.cli import main\nsys.argv = ['orbiter', 'start', 'worker', '--redis-url', 'redis://localhost',"
     said = python(WITHOUT + code + " '--executor', 'temporal']\nmain()")
@@ -67,6 +69,7 @@ def without_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(tmp_path / "none.toml"))
 
 
+@pytest.mark.guide("Environment Variables", "both, their defaults")
 def test_the_guides_defaults() -> None:
     executor = TemporalExecutor()
     assert (executor.host, executor.namespace, executor.task_queue) == ("localhost:7233", "default", "orbiter-tasks")
