@@ -157,8 +157,12 @@ monitoring: setup ## Write the rules and Grafana's dashboard of the role monitor
 	python tools/monitoring.py
 
 .PHONY: reference
-reference: setup ## Write the variables of the roles and the options of the command: docs/reference
+reference: setup ## Write variables of the roles, options of the command and names of Python: docs/reference
 	python tools/reference.py
+
+.PHONY: guide-tests
+guide-tests: setup ## Write which tests show each row of the guide, from the tests' marks: docs/guide-tests*.md
+	python tools/guide_tests.py
 
 .PHONY: docs
 docs: setup ## Build the documentation's site, with every link checked: .cache/docs/site

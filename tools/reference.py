@@ -1,11 +1,14 @@
-"""Writes docs/reference: variables of the roles, and options of the command. Usage: reference.py [--check].
+"""Writes docs/reference: variables of roles, options of the command, names of Python. Usage: reference.py [--check].
 
-Of a variable it takes the first sentence of what meta/argument_specs.yml says, of a command what its --help says:
-`ansible-doc` and `--help` have all of it.
+Of a variable it takes the first sentence of what meta/argument_specs.yml says, of a command what its --help says, of
+a name of Python the first sentence of its docstring: `ansible-doc`, `--help` and `help()` have all of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import inspect
 import re
 import sys
 import textwrap
@@ -14,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
+from pydantic import BaseModel
 
+from orbiter import distributed
 from orbiter.cli import main as command
 
 if TYPE_CHECKING:
@@ -32,6 +37,10 @@ OPTIONS = (
     " commands without others, are left out."
 )
 SERVING = {"start", "dev", "dashboard", "top"}
+CLIENTS = ("client", "errors", "models", "names", "connection", "broker.records")
+PARTS = ("broker.events", "broker.store", "broker.task_broker")
+NAMES = "`from orbiter.distributed import …` brings each of these. `help()` in Python has arguments, units and errors."
+WITHOUT_DOCSTRING = {"HAS_TEMPORAL": "Whether the extra `temporal` is installed."}
 
 
 def role_pages() -> dict[str, str]:
@@ -96,6 +105,71 @@ def command_pages() -> dict[str, str]:
     }
 
 
+def python_pages() -> dict[str, str]:
+    """Return the pages of what Python programs import, by their names."""
+    clients = [name for name in distributed.__all__ if _home(name).startswith(CLIENTS)]
+    parts = [name for name in distributed.__all__ if _home(name).startswith(PARTS)]
+    workers = [name for name in distributed.__all__ if name not in {*clients, *parts}]
+    first = ("Python: clients, tasks and errors", "What a program imports to submit tasks and follow them.")
+    second = ("Python: workers, and what runs in them", "What a program imports to run, watch or extend workers.")
+    third = ("Python: the parts of clients and workers", "What a program imports to build a client of its own.")
+    return {
+        "python-clients.md": _page(first, NAMES, "\n".join(map(_object, clients))),
+        "python-workers.md": _page(second, NAMES, "\n".join(map(_object, workers))),
+        "python-parts.md": _page(third, NAMES, "\n".join(map(_object, parts))),
+    }
+
+
+def _home(name: str) -> str:
+    """Return the module of a public name, below orbiter.distributed."""
+    module = getattr(getattr(distributed, name), "__module__", "")
+    return str(module).removeprefix("orbiter.distributed.")
+
+
+def _object(name: str) -> str:
+    """Return the line of a name, and those of its methods."""
+    found = getattr(distributed, name)
+    if name in WITHOUT_DOCSTRING:
+        return _line(name, "", WITHOUT_DOCSTRING[name])
+    lines = [_line(f"{name}{_arguments(found)}", "", _sentence(found))]
+    if inspect.isclass(found) and not issubclass(found, Exception):
+        for method, value in inspect.getmembers(found):
+            own = value.fget if isinstance(value, property) else value
+            if method.startswith("_") or not str(getattr(own, "__module__", "")).startswith("orbiter."):
+                continue
+            if inspect.isfunction(own) or inspect.ismethod(own):
+                shown = method if isinstance(value, property) else f"{method}{_arguments(own)}"
+                lines.append(_line(shown, "", _sentence(own), indent="  "))
+    return "\n".join(lines)
+
+
+def _arguments(found: Any) -> str:
+    """Return the names of a call's arguments; nothing for what programs do not make, or make by its many fields."""
+    plain = inspect.isclass(found) and (
+        dataclasses.is_dataclass(found) or issubclass(found, (Exception, BaseModel, enum.Enum))
+    )
+    if plain:
+        return ""
+    shown, star = [], False
+    for parameter in inspect.signature(found).parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            shown.append("*")
+            star = True
+        prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = star or parameter.kind is parameter.VAR_POSITIONAL
+        shown.append(prefix + parameter.name)
+    return f"({', '.join(shown)})"
+
+
+def _sentence(found: Any) -> str:
+    """Return the first sentence of a docstring, as Markdown."""
+    paragraph = " ".join((inspect.getdoc(found) or "").partition("\n\n")[0].split())
+    text = re.split(r"(?<=\.)\s+(?=[A-Z])", paragraph, maxsplit=1)[0]
+    return re.sub(r":\w+:`~?(?:[a-z_]+\.)*(\w[\w.]*)`", r"`\1`", text).replace("``", "`")
+
+
 def _leaves(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -121,9 +195,9 @@ def _note(option: click.Option, context: click.Context) -> str:
     return ", ".join([*(f"`{name}`" for name in extra.get("envvars", ())), *default])
 
 
-def _line(name: str, note: str, text: str) -> str:
-    line = f"- `{name}`{f' ({note})' if note else ''}: {text}"
-    return textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _line(name: str, note: str, text: str, *, indent: str = "") -> str:
+    line = f"{indent}- `{name}`{f' ({note})' if note else ''}: {text}"
+    return textwrap.fill(line, 110, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _page(head: tuple[str, str], note: str, body: str) -> str:
@@ -132,13 +206,14 @@ def _page(head: tuple[str, str], note: str, body: str) -> str:
 
 def main() -> None:
     """Write the pages, or check that they are as they would be written."""
-    made = {FOLDER / name: text.rstrip("\n") + "\n" for name, text in (role_pages() | command_pages()).items()}
+    pages = role_pages() | command_pages() | python_pages()
+    made = {FOLDER / name: text.rstrip("\n") + "\n" for name, text in pages.items()}
     there = {path: path.read_text() for path in FOLDER.glob("*.md")}
     stale = sorted(path for path in made.keys() | there.keys() if made.get(path) != there.get(path))
     if "--check" in sys.argv[1:]:
         if stale:
             names = ", ".join(str(path.relative_to(HERE)) for path in stale)
-            sys.exit(f"{names}: not what roles and commands are now; run `make reference`")
+            sys.exit(f"{names}: not what roles, commands and docstrings are now; run `make reference`")
         return
     FOLDER.mkdir(exist_ok=True)
     for path in stale:
