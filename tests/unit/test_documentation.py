@@ -81,6 +81,20 @@ def test_every_module_that_asks_redis_takes_the_defaults_of_the_action_group():
     assert sorted(groups["redis"]) == sorted(asking)
 
 
+def test_lookups_of_the_pages_are_there_and_take_what_they_are_given():
+    pages = "".join(path.read_text() for path in (CHECKOUT / "docs").rglob("*.md"))
+    asked = re.findall(r"lookup\('((?:ansible|community|orbiter)\.\w+\.\w+)', ([^)]*)\)", pages)
+    stores = {"community.general.onepassword", "community.hashi_vault.vault_kv2_get", "community.sops.sops"}
+    assert stores <= {name for name, _words in asked}
+    command = [Path(sys.executable).parent / "ansible-doc", "--json", "--type", "lookup", *{name for name, _ in asked}]
+    environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    for name, words in asked:
+        given = set(re.findall(r"\b(\w+)=", words))
+        assert given <= set(said[name]["doc"]["options"]), f"{name}: {words}"
+
+
 def test_every_test_that_a_page_names_is_there():
     pages = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
     named = {page.name: re.findall(r"`(test_\w+)`", page.read_text()) for page in pages}

@@ -1,4 +1,4 @@
-"""Takes the pages' pictures: of the dashboard under load, and of a listing. Usage: python -m tests.screenshots FOLDER."""
+"""Takes the pages' pictures: the dashboard under load, a listing. Usage: python -m tests.screenshots FOLDER."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ def weather(city: str) -> str:
 
 
 async def ask(state: MessagesState) -> dict:
-    # Instead of these lines: await init_chat_model("openai:gpt-4o").bind_tools([weather]).ainvoke(state["messages"])
+    # Instead of these lines:
+    # await init_chat_model("openai:gpt-4o").bind_tools([weather]).ainvoke(state["messages"])
     if not isinstance(state["messages"][-1], ToolMessage):
         call = {"name": "weather", "args": {"city": "Oslo"}, "id": "call_1"}
         return {"messages": [AIMessage("", tool_calls=[call])]}
@@ -26,7 +27,8 @@ async def ask(state: MessagesState) -> dict:
 
 def graph():
     builder = StateGraph(MessagesState).add_node("model", ask).add_node("tools", ToolNode([weather]))
-    builder.add_edge(START, "model").add_conditional_edges("model", tools_condition).add_edge("tools", "model")
+    builder.add_edge(START, "model").add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
     return builder.compile()
 
 
