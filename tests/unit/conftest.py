@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -114,6 +115,30 @@ def ansible(tmp_path: Path, forked: Ansible) -> Callable[..., subprocess.Complet
         return forked.play(["--inventory=hosts.ini", play, *options], tmp_path)
 
     return run
+
+
+@pytest.fixture
+def refusals(tmp_path: Path, forked: Ansible) -> Callable[..., tuple[list[str], str]]:
+    """Return a function that has a role check cases of its values, each as those of a host, all in one play.
+
+    It gives what is said against each, a line for each fault; and all that was shown, as one line.
+    """
+
+    def check(role: str, *cases: dict[str, Any], **common: Any) -> tuple[list[str], str]:
+        hosts = {f"case{number}": case for number, case in enumerate(cases)}
+        tasks = [{"include_role": {"name": f"orbiter.fleet.{role}", "tasks_from": "preflight_inventory"}}]
+        (tmp_path / "cases.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": common}}))
+        (tmp_path / "check.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        done = forked.play(["--inventory=cases.json", "check.yml"], tmp_path)
+        found = dict.fromkeys(re.findall(r"^ok: \[(case\d+)\]", done.stdout, re.MULTILINE), "")
+        for host, answer in re.findall(r"^fatal: \[(case\d+)\]: FAILED! => (.+)", done.stdout, re.MULTILINE):
+            lines = json.loads(answer)["msg"].splitlines()
+            assert all(line.startswith(f"{host}: ") for line in lines), lines
+            found[host] = "\n".join(line.removeprefix(f"{host}: ") for line in lines)
+        assert found.keys() == hosts.keys(), done.stdout + done.stderr
+        return [found[host] for host in hosts], " ".join((done.stdout + done.stderr).split())
+
+    return check
 
 
 class Server:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[2]
 SHOW = """
     - include_role: {name: orbiter.fleet.worker, tasks_from: preflight_values, public: true}
-    - copy:
+    - keep:
         dest: "{{ playbook_dir }}/shown.json"
         content: "{{ shown | to_json }}"
       vars:

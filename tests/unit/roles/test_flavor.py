@@ -38,10 +38,13 @@ NAMES = """
 """
 RENDER = f"""
     - include_role: {{name: orbiter.fleet.redis, tasks_from: preflight_values, public: true}}
-    - template: {{src: "{ROLE}/templates/{{{{ item }}}}", dest: "{{{{ folder }}}}/{{{{ item }}}}", mode: "0600"}}
-      vars: {{__redis_reader_hashes: [], __redis_certificate_file: /etc/hostname}}
+    - keep: {{dest: "{{{{ folder }}}}/{{{{ item }}}}", content: "{{{{ lookup('template', source) }}}}"}}
+      vars:
+        __redis_reader_hashes: []
+        __redis_certificate_file: /etc/hostname
+        source: "{ROLE}/templates/{{{{ item }}}}"
       loop: {[*TEMPLATES, "users.acl.j2"]}
-    - copy: {{content: "{{{{ names | to_json }}}}", dest: "{{{{ folder }}}}/names", mode: "0600"}}
+    - keep: {{content: "{{{{ names | to_json }}}}", dest: "{{{{ folder }}}}/names"}}
       vars:
         names: {NAMES}
 """

@@ -21,7 +21,7 @@ FILE = "/etc/systemd/system/prometheus-node-exporter.service.d/orbiter.conf"
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_managed": "m"}
 SHOW = """
     - include_role: {name: orbiter.fleet.monitoring, tasks_from: preflight_values, public: true}
-    - copy:
+    - keep:
         dest: "{{ playbook_dir }}/shown.json"
         content: "{{ shown | to_json }}"
       vars:
@@ -66,7 +66,7 @@ def derived(ansible: Callable[..., Any], tmp_path: Path) -> Callable[..., dict[s
                 "hosts": host,
                 "gather_facts": False,
                 "roles": [str(CHECKOUT / "playbooks/roles/derived")],
-                "tasks": [{"copy": {"dest": "{{ playbook_dir }}/derived.json", "content": value}}],
+                "tasks": [{"keep": {"dest": "{{ playbook_dir }}/derived.json", "content": value}}],
             },
         ]
         (tmp_path / "derived.yml").write_text(json.dumps(plays))

@@ -40,10 +40,13 @@ def make_wheel(folder, name="tools", version="1.0", files=None, metadata=""):
     return wheel
 
 
-@pytest.fixture
-def worker(tmp_path):
-    """Return the folder of a worker with a command, which needs nothing and builds without a network."""
-    folder = tmp_path / "worker"
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory):
+    """Return the folder of a worker with a command, which needs nothing and builds without a network.
+
+    Always the same, so that its release without an application is built once.
+    """
+    folder = tmp_path_factory.mktemp("worker") / "worker"
     (folder / "locks").mkdir(parents=True)
     (folder / "locks" / f"py{TARGET.partition('-')[0].replace('.', '')}.txt").write_text("")
     scripts = "[console_scripts]\norbiter = orbiter_distributed:main\n"
@@ -87,6 +90,15 @@ def build(worker, cache, tmp_path):
         return subprocess.run([*words, *map(str, options)], cwd=tmp_path, text=True, capture_output=True, check=False)
 
     return run
+
+
+@pytest.fixture
+def own(build, cache, tmp_path):
+    """Return the options for a cache of the test's own, with what every release needs."""
+    built(build())
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/.downloads").symlink_to(cache / ".downloads")
+    return "--cache", tmp_path / "cache"
 
 
 def built(done):
@@ -312,26 +324,26 @@ def test_signed_release_is_told_by_its_hash(build, keys):
         assert (done.returncode, done.stdout.strip()) == (0, digest), done.stderr
 
 
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_release_of_which_a_byte_differs_is_refused(build, keys, tmp_path, place):
+def test_release_of_which_a_byte_differs_is_refused(build, keys, own):
     ours = keys[0]
-    own = ("--cache", tmp_path / "cache", "--sign", ours)
+    own = (*own, "--sign", ours)
     release = built(build(*own))
-    content = bytearray(release[1].read_bytes())
-    content[{"first": 0, "middle": len(content) // 2, "last": -1}[place]] ^= 1
-    release[1].write_bytes(content)
-    # Nor is it signed again, or quietly replaced.
-    assert built(build(*own)) == release
-    done = verify(release, ours)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert str(release[1]) in done.stderr
-    assert release[1].read_bytes() == content
+    right = release[1].read_bytes()
+    for place in (0, len(right) // 2, -1):
+        content = bytearray(right)
+        content[place] ^= 1
+        release[1].write_bytes(content)
+        # Nor is it signed again, or quietly replaced.
+        assert built(build(*own)) == release
+        done = verify(release, ours)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert str(release[1]) in done.stderr
+        assert release[1].read_bytes() == content
 
 
-def test_release_that_somebody_else_signed_is_refused_and_built_anew_by_who_may(build, keys, tmp_path):
+def test_release_that_somebody_else_signed_is_refused_and_built_anew_by_who_may(build, keys, own):
     ours, theirs = keys
-    own = ("--cache", tmp_path / "cache")
     release = built(build(*own))
     assert verify(release, ours).returncode == 1  # not signed at all
     assert built(build(*own, "--sign", theirs)) == release
@@ -374,9 +386,9 @@ def test_archive_that_changed_on_its_way_is_not_installed(build, host):
     assert list(place.parent.iterdir()) == []
 
 
-def test_key_that_is_none_is_refused_by_name(build, tmp_path):
+def test_key_that_is_none_is_refused_by_name(build, own, tmp_path):
     (tmp_path / "key").write_text("nothing")
-    done = build("--sign", tmp_path / "key", "--cache", tmp_path / "cache")
+    done = build("--sign", tmp_path / "key", *own)
     assert done.returncode == 1
     assert f"release_signing_key: {tmp_path / 'key'}" in done.stderr
 

@@ -16,7 +16,7 @@ def written(ansible, path, **variables):
     given = {"redis_password": PASSWORD, "role_path": str(ROLE), "__redis_version": "7.0.15", **variables}
     tasks = f"""
     - include_role: {{name: orbiter.fleet.redis, tasks_from: preflight_values, public: true}}
-    - template: {{src: {ROLE}/templates/users.acl.j2, dest: {path}, mode: "0600"}}
+    - keep: {{dest: {path}, content: "{{{{ lookup('template', '{ROLE}/templates/users.acl.j2') }}}}"}}
 """
     done = ansible([HOST], tasks, f"--extra-vars={json.dumps(given)}")
     assert done.returncode == 0, done.stdout
