@@ -84,6 +84,7 @@ OF_REPLICATION = frozenset(
         "final event",
         "recorded has run",
         "doubled under live leases",
+        "entry lost",
         "subscriber",
     ]
 )
@@ -137,6 +138,9 @@ def ends_as_it_must(history: History) -> Iterator[Finding]:
         if record.ended and record.status not in known.ends:
             what = f"{record.status} ({record.error_type}: {record.error})"
             check = "ends as it must" if known.guilty else "innocent failed"
+            if record.error_type == "EntryLostError":
+                # Its record was on another master of a cluster, which kept it: it says what was lost.
+                check = "entry lost"
             yield Finding(check, task, f"{known.kind}: {what}")
 
 

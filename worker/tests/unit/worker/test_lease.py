@@ -153,7 +153,21 @@ async def test_beat_that_hangs_leaves_time_for_another() -> None:
     keeping.store.will("beat", never, never)
     keeping.run()
     await asyncio.sleep(LEASE)
-    assert keeping.beats[:3] == [0, pytest.approx(6), pytest.approx(12)]
+    assert keeping.beats[:3] == [0, pytest.approx(6), pytest.approx(17)]
+    assert slot.reason is None
+
+
+async def test_beats_that_take_longer_than_a_try_may_are_waited_for() -> None:
+    """As on a busy host: each try was given up after half a period, and no lease was ever renewed."""
+    keeping = Keeping()
+    [slot] = keeping.hold()
+    keeping.store.will("beat", *[lambda: asyncio.sleep(7)] * 40)
+    keeping.run()
+    await asyncio.sleep(6 * LEASE)
+    assert slot.reason is None
+    # Once it is quick again, a try that hangs is given up as soon as before.
+    keeping.store.will("beat", *[None] * 3, never)
+    await asyncio.sleep(60)
     assert slot.reason is None
 
 

@@ -19,6 +19,7 @@ from orbiter.distributed.broker.queue_info import read_backlog
 from orbiter.distributed.broker.storage import Threat, read_storage
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.connection.connected import client_for
+from orbiter.distributed.errors import describe
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.names import DEFAULT_NAMESPACE, check_queue_name
 
@@ -167,7 +168,7 @@ class AlertManager:
                 async with asyncio.timeout(every):
                     reading = await read_queue(redis_url, queue, namespace=namespace, client=client)
             except (RedisError, OSError) as error:
-                logger.warning("alerts cannot be evaluated: %s", error or type(error).__name__)
+                logger.warning("alerts cannot be evaluated: %s", describe(error))
             else:
                 await self.evaluate(reading)
             await asyncio.sleep(every)

@@ -16,6 +16,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from orbiter.distributed.broker.scripts import shared_scripts
 from orbiter.distributed.connection.backoff import Backoff
+from orbiter.distributed.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -129,7 +130,7 @@ async def keep_client_scripts(load: Callable[[], Awaitable[int]]) -> None:
             logger.warning("clients that may load no scripts wait for others to load them: %s", error)
             return
         except (RedisError, OSError, TimeoutError) as error:
-            logger.debug("scripts not loaded: %s", error or type(error).__name__)
+            logger.debug("scripts not loaded: %s", describe(error))
         await asyncio.sleep(LOOK_EVERY)
 
 

@@ -25,6 +25,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from orbiter.distributed.errors import describe
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -93,7 +95,7 @@ class Patience:
             if isinstance(error, RedisError):
                 raise error
             raise ConnectionError(str(error) or "no answer") from error
-        logger.debug("Redis: %s; trying again", error or type(error).__name__)
+        logger.debug("Redis: %s; trying again", describe(error))
         await asyncio.sleep(PAUSE)
 
 

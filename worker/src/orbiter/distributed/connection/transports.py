@@ -36,6 +36,8 @@ from redis.exceptions import (
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
+from orbiter.distributed.errors import describe
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -109,7 +111,7 @@ class _TransportErrors(_KeepsPassword):
 
     async def _closed_by(self, error: Exception) -> ConnectionError:
         await self.disconnect(nowait=True)
-        return ConnectionError(f"the connection broke: {error or type(error).__name__}")
+        return ConnectionError(f"the connection broke: {describe(error)}")
 
 
 def hang_up(connection: Any) -> None:

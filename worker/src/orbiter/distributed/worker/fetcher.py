@@ -252,7 +252,7 @@ class Fetcher:
                     with contextlib.suppress(RedisError, OSError):
                         await self._source.ensure_group()
                 else:
-                    logger.warning("Redis: %s; trying again", error or type(error).__name__)
+                    logger.warning("Redis: %s; trying again", describe(error))
                 await flow.troubles.failed("claim", error)
                 await self._wait(backoff.pause())
             except Exception as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from redis.exceptions import RedisError
 
-from orbiter.distributed.errors import WorkerIdTakenError
+from orbiter.distributed.errors import WorkerIdTakenError, describe
 from orbiter.distributed.execution.endings import StopReason
 from orbiter.distributed.telemetry import metrics
 from orbiter.distributed.worker.incarnation import new_life
@@ -170,11 +170,13 @@ class LeaseKeeper:
 
     async def _beat_for_ever(self) -> None:
         period = self._ttl / 3
+        # Of one try: a connection that hangs must leave time for others. Where a busy host or server needs longer each
+        # time, no try would ever succeed: so it is twice what the last one took, at most half a lease.
+        least = limit = max(0.5, period / 2)
         while True:
-            pause = period
+            pause, began = period, self._clock()
             try:
-                # Half a period is also the limit of one try: a connection that hangs must leave time for another.
-                async with asyncio.timeout(max(0.5, period / 2)):
+                async with asyncio.timeout(limit):
                     await self.beat()
             except WorkerIdTakenError as error:
                 logger.error("%s", error)  # noqa: TRY400 - no fault of this code's
@@ -182,11 +184,12 @@ class LeaseKeeper:
                 return
             except (RedisError, OSError, TimeoutError) as error:
                 metrics.DISRUPTIONS.add(1, self._queue)
-                logger.warning("heartbeat not delivered: %s", error or type(error).__name__)
+                logger.warning("heartbeat not delivered after %.1f s: %s", self._clock() - began, describe(error))
                 pause = min(1.0, period / 4)
                 await self._flow.troubles.failed("renew", error)
             else:
                 self._flow.troubles.worked("renew")
+            limit = min(max(least, 2 * (self._clock() - began)), max(least, self._ttl / 2))
             await self._wait(pause)
 
     async def _wait(self, pause: float) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - redis' own
 
+from orbiter.distributed.errors import describe
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Listener:
                 await self._listen()
             except (RedisError, OSError) as error:
                 metrics.DISRUPTIONS.add(1, self._queue)
-                logger.warning("cancellations are found by renewal only: %s", error or type(error).__name__)
+                logger.warning("cancellations are found by renewal only: %s", describe(error))
                 await asyncio.sleep(AGAIN_AFTER)
 
     async def _listen(self) -> None:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from orbiter.distributed.broker.storage import Threat, read_storage
 from orbiter.distributed.connection.connected import clock_skew
+from orbiter.distributed.errors import describe
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class RedisWatch:
                     self._judge(await self._redis.storage())
                     await self.compare_clocks()
             except (RedisError, OSError, TimeoutError) as error:
-                logger.debug("Redis was not looked at: %s", error or type(error).__name__)
+                logger.debug("Redis was not looked at: %s", describe(error))
                 pause = AGAIN_AFTER
             await asyncio.sleep(pause)
 

@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.redis_url import explain, mask
-from orbiter.distributed.errors import RedisUnavailableError, WorkerIdTakenError
+from orbiter.distributed.errors import RedisUnavailableError, WorkerIdTakenError, describe
 from orbiter.distributed.worker.incarnation import died_here
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def register(
             raise RedisUnavailableError(explain(error, redis_url)) from error
         except (RedisError, OSError) as error:
             left = deadline - clock()
-            reason = f"cannot reach Redis at {mask(redis_url)}: {error or type(error).__name__}"
+            reason = f"cannot reach Redis at {mask(redis_url)}: {describe(error)}"
             refused = isinstance(error, NoPermissionError)
             if left <= 0 or refused:
                 hint = "check the user's rights" if refused else f"gave up after {patience:g} s"

@@ -257,7 +257,7 @@ class Settler:
                 recorded, begun = await self._settle_and_claim([outcome for _, outcome in ready], reserved)
             except (RedisError, OSError) as error:
                 metrics.DISRUPTIONS.add(1, self._queue)
-                logger.warning("%d outcomes wait for Redis: %s", len(batch), error or type(error).__name__)
+                logger.warning("%d outcomes wait for Redis: %s", len(batch), describe(error))
                 await self._flow.troubles.failed("settle", error)
             except Exception:
                 # What cannot even be sent must not keep the outcomes beside it: its task runs again later.

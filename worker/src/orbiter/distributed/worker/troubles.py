@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from redis.exceptions import RedisError
 
 from orbiter.distributed.broker.spoilt import is_spoilt
+from orbiter.distributed.errors import describe
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Mender:
                 metrics.MENDED.add(1, queue)
                 logger.error("queue %s has a new stream, as ids of the old one lay in the future", queue)
         except (RedisError, OSError) as error:
-            logger.warning("the queue's keys cannot be mended: %s", error or type(error).__name__)
+            logger.warning("the queue's keys cannot be mended: %s", describe(error))
             return None
         return found
 
@@ -106,7 +107,7 @@ class Troubles:
 
     async def failed(self, step: Step, error: BaseException) -> None:
         """Take note that a step failed; mend the data where these made it fail."""
-        now, text = self._clock(), f"{error or type(error).__name__}"
+        now, text = self._clock(), describe(error)
         trouble = self._failing.get(step)
         if trouble is None or now - trouble.last > self._lease:
             self._failing[step] = _Trouble(now, now, text)
