@@ -16,8 +16,10 @@ import pytest
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
 
 from orbiter.dashboard.passwords import hash_line
+from orbiter.distributed import Client
 from tests.fleet import Fleet, working
 from tests.integration.dashboards import Browser, dashboard
+from tests.integration.test_dev import Dev
 from tests.support import PATIENCE, free_port, slowness
 
 CHROMIUM = shutil.which("chromium")
@@ -85,21 +87,20 @@ def test_axe_is_what_its_package_has() -> None:
     assert hashlib.sha256(AXE.read_bytes()).hexdigest() == AXE_SHA256
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-async def test_everybody_can_read_every_page(fleet: Fleet, tmp_path: Path, scheme: str, width: int) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_everybody_can_read_every_page(fleet: Fleet, tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 844}
-    async with (
-        shown(fleet) as (browser, ids),
-        chromium(tmp_path, browser.address, color_scheme=scheme, viewport=size) as page,
-    ):
+    async with shown(fleet) as (browser, ids), chromium(tmp_path, browser.address, viewport=size) as page:
         paths = [*PAGES, *(f"task?id={task_id}" for task_id in ids), "confirm?what=drain&id=w1", "tasks?agent=nobody"]
         paths.append(f"again?id={ids[1]}")
         found = []
         for path in paths:
             await page.goto(f"/{path}")
-            found += await findings(page)
+            found += await in_both_colours(page)
             wide = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, f"{path} is {wide} pixels wider than its window"
+            if path in PAGES:
+                await expect(page.locator("nav a[aria-current=page]").first).to_be_in_viewport(ratio=1)
         assert found == []
 
 
@@ -178,6 +179,39 @@ async def test_text_is_seen_as_it_comes(fleet: Fleet, tmp_path: Path) -> None:
         await expect(page.locator("#events")).to_contain_text("completed")
 
 
+TALK = """
+import asyncio
+from pathlib import Path
+
+async def talk(context):
+    yield "before "
+    while not Path(context.metadata["until"]).exists():
+        await asyncio.sleep(0.02)
+    yield "after"
+"""
+
+
+async def test_orbiter_dev_shows_the_text_of_a_task_as_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "loud").mkdir()
+    (tmp_path / "loud/__init__.py").touch()
+    (tmp_path / "loud/jobs.py").write_text(TALK)
+    dev = Dev(tmp_path, tmp_path / "dev.log", "--app", "loud")
+    try:
+        await dev.ready()
+        (address,) = re.findall(r"http://127.0.0.1:[0-9]+", dev.log.splitlines()[0])
+        agent = {"runtime": "callable", "target": "loud.jobs:talk", "name": "talk"}
+        async with Client(dev.url) as client, chromium(tmp_path / "profile", address) as page:
+            await page.goto("/tasks")
+            task = await client.submit(agent, "Talk", metadata={"until": str(tmp_path / "go")})
+            await page.locator(f'a[href="/task?id={task.task_id}"]').click()
+            await expect(page.locator("#answer")).to_have_text("before ")
+            (tmp_path / "go").touch()
+            await expect(page.locator("#answer")).to_have_text("before after")
+            await expect(page.locator("#live .state").first).to_have_text("completed")
+    finally:
+        dev.end()
+
+
 @pytest.mark.alone
 async def test_what_happens_is_seen_within_a_second_under_load(fleet: Fleet, tmp_path: Path) -> None:
     async def load() -> None:
@@ -209,6 +243,8 @@ async def test_times_are_those_of_the_viewer_and_exact_where_one_points(fleet: F
         # Half an hour off every zone of whole hours.
         there = datetime.fromisoformat(str(await submitted.get_attribute("datetime"))) + timedelta(hours=5.5)
         await expect(submitted).to_have_attribute("title", re.compile(f"{there:%-I:%M:%S}.*5:30"))
+        await page.goto("/queue")
+        await expect(page.locator(".card time")).to_have_text(re.compile(r"in \d+ d"))
 
 
 async def test_a_task_is_cancelled_by_the_keyboard(fleet: Fleet, tmp_path: Path) -> None:
