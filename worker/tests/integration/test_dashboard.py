@@ -66,6 +66,15 @@ async def test_pages_show_workers_tasks_and_failures(fleet: Fleet, redis_url: st
         assert failed.task_id in await browser.text("/dead")
 
 
+async def test_nothing_is_made_up_of_a_worker_whose_heartbeat_expired(redis_url: str, redis_client: Redis) -> None:
+    await redis_client.zadd(keys.FLEET, {"gone": time.time() * 1000 - 100_000})
+    async with dashboard(redis_url) as browser:
+        row = (await browser.text("/fleet")).partition(">gone<")[2].partition("</tr>")[0]
+    told = dict(re.findall(r'data-label="([^"]+)"[^>]*>(.*?)</td>', row, re.DOTALL))
+    names = ("Slots", "Tasks", "Processes", "Memory", "Loop lag", "Release")
+    assert {name: told[name] for name in names} == dict.fromkeys(names, "–")
+
+
 async def test_the_queue_is_shown_over_time_with_its_deploys(fleet: Fleet, redis_url: str, redis_client: Redis) -> None:
     async with dashboard(redis_url) as browser, aclosing(events(browser, "/live/queue?span=hour")) as stream:
         assert "Nothing was counted" in (await anext(stream))["data"]
