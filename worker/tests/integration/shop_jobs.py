@@ -26,6 +26,7 @@ class InvoiceError(ValueError):
 
 async def answer(context: Any) -> AsyncIterator[str]:
     """Look an order up and tell where it is."""
+    context.spend("openai:gpt-4o", "support", random.randint(400, 900), random.randint(60, 120))
     context.emit(ToolCallEvent(tool_name="find_order", tool_call_id="1", agent_name="support"))
     await asyncio.sleep(random.uniform(0.05, 0.4))
     known = {"tool_name": "find_order", "tool_call_id": "1", "agent_name": "support", "arguments": {"order": 1042}}
@@ -38,6 +39,7 @@ async def answer(context: Any) -> AsyncIterator[str]:
 
 async def classify(context: Any) -> str:
     """Say what a message is about."""
+    context.spend("openai:gpt-4o-mini", "triage", random.randint(200, 400), random.randint(1, 5))
     await asyncio.sleep(random.uniform(0.1, 1))
     if random.random() < 0.15:
         raise RateLimitedError("429 Too Many Requests: 60 requests a minute for this key, try again in 12 s")
@@ -46,6 +48,7 @@ async def classify(context: Any) -> str:
 
 async def invoice(context: Any) -> dict[str, Any]:
     """Check an invoice."""
+    context.spend("own:invoices-7b", "billing", random.randint(800, 2000), random.randint(20, 60))
     await asyncio.sleep(random.uniform(0.1, 2))
     if random.random() < 0.3:
         raise InvoiceError("invoice 2026-1182: the total of 118.20 EUR is not that of its 4 lines (112.80 EUR)")
