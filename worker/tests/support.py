@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import json
 import os
 import random
 import socket
@@ -72,6 +74,42 @@ def slowness() -> float:
 
 # Turns of an empty loop that take a tenth of a second on two cores of a server of 2024, while nobody else computes.
 _WORK = 2_500_000
+
+
+def cost(work: Callable[[], object], enough: float) -> float:
+    """Return how many times the processor time of a calibration some work takes: ``enough``, or the least of three.
+
+    The calibration reads JSON and goes through it, right before the work and right after it. What makes the one slow
+    (a slower machine, others on its cores and in its caches) makes the other slow. Objects that other tests have left
+    count for neither.
+    """
+    least = float("inf")
+    gc.collect()
+    gc.freeze()
+    try:
+        for _ in range(3):
+            before = _processor_time(_calibration)
+            took = _processor_time(work)
+            least = min(least, 2 * took / (before + _processor_time(_calibration)))
+            if least <= enough:
+                break
+    finally:
+        gc.unfreeze()
+    return least
+
+
+# Read in about a thirtieth of a second, like the largest task that a worker reads.
+_TEXT = json.dumps([{"name": f"a{number}", "of": [number, 0.5, None]} for number in range(20_000)])
+
+
+def _calibration() -> None:
+    assert len({len(one["name"]) for one in json.loads(_TEXT) if one["of"]}) == 5
+
+
+def _processor_time(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
 
 
 # Below the ports that systems give to outgoing connections: one of those would take a port before its server does.
