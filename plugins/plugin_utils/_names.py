@@ -14,7 +14,9 @@ from ansible_collections.orbiter.fleet.plugins.plugin_utils._yaml import COLLECT
 # Whoever writes these means us. Other collections have image_, release_ and lock_, too.
 PREFIXES = ("orbiter_", "redis_", "temporal_", "worker_")
 # What our tasks set themselves, as a play before this one.
-MADE = frozenset(("image_reference", "packages_done", "release_archives", "release_version"))
+MADE = frozenset(
+    ("image_reference", "packages_done", "release_archives", "release_built", "release_verified", "release_version")
+)
 # A name has to be longer than this to be compared: few letters are soon alike.
 SHORT = 7
 NEAR = 2
