@@ -61,9 +61,6 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     topology: str = "single"
 
-    def __str__(self) -> str:
-        return f"{self.seed}" if self.topology == "single" else f"{self.seed} ({self.topology})"
-
 
 def judge(history: History) -> Verdict:
     """Check all of it."""

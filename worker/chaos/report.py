@@ -88,6 +88,27 @@ MATRIX = {
     ),
     "temporal away": ("durable tasks wait, begun ones go on", "nothing is lost, and nothing fails"),
 }
+# What is counted of runs, as the page says it.
+COUNTED = {
+    "faults": "faults",
+    "accepted": "tasks that were accepted",
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "lost": "lost",
+    "not replicated": "of which a failover lost something",
+    "stuck": "stuck",
+    "doubled under live leases": "doubled under live leases",
+    "doubled after expiry": "doubled after expiry",
+    "innocents charged": "innocents charged with a crash",
+    "subscribers": "subscribers",
+    "hung subscribers": "hung subscribers",
+    "runs": "runs",
+    "retries": "runs after an error",
+    "losses": "runs that were lost",
+    "hand-offs": "runs that were handed off",
+}
+TOPOLOGIES = {"single": "one Redis", "sentinel": "three sentinels", "cluster": "cluster of six", "temporal": "Temporal"}
 NAMES = {
     "kill worker": "SIGKILL of a worker",
     "end worker": "SIGTERM of a worker",
@@ -184,35 +205,36 @@ def with_figures(page: str, verdicts: Sequence[Verdict]) -> str:
     return f"{before}{BEGIN}\n{_figures(verdicts)}\n{END}{after}"
 
 
-def _seeds(names: Sequence[str]) -> str:
-    """Return the names of seeds with those that follow each other as a range."""
-    numbers = sorted(int(name) for name in names if name.isdecimal())
+def _row(name: str, cells: Iterable[object]) -> str:
+    return f"| {' | '.join([name, *map(str, cells)])} |"
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    """Return numbers, those that follow each other as a range."""
+    numbers = sorted(set(seeds))
     parts = []
     while numbers:
         many = next((at for at, number in enumerate(numbers) if number != numbers[0] + at), len(numbers))
         parts.append(f"{numbers[0]} to {numbers[many - 1]}" if many > 2 else ", ".join(map(str, numbers[:many])))
         numbers = numbers[many:]
-    return ", ".join(parts + [name for name in names if not name.isdecimal()])
+    return ", ".join(parts)
 
 
 def _figures(verdicts: Sequence[Verdict]) -> str:
-    number, found = totals(verdicts), sum(len(verdict.findings) for verdict in verdicts)
-    seeds = _seeds([str(verdict) for verdict in verdicts])
-    seconds = sum(verdict.duration for verdict in verdicts)
+    # What a failover costs is no fault of the queue's: a column each, so that neither hides behind the other.
+    kinds = list(dict.fromkeys(verdict.topology for verdict in verdicts))
+    columns = [[verdict for verdict in verdicts if verdict.topology == kind] for kind in kinds]
+    numbers = [totals(column) for column in columns]
     lines = [
-        f"Seeds {seeds}, {seconds:.0f} s of faults, {number['faults']} faults, {found} findings:",
-        "",
-        "| of {accepted} tasks that were accepted | |".format(**number),
-        "| --- | --- |",
-    ]
-    rows = ("completed", "failed", "cancelled", "lost", "stuck", "doubled under live leases", "doubled after expiry")
-    lines += [f"| {name} | {number[name]} |" for name in rows]
-    lines += [
-        f"| innocents charged with a crash | {number['innocents charged']} |",
-        f"| tasks to which a failover cost something | {number['not replicated']} |",
-        f"| hung subscribers, of {number['subscribers']} | {number['hung subscribers']} |",
-        f"| runs; of these repeated after an error, lost, handed off | {number['runs']}; {number['retries']},"
-        f" {number['losses']}, {number['hand-offs']} |",
+        _row("", [TOPOLOGIES[kind] for kind in kinds]),
+        _row("---", ["---" for _ in kinds]),
+        _row(
+            "seeds, with a plan of faults each",
+            [_seeds(verdict.seed for verdict in column) for column in columns],
+        ),
+        _row("seconds of faults", [f"{sum(verdict.duration for verdict in column):.0f}" for column in columns]),
+        _row("findings", [sum(len(verdict.findings) for verdict in column) for column in columns]),
+        *(_row(told, [number[name] for number in numbers]) for name, told in COUNTED.items()),
         "",
         "| fault | what may happen | what holds | runs again after: median, longest (times) |",
         "| --- | --- | --- | --- |",

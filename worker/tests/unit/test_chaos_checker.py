@@ -302,7 +302,8 @@ def test_figures_go_to_their_place_on_the_page() -> None:
     assert "3.5 s, 3.5 s (1) |" in written
     durable = replace(history(), topology="temporal", faults=[Happened("temporal away", 5.0, 5.2)])
     written = report.with_figures(page, [checker.judge(history()), checker.judge(durable)])
-    assert "Seeds 1, 1 (temporal)," in written
+    assert "| one Redis | Temporal |" in written
+    assert "| lost | 0 | 0 |" in written
     assert "3.5 s, 3.5 s (1) |" in written
     assert set(report.MATRIX) == set(report.NAMES) == set(FAULTS)
     with pytest.raises(ValueError, match="needs the lines"):
