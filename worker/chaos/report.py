@@ -94,7 +94,7 @@ COUNTED = {
     "accepted tasks": ("accepted",),
     "completed, failed, cancelled": ("completed", "failed", "cancelled"),
     "lost": ("lost",),
-    "of which a failover lost something": ("not replicated",),
+    "of these by a failover": ("not replicated",),
     "stuck": ("stuck",),
     "doubled under live leases, after expiry": ("doubled under live leases", "doubled after expiry"),
     "innocents charged with a crash": ("innocents charged",),
@@ -225,7 +225,6 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
             "seeds",
             [_seeds(verdict.seed for verdict in column) for column in columns],
         ),
-        _row("seconds of faults", [f"{sum(verdict.duration for verdict in column):.0f}" for column in columns]),
         _row("findings", [sum(len(verdict.findings) for verdict in column) for column in columns]),
         *(
             _row(told, [", ".join(f"{number[name]}" for name in names) for number in numbers])
