@@ -44,7 +44,9 @@ class Mutation:
     says: str
 
 
-MACHINE = ("chaos.machine", "--seed", "1", "--examples", "100")
+def machine(seed: int = 1) -> tuple[str, ...]:
+    """Return the state machine with histories of a seed; which of them meet a fault changes with what they can do."""
+    return ("chaos.machine", "--seed", str(seed), "--examples", "100")
 
 
 def faults(kinds: str, *options: str, seed: int = 1) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ MUTATIONS = (
         f"{LUA}/core/settle_and_claim.lua",
         "  if not pending then return 'lost' end\n",
         "",
-        MACHINE,
+        machine(),
         "AssertionError",
     ),
     Mutation(
@@ -66,7 +68,7 @@ MUTATIONS = (
         f"{LUA}/lib/check_fence.lua",
         "  if deliveries and deliveries ~= '' and tonumber(deliveries) ~= count then return nil end\n",
         "",
-        MACHINE,
+        machine(4),
         "AssertionError",
     ),
     Mutation(
@@ -74,7 +76,7 @@ MUTATIONS = (
         f"{LUA}/lib/start_task.lua",
         "  local attempt = count_of(known[7]) + 1\n",
         "  local attempt = count_of(known[7]) + 1\n  drop_entry(at.queue, at.group, at.entry)\n",
-        MACHINE,
+        machine(),
         "AssertionError",
     ),
     Mutation(
@@ -82,7 +84,7 @@ MUTATIONS = (
         f"{LUA}/lib/lose_process.lua",
         "redis.call('HSET', task, 'status', 'pending', 'alone', next_alone)",
         "redis.call('HSET', task, 'status', 'pending')",
-        MACHINE,
+        machine(),
         "AssertionError",
     ),
     Mutation(
@@ -90,7 +92,7 @@ MUTATIONS = (
         f"{LUA}/core/tidy.lua",
         "  if #redis.call('XPENDING', queue, group, '-', '+', 1, ARGV[n]) == 0 then\n",
         "  if true then\n",
-        MACHINE,
+        machine(),
         "AssertionError",
     ),
     Mutation(
