@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from orbiter.dashboard import prices
 from orbiter.dashboard.actions import act, back_to, chosen, kind_of
 from orbiter.dashboard.again import FieldError, prefilled, shown_again, task_asked_for, too_large, typed_in
 from orbiter.dashboard.attempts import Attempts
@@ -112,7 +113,12 @@ class Dashboard:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with self._client:
-            yield
+            # On a busy machine the first page that shows prices would wait for them so long that it gave Redis up.
+            loading = asyncio.ensure_future(asyncio.to_thread(prices.load))
+            try:
+                yield
+            finally:
+                await loading
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

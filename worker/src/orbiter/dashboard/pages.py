@@ -160,7 +160,9 @@ async def usage(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
     if days not in map(str, DAYS):
         raise ValueError(f"days: {days!r} is none; use one of {', '.join(map(str, DAYS))}")
     rows = await overview.usage(name, days=int(days))
-    return {"bill": bill(rows), "queue": name, "days": int(days), "spans": DAYS, "source": SOURCE}
+    # It computes for long, where there are many models and agents: other pages go on meanwhile.
+    made = await asyncio.to_thread(bill, rows)
+    return {"bill": made, "queue": name, "days": int(days), "spans": DAYS, "source": SOURCE}
 
 
 async def actions(overview: Overview, _: Mapping[str, str]) -> dict[str, Any]:

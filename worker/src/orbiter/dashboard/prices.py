@@ -69,6 +69,11 @@ class Bill:
     days: list[Line]
 
 
+def load() -> None:
+    """Read the library's prices, which takes some tenths of a second, once."""
+    _calculated("openai:gpt-4o", _THOUSAND, _THOUSAND, datetime.now(UTC).timestamp())
+
+
 def bill(rows: Iterable[DayOfUsage]) -> Bill:
     """Return what was used and what it cost, by the price of each day."""
     total, models, agents, days = Line(), _lines(), _lines(), _lines()

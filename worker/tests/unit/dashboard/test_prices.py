@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from orbiter.dashboard import pages
 from orbiter.dashboard.prices import bill, price
 from orbiter.dashboard.view import dollars
 from orbiter.distributed.client.overview import DayOfUsage
@@ -70,3 +75,19 @@ def test_a_bill_adds_up_by_model_agent_and_day() -> None:
 )
 def test_small_amounts_are_told_from_nothing(amount: str, text: str) -> None:
     assert dollars(Decimal(amount)) == text
+
+
+async def test_other_pages_go_on_while_a_bill_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads its prices at the first question, which takes some tenths of a second."""
+    loop, others_go_on = asyncio.get_running_loop(), threading.Event()
+
+    def made(_: object) -> bool:
+        loop.call_soon_threadsafe(others_go_on.set)
+        return others_go_on.wait(10)
+
+    async def rows(_: str, *, days: int) -> list[int]:
+        return [days]
+
+    monkeypatch.setattr(pages, "bill", made)
+    overview: Any = SimpleNamespace(queue="q", namespace="orbiter", usage=rows)
+    assert (await pages.usage(overview, {}))["bill"] is True
