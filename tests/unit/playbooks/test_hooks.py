@@ -67,7 +67,7 @@ def chat(answer=200):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             posts.append((self.path, self.headers["Content-Type"], json.loads(body)))
-            for _ in range(SLOW * 4 if answer is None else 0):
+            for _turn in range(SLOW * 4 if answer is None else 0):
                 self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 if over.wait(0.25):
                     return
