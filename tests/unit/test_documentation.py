@@ -85,8 +85,9 @@ def test_lookups_of_the_pages_are_there_and_take_what_they_are_given():
     pages = "".join(path.read_text() for path in (CHECKOUT / "docs").rglob("*.md"))
     asked = re.findall(r"lookup\('((?:ansible|community|orbiter)\.\w+\.\w+)', ([^)]*)\)", pages)
     stores = {"community.general.onepassword", "community.hashi_vault.vault_kv2_get", "community.sops.sops"}
-    assert stores <= {name for name, _words in asked}
-    command = [Path(sys.executable).parent / "ansible-doc", "--json", "--type", "lookup", *{name for name, _words in asked}]
+    names = {name for name, _words in asked}
+    assert stores <= names
+    command = [Path(sys.executable).parent / "ansible-doc", "--json", "--type", "lookup", *names]
     environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     said = json.loads(done.stdout)
