@@ -38,6 +38,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("ANSIBLE_COLLECTIONS_PATH", str(CHECKOUT / ".cache/collections"))
 
 
+def pytest_configure(config):
+    """Name the marker where ansible-test runs pytest: it reads a pytest.ini of its own."""
+    config.addinivalue_line("markers", "nightly: takes long by nature; run by `make test-nightly` only")
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return a Redis server with a password."""
