@@ -137,8 +137,8 @@ dist: setup ## Build what is published of the release that is checked out: dist/
 .PHONY: image
 image: ## Build the workers' image for this machine: orbiter-worker:TAG (TAG=1.0.0 BASE=python:3.12-slim)
 	@tools/prereqs.sh python engine
-	ansible-playbook --inventory image, --extra-vars '{"orbiter_worker_hosts": "image", \
-	  "image_base": "$(or $(BASE),python:3.12-slim)", "image_extra_tags": ["$(or $(TAG),latest)"]}' playbooks/image.yml
+	ansible-playbook playbooks/image.yml --inventory image, --extra-vars orbiter_worker_hosts=image \
+	  --extra-vars '{"image_base": "$(or $(BASE),python:3.12-slim)", "image_extra_tags": ["$(or $(TAG),latest)"]}'
 
 .PHONY: sbom
 sbom: setup ## List what releases are made of (EXTRAS="otel openai" for others): CycloneDX, dist/sbom/

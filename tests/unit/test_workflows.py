@@ -1,6 +1,9 @@
 """.github/workflows: what runs there is what is here."""
 
+import itertools
+import json
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -68,6 +71,25 @@ def test_a_tag_makes_what_make_release_makes_and_an_image_for_both_machines():
     assert lines("release/image")[0] == 'make image TAG="$GITHUB_REF_NAME"'
     assert [row["machine"] for row in matrix("release/image")["include"]] == ["amd64", "arm64"]
     assert [line for line in lines("release/release") if "--draft" in line and "--notes-file NOTES.md" in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "base", "tag"),
+    [((), "python:3.12-slim", "latest"), (("BASE=mine:1", "TAG=1.0.0"), "mine:1", "1.0.0")],
+)
+def test_make_image_hands_base_and_tag_on_as_ansible_reads_them(words, base, tag):
+    recipe = subprocess.run(
+        ["make", "--dry-run", "image", *words], cwd=CHECKOUT, text=True, capture_output=True, check=True
+    ).stdout
+    # As the shell takes the line apart: a backslash within single quotes stays.
+    arguments = recipe.partition("ansible-playbook ")[2]
+    said = subprocess.run(
+        ["bash", "-euc", f"printf '%s\\0' {arguments}"], text=True, capture_output=True, check=True
+    ).stdout.split("\0")
+    given = [value for option, value in itertools.pairwise(said) if option == "--extra-vars"]
+    assert "orbiter_worker_hosts=image" in given
+    (settings,) = [json.loads(value) for value in given if value.startswith("{")]
+    assert settings == {"image_base": base, "image_extra_tags": [tag]}
 
 
 def test_hooks_before_a_commit_run_what_lint_runs():
