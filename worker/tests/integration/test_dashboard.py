@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from starlette.datastructures import QueryParams
 
 from orbiter.dashboard import pages
 from orbiter.dashboard.passwords import hash_line
@@ -113,6 +115,53 @@ async def test_usage_is_shown_with_what_it_cost(redis_url: str, redis_client: Re
         await redis_client.set(today.replace("usage", "old"), "x")
         await redis_client.rename(today.replace("usage", "old"), today)
         assert "No model has answered" in await browser.text("/usage")
+
+
+@pytest.mark.parametrize(
+    "case", [("usage", "bill"), ("queue", "draw"), ("task", "attempts_of"), ("live task", "attempts_of")], ids=" ".join
+)
+async def test_what_computes_for_long_does_not_count_as_silence_of_redis(
+    fleet: Fleet, redis_url: str, monkeypatch: pytest.MonkeyPatch, case: tuple[str, str]
+) -> None:
+    begun, others_answered = threading.Event(), threading.Event()
+    page, compute = case[0], getattr(pages, case[1])
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        begun.set()
+        # In the event loop it would keep the others from answering.
+        assert others_answered.wait(10 * pages.WITHIN)
+        return compute(*given, **named)
+
+    query = QueryParams(id=await fleet.submit("echo", not_before=4e9))
+    monkeypatch.setattr(pages, case[1], slowly)
+    monkeypatch.setattr(pages, "WITHIN", slowness())
+    async with Client(redis_url) as client, dashboard(redis_url) as browser:
+        name, live = page.removeprefix("live "), page.startswith("live ")
+        reading = asyncio.create_task(pages.read(name, Overview(client), query, live=live))
+        await wait_until(begun.is_set)
+        until = time.monotonic() + 1.5 * pages.WITHIN
+        while time.monotonic() < until:
+            assert (await browser.get("/healthz")).status_code == 200
+            await browser.text("/fleet")
+        assert not reading.done()
+        others_answered.set()
+        assert (await reading)["page"] == name
+
+
+async def test_prices_are_read_as_the_server_starts_and_nobody_waits_for_them(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    def load() -> None:
+        begun.set()
+        assert answered.wait(PATIENCE)
+
+    monkeypatch.setattr("orbiter.dashboard.app.load", load)
+    async with dashboard(redis_url) as browser:
+        await wait_until(begun.is_set)
+        await browser.text("/fleet")
+        answered.set()
 
 
 async def test_a_ring_and_deploys_of_another_type_hide_no_page(redis_url: str, redis_client: Redis) -> None:

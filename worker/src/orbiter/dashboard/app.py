@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from orbiter.dashboard import prices
 from orbiter.dashboard.actions import act, back_to, chosen, kind_of
 from orbiter.dashboard.again import FieldError, prefilled, shown_again, task_asked_for, too_large, typed_in
 from orbiter.dashboard.attempts import Attempts
@@ -24,6 +23,7 @@ from orbiter.dashboard.guard import LONGEST_BODY, Guard, cookie
 from orbiter.dashboard.health import Health
 from orbiter.dashboard.pages import PAGES, NotFoundError, known_query, read
 from orbiter.dashboard.passwords import Passwords
+from orbiter.dashboard.prices import load
 from orbiter.dashboard.seals import NOTICE, NOTICE_LASTS, SESSION, SESSION_LASTS, Seals
 from orbiter.dashboard.streams import FullError, Live, Seats, place, task_events, until
 from orbiter.dashboard.view import View, quote_query
@@ -113,8 +113,8 @@ class Dashboard:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with self._client:
-            # On a busy machine the first page that shows prices would wait for them so long that it gave Redis up.
-            loading = asyncio.ensure_future(asyncio.to_thread(prices.load))
+            # Nobody waits for it but who asks for a price before it has ended.
+            loading = asyncio.create_task(asyncio.to_thread(load))
             try:
                 yield
             finally:

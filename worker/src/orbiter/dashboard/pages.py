@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.client.overview import Overview, TaskView, WorkerHealth
 
-    Page = Callable[[Overview, Mapping[str, str]], Awaitable[dict[str, Any]]]
+    # What is computed of answers comes as a function: it is no part of the time that Redis gets.
+    Page = Callable[[Overview, Mapping[str, str]], Awaitable[dict[str, Any] | Callable[[], dict[str, Any]]]]
 
 # Seconds that Redis gets to answer all questions of a page.
 WITHIN = 5.0
@@ -46,7 +47,9 @@ async def read(name: str, overview: Overview, query: Mapping[str, str], *, live:
         TimeoutError: It does not answer.
     """
     async with asyncio.timeout(WITHIN):
-        values, now = await asyncio.gather((LIVE if live else PAGES)[name](overview, query), overview.now())
+        found, now = await asyncio.gather((LIVE if live else PAGES)[name](overview, query), overview.now())
+    # In a thread: whoever waits for Redis meanwhile would take a long computation for its silence.
+    values = await asyncio.to_thread(found) if callable(found) else found
     return {"now": now, "page": name, **values}
 
 
@@ -74,7 +77,7 @@ def state_of(worker: WorkerHealth) -> str:
     return worker.state or "running"
 
 
-async def queue(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
+async def queue(overview: Overview, query: Mapping[str, str]) -> Callable[[], dict[str, Any]]:
     """One queue, with what workers counted of it, and which others there are."""
     name, span = queue_name(overview, query), query.get("span") or next(iter(SPANS))
     if span not in SPANS:
@@ -86,14 +89,13 @@ async def queue(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
         overview.deploys(),
     )
     others = sorted({overview.queue, name, *(worker.queue for worker in workers if worker.alive and worker.queue)})
-    drawn = draw(minutes, deploys, name=span, now=now)
-    return {
+    return lambda: {
         "info": info,
         "queue": name,
         "queues": others,
         "span": span,
         "spans": list(SPANS),
-        "drawn": drawn,
+        "drawn": draw(minutes, deploys, name=span, now=now),
         "deploys": deploys,
     }
 
@@ -105,11 +107,11 @@ async def tasks(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
     return {"found": page, "sought": sought, "filters": filters(query), "after": query.get("after", "")}
 
 
-async def task(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
+async def task(overview: Overview, query: Mapping[str, str]) -> Callable[[], dict[str, Any]]:
     """One task."""
     view = await _task(overview, query)
     events = [*view.events, *view.last]
-    return {
+    return lambda: {
         "view": view,
         "task": view.task,
         "attempts": attempts_of(events, view.task),
@@ -120,10 +122,10 @@ async def task(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-async def live_task(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
+async def live_task(overview: Overview, query: Mapping[str, str]) -> Callable[[], dict[str, Any]]:
     """One task, without what was submitted, and without its events, which come by themselves."""
     view = await _task(overview, query, payload=False)
-    return {"task": view.task, "attempts": attempts_of([*view.events, *view.last], view.task)}
+    return lambda: {"task": view.task, "attempts": attempts_of([*view.events, *view.last], view.task)}
 
 
 async def _task(overview: Overview, query: Mapping[str, str], *, payload: bool = True) -> TaskView:
@@ -154,15 +156,13 @@ async def alerts(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]
     return {"alerts": sorted(found, key=lambda alert: not alert.firing), "queue": name}
 
 
-async def usage(overview: Overview, query: Mapping[str, str]) -> dict[str, Any]:
+async def usage(overview: Overview, query: Mapping[str, str]) -> Callable[[], dict[str, Any]]:
     """What a queue's tasks used of models, and what that cost."""
     name, days = queue_name(overview, query), query.get("days") or str(DAYS[1])
     if days not in map(str, DAYS):
         raise ValueError(f"days: {days!r} is none; use one of {', '.join(map(str, DAYS))}")
     rows = await overview.usage(name, days=int(days))
-    # It computes for long, where there are many models and agents: other pages go on meanwhile.
-    made = await asyncio.to_thread(bill, rows)
-    return {"bill": made, "queue": name, "days": int(days), "spans": DAYS, "source": SOURCE}
+    return lambda: {"bill": bill(rows), "queue": name, "days": int(days), "spans": DAYS, "source": SOURCE}
 
 
 async def actions(overview: Overview, _: Mapping[str, str]) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class Bill:
 
 
 def load() -> None:
-    """Read the library's prices, which takes some tenths of a second, once."""
-    _calculated("openai:gpt-4o", _THOUSAND, _THOUSAND, datetime.now(UTC).timestamp())
+    """Read the library's prices, which the first look-up does otherwise: some tenths of a second of computing."""
+    _of_model("openai:gpt-4o")
 
 
 def bill(rows: Iterable[DayOfUsage]) -> Bill:

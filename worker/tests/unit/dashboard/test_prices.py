@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import subprocess
+import sys
 from decimal import Decimal
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from orbiter.dashboard import pages
 from orbiter.dashboard.prices import bill, price
 from orbiter.dashboard.view import dollars
 from orbiter.distributed.client.overview import DayOfUsage
@@ -77,17 +74,13 @@ def test_small_amounts_are_told_from_nothing(amount: str, text: str) -> None:
     assert dollars(Decimal(amount)) == text
 
 
-async def test_other_pages_go_on_while_a_bill_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library reads its prices at the first question, which takes some tenths of a second."""
-    loop, others_go_on = asyncio.get_running_loop(), threading.Event()
+def test_once_they_are_loaded_the_first_price_takes_no_reading() -> None:
+    found = fresh("from orbiter.dashboard import prices; before = read(); prices.load(); print(before, read())")
+    assert found == "False True"
 
-    def made(_: object) -> bool:
-        loop.call_soon_threadsafe(others_go_on.set)
-        return others_go_on.wait(10)
 
-    async def rows(_: str, *, days: int) -> list[int]:
-        return [days]
-
-    monkeypatch.setattr(pages, "bill", made)
-    overview: Any = SimpleNamespace(queue="q", namespace="orbiter", usage=rows)
-    assert (await pages.usage(overview, {}))["bill"] is True
+def fresh(code: str) -> str:
+    """Return what a process of its own prints; in it ``read()`` tells whether the library's prices have been read."""
+    head = "import sys; read = lambda: 'genai_prices.data' in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
