@@ -132,6 +132,8 @@ def test_status_and_the_dashboard_say_the_same(server, module, fleet):
     cards = {title: text.split() for title, text in of_queue.cards.items()}
     numbers = {name: int(cards[title][0]) for name, title in NUMBERS.items()}
     assert numbers == {name: queue[name] for name in NUMBERS} == {"waiting": 2, "running": 1, "delayed": 1, "dead": 1}
+    said = re.findall(r"(\d+) (waiting|running|delayed|dead)", " ".join(page[1:3]))
+    assert {name: int(number) for number, name in said} == numbers
     assert f"{queue['busy']} of {queue['slots']} slots busy" in of_queue.cards["Workers"]
     assert f"Queue orbiter:tasks, {queue['busy']} of {queue['slots']} slots busy" == page[0]
     assert of_fleet.cards["Slots busy"].split() == [str(queue["busy"]), "/", str(queue["slots"])]
