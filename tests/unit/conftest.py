@@ -126,7 +126,7 @@ def ansible(tmp_path: Path, forked: Ansible) -> Callable[..., subprocess.Complet
 def refusals(tmp_path: Path, forked: Ansible) -> Callable[..., tuple[list[str], str]]:
     """Return a function that has a role check cases of its values, each as those of a host, all in one play.
 
-    It gives what is said against each, a line for each fault; and all that was shown, as one line.
+    It returns the faults found in each case, a line for each fault; and all that was printed, as one line.
     """
 
     def check(role: str, *cases: dict[str, Any], **common: Any) -> tuple[list[str], str]:

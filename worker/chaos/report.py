@@ -94,7 +94,7 @@ COUNTED = {
     "accepted tasks": ("accepted",),
     "completed, failed, cancelled": ("completed", "failed", "cancelled"),
     "lost": ("lost",),
-    "of these by a failover": ("not replicated",),
+    "harmed by a failover": ("not replicated",),
     "stuck": ("stuck",),
     "doubled under live leases, after expiry": ("doubled under live leases", "doubled after expiry"),
     "innocents charged with a crash": ("innocents charged",),
@@ -221,10 +221,7 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
     lines = [
         _row("", [TOPOLOGIES[kind] for kind in kinds]),
         _row("---", ["---" for _ in kinds]),
-        _row(
-            "seeds",
-            [_seeds(verdict.seed for verdict in column) for column in columns],
-        ),
+        _row("seeds", [_seeds(verdict.seed for verdict in column) for column in columns]),
         _row("findings", [sum(len(verdict.findings) for verdict in column) for column in columns]),
         *(
             _row(told, [", ".join(f"{number[name]}" for name in names) for number in numbers])

@@ -1,4 +1,4 @@
-"""A host that is said to be deployed by neither way is refused, and not passed by as if all were done."""
+"""A host whose `worker_deploy` is no known way is refused, and not skipped as if it had been deployed."""
 
 from __future__ import annotations
 

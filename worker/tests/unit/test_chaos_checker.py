@@ -94,6 +94,11 @@ def innocent_fails(known: History) -> None:
     known.events["again"][-1].status = "error"
 
 
+def entry_is_lost(known: History) -> None:
+    innocent_fails(known)
+    known.records["again"].error_type = "EntryLostError"
+
+
 def guilty_completes(known: History) -> None:
     known.records["guilty"].status = "cancelled"
     known.events["guilty"][-1].status = "cancelled"
@@ -207,6 +212,7 @@ def worker_exits_badly(known: History) -> None:
         (waits_for_ever, "stuck"),
         (another_end, "an end changed"),
         (innocent_fails, "innocent failed"),
+        (entry_is_lost, "entry lost"),
         (guilty_completes, "ends as it must"),
         (innocent_charged, "innocent charged"),
         (uncounted_loss, "counted"),
@@ -259,7 +265,7 @@ def test_a_run_that_outlives_its_lease_is_counted_and_allowed() -> None:
     assert verdict.counts["doubled after expiry"] == 1
 
 
-@pytest.mark.parametrize("violate", [no_record, uncounted_loss, another_end, recorded_without_run])
+@pytest.mark.parametrize("violate", [no_record, uncounted_loss, another_end, recorded_without_run, entry_is_lost])
 def test_what_a_failover_can_cost_is_counted_and_no_fault_beside_it_alone(violate: Callable[[History], None]) -> None:
     known = history()
     violate(known)

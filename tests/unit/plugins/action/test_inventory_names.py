@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.release import __version__
 from ansible_collections.orbiter.fleet.plugins.plugin_utils import _names
 
 CHECKOUT = Path(__file__).parents[4]
@@ -56,7 +57,11 @@ def test_names_that_are_ignored_are_neither_refused_nor_warned_of(ansible, ignor
     assert "redis_exporter_port" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("ignored", ["5", '{"redis_host": 1}', "[1, 2]"])
+# Before ansible-core 2.19 a template makes a text of a number.
+NUMBER = pytest.param("5", marks=pytest.mark.skipif(__version__ < "2.19", reason="it is a text there"))
+
+
+@pytest.mark.parametrize("ignored", [NUMBER, '{"redis_host": 1}', "[1, 2]"])
 def test_names_to_ignore_that_are_none_are_refused_with_the_rule(ansible, ignored):
     done = ansible(["a"], LOOK, f'--extra-vars={{"orbiter_ignore_variables": {ignored}}}')
     assert done.returncode == 2

@@ -37,7 +37,8 @@ def test_all_that_is_wrong_is_said_at_once_by_host_and_variable(prepare):
     )
     assert NEXT not in shown
     assert "w1, w2: worker_instances is -1; it must be a whole number" in said
-    assert 'w2: worker_queue is "/"; it must be' in said
+    # Before ansible-core 2.19 quotes are shown with a backslash.
+    assert 'w2: worker_queue is "/"; it must be' in said.replace('\\"', '"')
     assert "w3: worker_log_level is loud:" in said
     assert "r1: redis_port is 70000" in said
     assert shown.count("TASK [") == 1

@@ -41,7 +41,7 @@ def memory(work: Callable[[], object]) -> int:
 
 
 def refusal(error: type[Exception], config: dict[str, Any]) -> str:
-    """Return what is said of a configuration that is refused."""
+    """Return the error of a configuration that is refused."""
     with pytest.raises(error) as caught:
         started(config)
     return str(caught.value)
