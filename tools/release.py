@@ -4,7 +4,8 @@
     release.py dist [VERSION] [--key KEY]     what is published of the release that is checked out: dist/VERSION/
 
 Both work in a copy of the commit, and what they make appears when all of it is there: whatever fails, the checkout is
-as before. A commit makes the same files, byte for byte, whenever they are made; KEY, of OpenSSH, signs them.
+as before. A commit makes the same files, byte for byte, whenever they are made; KEY, of OpenSSH, signs them. A release
+that one person makes of a commit on one day is the same commit each time, too; its tag tells the hour.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def release(version: str, key: Path | None) -> None:
         changelog(tree, "release", "--version", version, "--date", today)
         git("add", "--all", tree=tree)
         body = "The version in its places, and the changelog from the fragments since the last release."
-        git("commit", "--quiet", "--message", f"Release {version}", "--message", body, tree=tree)
+        git("commit", "-qm", f"Release {version}", "-m", body, tree=tree, dated=last_change(tree))
         commit = git("rev-parse", "HEAD", tree=tree)
         made = build(tree, version, key)
         git("tag", "--annotate", "--message", f"Orbiter Fleet {version}", version, commit)
@@ -176,7 +177,7 @@ def build(tree: Path, version: str, key: Path | None) -> Path:
     made = tree / "dist/made"
     made.mkdir(parents=True)
     # All files have the time of the commit.
-    environment = os.environ | {"SOURCE_DATE_EPOCH": git("log", "-1", "--format=%ct", tree=tree)}
+    environment = os.environ | {"SOURCE_DATE_EPOCH": last_change(tree)}
     print(f"Building {version}: the collection", flush=True)
     run("tools/build.sh", made, tree=tree, environment=environment)
     print(f"Building {version}: the worker's package", flush=True)
@@ -224,9 +225,17 @@ def copy() -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
-def git(*words: str, tree: Path = CHECKOUT) -> str:
-    """Run Git; return what it says."""
-    done = subprocess.run(["git", *words], cwd=tree, text=True, stdout=subprocess.PIPE, check=True)
+def last_change(tree: Path) -> str:
+    """Return when the last commit was made, in seconds since 1970."""
+    return git("log", "-1", "--format=%ct", tree=tree)
+
+
+def git(*words: str, tree: Path = CHECKOUT, dated: str = "") -> str:
+    """Run Git, which dates what it makes so many seconds after 1970; return what it says."""
+    dates = {f"GIT_{who}_DATE": f"@{dated} +0000" for who in ("AUTHOR", "COMMITTER") if dated}
+    done = subprocess.run(
+        ["git", *words], cwd=tree, env=os.environ | dates, text=True, stdout=subprocess.PIPE, check=True
+    )
     return done.stdout.strip("\n")
 
 

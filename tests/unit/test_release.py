@@ -188,6 +188,9 @@ def test_release_is_one_commit_with_its_tag(released, origin):
     before = clone.sh("git rev-parse HEAD~1")
     assert before == clone.sh("git rev-parse origin/main")
     assert clone.sh("git log -1 --format=%s") == f"Release {NEXT}"
+    # Whoever repeats it makes the same commit.
+    last_change = clone.sh("git log -1 --format=%ct HEAD~1")
+    assert clone.sh("git log -1 --format='%at %ct'") == f"{last_change} {last_change}"
     assert clone.sh(f"git rev-parse {NEXT}^{{commit}}") == clone.sh("git rev-parse main")
     assert clone.sh("git status --porcelain; git worktree list | sed 1d") == ""
     assert clone.versions() == {NEXT}
