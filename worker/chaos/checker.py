@@ -15,8 +15,12 @@ from chaos.plan import FAILOVERS
 STOPPED_WITHIN = 0.35
 # Losses of a moment: by how much two clocks that we read one after another may differ.
 CLOSE = 0.15
+# After how many runs that ended without an outcome a task may fail, at the earliest, and by which error.
+GIVEN_UP_AFTER, GIVEN_UP = 4, frozenset({"WorkerLostError", "ExecutorDiedError"})
 # Seconds of a run behind whose first quarter growth can be told from warming up.
 LONG_ENOUGH = 600
+# By how much what is taken may differ, beside a tenth.
+MAY_DIFFER = {"workers": 8_000_000, "children": 8_000_000, "descriptors": 20, "connections": 10, "consumers": 2}
 # Faults that cost no run.
 GENTLE = frozenset({"end worker", "end deaf worker", "reset", "kill clients", "delay"})
 # These cost none either, where a lease lasts for longer than several of them.
@@ -132,13 +136,31 @@ def ends_as_it_must(history: History) -> Iterator[Finding]:
         known = history.submitted[task]
         if record.first_end and record.first_end != record.status:
             yield Finding("an end changed", task, f"it was {record.first_end}, then {record.status}")
-        if record.ended and record.status not in known.ends:
+        if record.ended and record.status not in known.ends and not given_up(history, task):
             what = f"{record.status} ({record.error_type}: {record.error})"
             check = "ends as it must" if known.guilty else "innocent failed"
             if record.error_type == "EntryLostError":
                 # Its record was on another master of a cluster, which kept it: it says what was lost.
                 check = "entry lost"
             yield Finding(check, task, f"{known.kind}: {what}")
+
+
+def given_up(history: History, task: str) -> bool:
+    """Tell whether a task failed as it may, as a fault of ours ended each of its runs (docs/reliability-limits.md)."""
+    record = history.records[task]
+    if record.losses < GIVEN_UP_AFTER or record.error_type not in GIVEN_UP or history.submitted[task].guilty:
+        return False
+    return all(
+        any(
+            fault.kind not in GENTLE
+            and fault.worker in {"", run.worker}
+            and run.began - CLOSE <= fault.until
+            and fault.at <= run.until + STOPPED_WITHIN
+            for fault in history.faults
+        )
+        for run in history.runs
+        if run.task == task
+    )
 
 
 def charged(history: History) -> Iterator[Finding]:
@@ -302,15 +324,16 @@ def nothing_grows(history: History) -> Iterator[Finding]:
         return
     quarter = len(samples) // 4
     early_on, late = samples[quarter : 2 * quarter], samples[-quarter:]
-    for name, slack in {"memory": 8_000_000, "descriptors": 20, "connections": 10, "consumers": 2}.items():
+    for name, slack in MAY_DIFFER.items():
         before, after = (median(_taken(sample, name) for sample in part) for part in (early_on, late))
         if after > before * 1.1 + slack:
             yield Finding("growth", name, f"from {before:.0f} to {after:.0f}")
 
 
 def _taken(sample: Sample, name: str) -> float:
-    """Return how much of something there was; of memory, that of the middle one of the workers."""
-    return median(sample.workers) if name == "memory" else float(getattr(sample, name))
+    """Return how much of something there was; of memory, that of the middle one of the processes."""
+    taken = getattr(sample, name)
+    return median(taken or [0]) if isinstance(taken, list) else float(taken)
 
 
 CHECKS: Sequence[Callable[[History], Iterator[Finding]]] = (
@@ -350,6 +373,7 @@ def counts(history: History) -> dict[str, int]:
         "stuck": sum(1 for _ in stuck(history)),
         "doubled under live leases": sum(found),
         "doubled after expiry": len(found) - sum(found),
+        "given up after faults": sum(given_up(history, task) for task in history.records),
         "innocents charged": sum(1 for _ in charged(history)),
         "hung subscribers": sum(reader.ended is None for reader in history.readers),
         "subscribers": len(history.readers),

@@ -153,10 +153,16 @@ class Exit:
 
 @dataclass
 class Sample:
-    """What the fleet takes, at a moment: memory (bytes), descriptors, connections, consumers, keys."""
+    """What the fleet takes, at a moment: memory (bytes), descriptors, connections, consumers, keys.
+
+    Attributes:
+        workers: Memory of each worker's own process.
+        children: Memory of each of their executor processes.
+    """
 
     at: float
     workers: list[int] = field(default_factory=list)
+    children: list[int] = field(default_factory=list)
     descriptors: int = 0
     connections: int = 0
     consumers: int = 0

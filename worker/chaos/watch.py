@@ -91,6 +91,9 @@ class Watch:
                     process = psutil.Process(member.process.pid)
                     sample.workers.append(process.memory_info().rss)
                     sample.descriptors += process.num_fds()
+                    for child in process.children():
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            sample.children.append(child.memory_info().rss)
                 # Not while Redis is away: what follows is a look at it.
                 sample.connections = (await asked.info("clients"))["connected_clients"]
                 sample.consumers = len(await asked.xinfo_consumers(QUEUE, keys.group(QUEUE)))

@@ -73,6 +73,51 @@ def test_nothing_is_found_where_all_is_well() -> None:
     assert verdict.recovery == {"kill worker": [3.5]}
 
 
+def struck_each_time(known: History) -> None:
+    """Have a fault end each of five runs of a task that is innocent, and the task with the last."""
+    times = [10.0 * number for number in range(1, 6)]
+    known.runs = [run for run in known.runs if run.task != "again"]
+    known.runs += [
+        Run("again", number, "w0", 10, at, None, "no end", alive_until=at + 2) for number, at in enumerate(times, 1)
+    ]
+    known.faults += [Happened("kill worker", at + 2, at + 2, "w0") for at in times]
+    error = {"error_type": "WorkerLostError", "error": "lost its worker 5 times"}
+    known.records["again"] = Record("failed", attempt=5, losses=5, crashes=2, **error)
+    known.events["again"] = [Event(5, 1, "status", final=True, status="error")]
+    known.claims["again"] = []
+
+
+def test_task_may_fail_that_a_fault_struck_in_each_run() -> None:
+    known = history()
+    struck_each_time(known)
+    verdict = checker.judge(known)
+    assert verdict.findings == []
+    assert verdict.counts["given up after faults"] == 1
+
+
+def spared(known: History) -> None:
+    """Let one of the runs be lost without a fault."""
+    struck_each_time(known)
+    known.faults.pop()
+
+
+def struck_on_another_worker(known: History) -> None:
+    struck_each_time(known)
+    known.faults[-1].worker = "w1"
+
+
+def fails_by_itself(known: History) -> None:
+    struck_each_time(known)
+    known.records["again"].error_type = "ValueError"
+
+
+def given_up_too_early(known: History) -> None:
+    struck_each_time(known)
+    known.records["again"].losses = 3
+    known.records["again"].attempt = 4
+    known.runs = known.runs[:-2]
+
+
 def no_record(known: History) -> None:
     del known.records["plain"]
 
@@ -212,6 +257,10 @@ def worker_exits_badly(known: History) -> None:
         (waits_for_ever, "stuck"),
         (another_end, "an end changed"),
         (innocent_fails, "innocent failed"),
+        (spared, "innocent failed"),
+        (struck_on_another_worker, "innocent failed"),
+        (fails_by_itself, "innocent failed"),
+        (given_up_too_early, "innocent failed"),
         (entry_is_lost, "entry lost"),
         (guilty_completes, "ends as it must"),
         (innocent_charged, "innocent charged"),
@@ -245,14 +294,17 @@ def test_each_violation_is_found(violate: Callable[[History], None], check: str)
     assert check in found(known)
 
 
-@pytest.mark.parametrize("what", ["workers", "descriptors", "connections", "consumers"])
+@pytest.mark.parametrize("what", ["workers", "children", "descriptors", "connections", "consumers"])
 def test_growth_is_found_in_a_long_run(what: str) -> None:
     known = history()
     known.over = 1000.0
-    known.samples = [Sample(float(at), [50_000_000] * 4, 60, 30, 4, 100 + at) for at in range(2, 1000, 2)]
+    known.samples = [
+        Sample(float(at), [50_000_000] * 4, [40_000_000] * 6, 60, 30, 4, 100 + at) for at in range(2, 1000, 2)
+    ]
     assert checker.judge(known).findings == []
     for sample in known.samples[-200:]:
-        setattr(sample, what, [80_000_000] * 4 if what == "workers" else 2 * getattr(sample, what) + 5)
+        taken = getattr(sample, what)
+        setattr(sample, what, [80_000_000] * len(taken) if isinstance(taken, list) else 2 * taken + 5)
     assert [finding.check for finding in checker.judge(known).findings] == ["growth"]
 
 
