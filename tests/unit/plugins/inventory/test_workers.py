@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import CHECKOUT, Server, free_port
+from conftest import Server, free_port
 
 BEAT = {
     "hostname": "w1",
@@ -48,7 +48,6 @@ def read(server, tmp_path):
             cwd=tmp_path,
             env=os.environ
             | {
-                "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".cache/collections"),
                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1",
                 "ANSIBLE_NOCOLOR": "1",
             }
