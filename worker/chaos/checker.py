@@ -150,16 +150,17 @@ def given_up(history: History, task: str) -> bool:
     record = history.records[task]
     if record.losses < GIVEN_UP_AFTER or record.error_type not in GIVEN_UP or history.submitted[task].guilty:
         return False
-    return all(
+    runs = [run for run in history.runs if run.task == task]
+    return len(runs) >= GIVEN_UP_AFTER and all(
         any(
             fault.kind not in GENTLE
+            and not fault.text.startswith("not done")
             and fault.worker in {"", run.worker}
             and run.began - CLOSE <= fault.until
             and fault.at <= run.until + STOPPED_WITHIN
             for fault in history.faults
         )
-        for run in history.runs
-        if run.task == task
+        for run in runs
     )
 
 

@@ -93,6 +93,8 @@ def test_task_may_fail_that_a_fault_struck_in_each_run() -> None:
     verdict = checker.judge(known)
     assert verdict.findings == []
     assert verdict.counts["given up after faults"] == 1
+    known.submitted["again"].guilty = True
+    assert checker.judge(known).counts["given up after faults"] == 0
 
 
 def spared(known: History) -> None:
@@ -106,6 +108,26 @@ def struck_on_another_worker(known: History) -> None:
     known.faults[-1].worker = "w1"
 
 
+def struck_by_what_was_not_done(known: History) -> None:
+    struck_each_time(known)
+    known.faults[-1].text = "not done: it was away"
+
+
+def struck_by_what_costs_no_run(known: History) -> None:
+    struck_each_time(known)
+    known.faults[-1].kind = "delay"
+
+
+def struck_long_before_and_after(known: History) -> None:
+    struck_each_time(known)
+    known.faults[-1].at = known.faults[-1].until = 60.0
+
+
+def has_noted_no_run(known: History) -> None:
+    struck_each_time(known)
+    known.runs = [run for run in known.runs if run.task != "again"]
+
+
 def fails_by_itself(known: History) -> None:
     struck_each_time(known)
     known.records["again"].error_type = "ValueError"
@@ -114,8 +136,7 @@ def fails_by_itself(known: History) -> None:
 def given_up_too_early(known: History) -> None:
     struck_each_time(known)
     known.records["again"].losses = 3
-    known.records["again"].attempt = 4
-    known.runs = known.runs[:-2]
+    known.records["again"].retries = 2
 
 
 def no_record(known: History) -> None:
@@ -259,6 +280,10 @@ def worker_exits_badly(known: History) -> None:
         (innocent_fails, "innocent failed"),
         (spared, "innocent failed"),
         (struck_on_another_worker, "innocent failed"),
+        (struck_by_what_was_not_done, "innocent failed"),
+        (struck_by_what_costs_no_run, "innocent failed"),
+        (struck_long_before_and_after, "innocent failed"),
+        (has_noted_no_run, "innocent failed"),
         (fails_by_itself, "innocent failed"),
         (given_up_too_early, "innocent failed"),
         (entry_is_lost, "entry lost"),
