@@ -22,7 +22,7 @@ case $verb in
       -o UserKnownHostsFile=/dev/null root@127.0.0.1)
     began=$SECONDS
     while ((SECONDS - began < 900)); do
-      if ssh "${connection[@]}" systemctl is-system-running --wait >/dev/null 2>&1; then exit 0; fi
+      if ssh "${connection[@]}" timeout 60 systemctl is-system-running --wait >/dev/null 2>&1; then exit 0; fi
       if ! kill -0 "$(cat "$directory/pid")" 2>/dev/null; then break; fi
       sleep 1
     done
