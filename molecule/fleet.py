@@ -242,14 +242,6 @@ def sleepy(seconds: float) -> TaskPayload:
     )
 
 
-def slowness() -> float:
-    """Return how many times longer than its CPU time some work takes at the moment: 1 where nobody else computes."""
-    began, computing = time.monotonic(), time.process_time()
-    while (used := time.process_time() - computing) < 0.5:
-        pass
-    return max(1.0, (time.monotonic() - began) / used)
-
-
 def counted(things: Iterable[Thing]) -> dict[Thing, int]:
     """Return how often each thing occurs."""
     return dict(Counter(things))
