@@ -166,6 +166,9 @@ def test_check_of_a_scale_shows_the_replicas_that_would_be_there(play, workers, 
 
 @pytest.mark.guide("docker-compose.yml", "a replica that is stopped loses nothing")
 def test_stop_and_scale_by_hand_under_load_loses_nothing(fleet, workers, replicas, nothing_lost):
+    def ends_of(host):
+        return [(row["State"], host.check_output(f"docker logs {row['Id']} 2>&1")) for row in replicas(host)]
+
     one, other = workers["worker1"], workers["worker2"]
     with Load(fleet) as load:
         one.check_output(f"{STACK} up --detach --no-recreate --scale worker=3")
@@ -174,18 +177,18 @@ def test_stop_and_scale_by_hand_under_load_loses_nothing(fleet, workers, replica
             lambda: len(fleet.running(load.ids)) > 2, within=60, what=lambda: str(counted(fleet.statuses(load.ids)))
         )
         one.check_output(f"{STACK} stop")
-        stopped = replicas(one)
+        stopped = ends_of(one)
         one.check_output(f"{STACK} up --detach --no-recreate --scale worker=2")
         wait_until(lambda: len(fleet.instances()) == 3, within=60, what=lambda: str(fleet.instances()))
         (last,) = replicas(other)
         other.check_output(f"docker stop {last['Id']}")
-        stopped += replicas(other)
+        stopped += ends_of(other)
         other.check_output(f"docker start {last['Id']}")
         wait_until(lambda: len(fleet.instances()) == 3, within=60, what=lambda: str(fleet.instances()))
     assert len(stopped) == 4
-    assert {(row["State"]["Status"], row["State"]["ExitCode"]) for row in stopped} == {("exited", 0)}
-    logs = [one.check_output(f"docker logs {row['Id']} 2>&1") for row in replicas(one)]
-    assert all("drained in" in log for log in logs)
+    for state, log in stopped:
+        assert (state["Status"], state["ExitCode"]) == ("exited", 0), log
+        assert "drained in" in log
     nothing_lost(load)
 
 
