@@ -7,12 +7,13 @@ import contextlib
 import gc
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 import redis
+import uvloop
 
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.redis_url import connect, connect_sync
@@ -209,3 +210,30 @@ async def test_a_blocked_read_ends_when_its_server_becomes_a_replica(tmp_path: P
             async with asyncio.timeout(PATIENCE):
                 await reading
         await client.aclose()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_connection_that_has_ended_is_hung_up_in_peace(
+    redis_url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """As in a drain on a busy host: it ended while it was made, before anybody asked uvloop for its socket."""
+
+    async def hang_up() -> None:
+        async with connect(redis_url) as client:
+            connection = await client.connection_pool.get_connection()
+            made, (_, connection._writer) = (
+                connection._writer,
+                await asyncio.open_connection(connection.host, connection.port),
+            )
+            connection._writer.transport.abort()
+            for _ in range(3):  # the loop closes it in its next turn
+                await asyncio.sleep(0)
+            try:
+                client.connection_pool.hang_up()
+            finally:
+                connection._writer = made
+                await client.connection_pool.release(connection)
+            assert await client.ping()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(hang_up())

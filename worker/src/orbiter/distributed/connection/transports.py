@@ -125,8 +125,11 @@ def hang_up(connection: Any) -> None:
     if writer is None:
         return
     connection.mark_for_reconnect()
+    # uvloop knows no socket of a transport that is closed: the peer has hung up before, and the read is over.
+    if (ours := writer.get_extra_info("socket")) is None:
+        return
     # A copy of the descriptor, as uvloop's sockets cannot be shut down. Where the peer has gone there is nothing to do.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as copy:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(ours.fileno())) as copy:
         copy.shutdown(socket.SHUT_WR)
 
 
