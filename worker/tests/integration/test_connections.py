@@ -7,9 +7,10 @@ import contextlib
 import gc
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlencode
+from types import SimpleNamespace
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import redis
@@ -17,7 +18,8 @@ import uvloop
 
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.connection.redis_url import connect, connect_sync
-from orbiter.distributed.connection.transports import NotMasterError
+from orbiter.distributed.connection.transports import NotMasterError, hang_up
+from orbiter.distributed.connection.wire import CommandWire
 from tests.servers import Certificates, SentinelTrio, Server, free_port, plain_server, sentinel_trio, tls_server
 from tests.support import PATIENCE, orbiter, wait_until, worker_process
 
@@ -212,28 +214,39 @@ async def test_a_blocked_read_ends_when_its_server_becomes_a_replica(tmp_path: P
         await client.aclose()
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_connection_that_has_ended_is_hung_up_in_peace(
-    redis_url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    for _ in range(3):  # the loop closes it in its next turn
+        await asyncio.sleep(0)
+
+
+def test_a_connection_that_has_ended_is_hung_up_in_peace(redis_url: str, runner: asyncio.Runner) -> None:
     """As in a drain on a busy host: it ended while it was made, before anybody asked uvloop for its socket."""
 
-    async def hang_up() -> None:
+    async def hang_up_one() -> None:
+        _, ended = await asyncio.open_connection("127.0.0.1", urlsplit(redis_url).port)
+        await close(ended)
+        hang_up(SimpleNamespace(_writer=ended, mark_for_reconnect=lambda: None))
+
+    runner.run(hang_up_one())
+
+
+def test_a_connection_that_ends_as_it_is_taken_over_is_known_to_have_failed(
+    redis_url: str, runner: asyncio.Runner
+) -> None:
+    async def take_over() -> None:
         async with connect(redis_url) as client:
             connection = await client.connection_pool.get_connection()
-            made, (_, connection._writer) = (
-                connection._writer,
-                await asyncio.open_connection(connection.host, connection.port),
-            )
-            connection._writer.transport.abort()
-            for _ in range(3):  # the loop closes it in its next turn
-                await asyncio.sleep(0)
-            try:
-                client.connection_pool.hang_up()
-            finally:
-                connection._writer = made
-                await client.connection_pool.release(connection)
-            assert await client.ping()
+            await close(connection._writer)
+            wire = CommandWire(connection)
+            with pytest.raises(redis.ConnectionError):
+                wire.ask([b"PING\r\n"])
+            await client.connection_pool.release(connection)
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(hang_up())
+    runner.run(take_over())

@@ -125,11 +125,12 @@ def hang_up(connection: Any) -> None:
     if writer is None:
         return
     connection.mark_for_reconnect()
-    # uvloop knows no socket of a transport that is closed: the peer has hung up before, and the read is over.
-    if (ours := writer.get_extra_info("socket")) is None:
-        return
-    # A copy of the descriptor, as uvloop's sockets cannot be shut down. Where the peer has gone there is nothing to do.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(ours.fileno())) as copy:
+    # A copy of the descriptor, as uvloop's sockets cannot be shut down. Where the peer has gone there is nothing to do,
+    # and uvloop may know no socket any more.
+    with (
+        contextlib.suppress(OSError, *_TRANSPORT_FAULTS),
+        socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as copy,
+    ):
         copy.shutdown(socket.SHUT_WR)
 
 

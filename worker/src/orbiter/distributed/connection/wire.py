@@ -110,6 +110,9 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         if unread := bytes(connection._reader._buffer):  # noqa: SLF001
             self.data_received(unread)
+        if self._transport.is_closing():
+            # It has ended since redis-py opened it, of which only redis-py may have been told.
+            self.connection_lost(None)
 
     def take(self, reply: Any) -> None:
         """Do something with a reply."""
