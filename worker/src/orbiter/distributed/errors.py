@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 from orbiter.distributed.secrecy import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 TEXT_CAP = 10_000
 NAME_CAP = 200
@@ -127,6 +128,12 @@ def kind_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Return an error's text, or its class name where it has none."""
     return text_of(error) or kind_of(error)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the known name nearest to a wrong one, with a space behind it; nothing if none is near."""
+    close = get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def how_to_install(extra: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -127,17 +128,35 @@ def test_what_is_not_a_dotted_path_is_a_configuration_error(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["goodpkg.tools.nothing", "goodpkg.tools:nothing", "goodpkg.nowhere.at_all", "goodpkg.nowhere:at_all"]
+    ("path", "absent"),
+    [
+        ("goodpkg.tools.nothing", "goodpkg.tools has no nothing"),
+        ("goodpkg.tools:nothing", "goodpkg.tools has no nothing"),
+        ("goodpkg.tools.Box.outside", "goodpkg.tools.Box has no outside"),
+        ("goodpkg.nowhere.at_all", "goodpkg has no nowhere"),
+        ("goodpkg.nowhere:at_all", "no module goodpkg.nowhere"),
+        ("goodpkg_not_here.at_all", "no module goodpkg_not_here"),
+    ],
 )
-def test_an_allowed_path_to_nothing_is_a_configuration_error_that_names_it(path):
-    with pytest.raises(ConfigurationError, match="no such module or attribute") as caught:
-        ImportGuard(["goodpkg"]).load(path)
+def test_an_allowed_path_to_nothing_is_a_configuration_error_that_names_what_is_absent(path, absent):
+    with pytest.raises(ConfigurationError, match=re.escape(absent)) as caught:
+        ImportGuard(["goodpkg", "goodpkg_not_here"]).load(path)
     assert path in str(caught.value)
     assert not isinstance(caught.value, ImportRefusedError)
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("goodpkg.tools.serach", "search"), ("goodpkg.tools:box", "Box"), ("goodpkg.tools.importde", "")],
+)
+def test_of_names_that_were_probably_meant_only_what_would_load_is_told(path, meant):
+    with pytest.raises(ConfigurationError) as caught:
+        ImportGuard(["goodpkg"]).load(path)
+    assert re.findall(r"did you mean (\w*)\?", str(caught.value)) == [meant] * bool(meant)
+
+
 def test_nothing_is_looked_for_left_of_an_allowed_prefix():
-    with pytest.raises(ConfigurationError, match="no such module or attribute"):
+    with pytest.raises(ConfigurationError, match="has no nothing"):
         ImportGuard(["goodpkg.tools"]).load("goodpkg.tools.nothing")
 
 

@@ -9,10 +9,10 @@ import importlib
 import logging
 import re
 import socket
-from types import ModuleType
-from typing import TYPE_CHECKING
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
-from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, text_of
+from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, did_you_mean, text_of
 from orbiter.distributed.runtimes.model_guard import ModelGuard
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.user_code import RUN
@@ -29,6 +29,14 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 _LONGEST = 500
 _MISSING = object()
+
+
+class _Absent(NamedTuple):
+    """Stands for an object that is not there."""
+
+    why: str
+
+
 # What runs import now, by number of the run.
 IMPORTING: dict[int, str] = {}
 
@@ -77,15 +85,15 @@ class ImportGuard:
             ImportRefusedError: The path, or the module that the object really comes from, is not allowed.
             ConfigurationError: It is not such a path, nothing has that name, or importing it failed.
         """
+        absent = ""
         for module, attributes in self._candidates(path):
             found = self._resolve(path, module, attributes)
-            if found is not _MISSING:
+            if not isinstance(found, _Absent):
                 self._check_origin(path, found)
                 return found
-        raise ConfigurationError(
-            f"cannot import {path!r}: no such module or attribute among what is installed beside the worker;"
-            " install it there, or start the worker with --import-from DIRECTORY"
-        )
+            # The shortest module is the last one: what it lacks is where the path goes wrong.
+            absent = found.why
+        raise ConfigurationError(f"cannot import {path!r}: {absent}")
 
     def _candidates(self, path: str) -> Iterator[tuple[str, list[str]]]:
         """Yield (module, attributes) to try: with a colon the one that is written, else ever shorter modules."""
@@ -121,7 +129,10 @@ class ImportGuard:
             found: object = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name and f"{module}.".startswith(f"{error.name}."):
-                return _MISSING
+                return _Absent(
+                    f"no module {error.name} among what is installed beside the worker; install it there,"
+                    " or start the worker with --import-from DIRECTORY"
+                )
             raise ConfigurationError(f"cannot import {path!r}: {module} needs {error.name}, not installed") from error
         except BaseException as error:
             kind = TransientError if _of_a_connection(error) else ConfigurationError
@@ -130,10 +141,11 @@ class ImportGuard:
             ) from error
         finally:
             IMPORTING.pop(run, None)
-        for attribute in attributes:
+        for place, attribute in enumerate(attributes):
             # Reading an attribute of a module can import more (PEP 562), so a foreign one is not even asked.
             if isinstance(found, ModuleType) and not self.allows(found.__name__):
                 raise _refused(path, found.__name__)
+            holder = found
             try:
                 found = getattr(found, attribute, _MISSING)
             except BaseException as error:
@@ -141,8 +153,19 @@ class ImportGuard:
                     f"cannot import {path!r}: looking up {attribute} raised {type(error).__name__}: {text_of(error)}"
                 ) from error
             if found is _MISSING:
-                return _MISSING
+                return self._lacking(".".join([module, *attributes[:place]]), holder, attribute)
         return found
+
+    def _lacking(self, where: str, holder: object, attribute: str) -> _Absent:
+        """Say that a module or class has no such name, and which one was probably meant: only what would load."""
+        # Of functions and classes alone: anything else may run code of its own when it is asked where it is from.
+        names = [
+            name
+            for name, found in getattr(holder, "__dict__", {}).items()
+            if name[:1] != "_" and issubclass(type(found), FunctionType | type) and self.allows(_origin(found))
+        ]
+        meant = did_you_mean(attribute, names)
+        return _Absent(f"{where} has no {attribute}; {meant}correct the path, or give this worker the code that has it")
 
     def _check_origin(self, path: str, found: object) -> None:
         """Stop ``myapp.tools.os.system``: what an allowed module merely imported is not allowed with it."""

@@ -6,10 +6,9 @@ an agent that names none.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.errors import ConfigurationError, did_you_mean
 from orbiter.distributed.runtimes.agent_config import SHOWN_LEVELS, AgentConfig, SwarmConfig, parse_config
 from orbiter.distributed.runtimes.function import CallableConfig
 
@@ -72,6 +71,5 @@ def _check_keys(config: Mapping[str, Any], kind: type[BaseModel], place: str) ->
     for key in config:
         if key in known:
             continue
-        nearest = get_close_matches(str(key)[:_SHOWN_KEY].lower(), known, n=1)
-        meant = f"did you mean {nearest[0]}? " if nearest else ""
+        meant = did_you_mean(str(key)[:_SHOWN_KEY], known)
         raise ConfigurationError(f"{place}.{str(key)[:_SHOWN_KEY]}: unknown key; {meant}Known are {', '.join(known)}")
