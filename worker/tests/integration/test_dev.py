@@ -247,6 +247,19 @@ def worker_on(dev: Dev, queue: str) -> subprocess.Popen[str]:
     )
 
 
+async def test_dev_shows_where_a_tool_raised_line_by_line(start, app: Path) -> None:
+    (app / "loud" / "jobs.py").write_text(BREAK)
+    dev = start(app, "--app", "loud")
+    await dev.ready()
+    agent = json.dumps({"name": "a", "model": "test", "tools": ["loud.jobs.broken"]})
+    command = [sys.executable, "-m", "orbiter.cli", "task", "submit", "x", "--agent", "-", "--redis-url", dev.url]
+    subprocess.run([*command, "--wait"], check=False, input=agent, text=True, env=environment(), capture_output=True)
+    await dev.said(r"tool broken failed task_id=\w+\n.*Traceback .*\n.*jobs\.py\", line \d+, in broken\n")
+    await dev.said(r"\n[^\n]*KeyError: 'answer'\n")
+    assert [words for words in ("pydantic_ai", r"\n", "agent_steps") if words in dev.log] == []
+    assert dev.end() == 0
+
+
 async def test_dev_shows_where_a_callable_raised_and_a_fleet_s_worker_type_and_reason_only(start, app: Path) -> None:
     (app / "loud" / "jobs.py").write_text(BREAK)
     dev = start(app, "--app", "loud")

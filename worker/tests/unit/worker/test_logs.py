@@ -72,6 +72,10 @@ def _logged(log_format: str, where: str, text: str) -> str:
     logger = logging.getLogger(PRINTED if where == "printed" else "orbiter.x")
     if where == "traceback":
         logger.error("failed", exc_info=RuntimeError(text))
+    elif where == "traceback of a process":
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "failed", (), None)
+        record.exc_text = f"Traceback\n{text}"
+        logger.handle(record)
     elif where == "field":
         logger.warning("failed", extra={"task_id": text})
     else:
@@ -79,7 +83,7 @@ def _logged(log_format: str, where: str, text: str) -> str:
     return output.getvalue()
 
 
-@pytest.mark.parametrize("where", ["message", "field", "traceback", "printed"])
+@pytest.mark.parametrize("where", ["message", "field", "traceback", "traceback of a process", "printed"])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_forges_a_line_of_the_journal(where: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orbiter.distributed.worker.logs._is_journal", lambda _: True)
@@ -88,19 +92,19 @@ def test_no_text_forges_a_line_of_the_journal(where: str, text: str, monkeypatch
     assert {line[:3] for line in lines} <= {"<3>", "<4>"}
     # A level is read from the beginning of a line only; what comes behind it is indented, or of the first line.
     assert [line for line in lines[1:] if not line[3:].startswith("    ")] == []
-    assert len(lines) == 1 or where == "traceback"
+    assert len(lines) == 1 or where.startswith("traceback")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_lines_elsewhere_are_printable_and_begin_with_their_time_or_a_blank(text: str) -> None:
-    for where in ("message", "field", "traceback"):
+    for where in ("message", "field", "traceback", "traceback of a process"):
         lines = _logged("human", where, text).removesuffix("\n").split("\n")
         assert [line for line in lines if not line.isprintable()] == []
         assert [line for line in lines if not line.startswith(("20", "    "))] == []
 
 
 @pytest.mark.parametrize("log_format", ["human", "json"])
-@pytest.mark.parametrize("where", ["message", "field", "traceback", "printed"])
+@pytest.mark.parametrize("where", ["message", "field", "traceback", "traceback of a process", "printed"])
 @pytest.mark.parametrize("letter", ["x", "\n", "\U0001f680", "\x1b"])
 def test_every_line_is_shorter_than_the_journal_takes_as_one(log_format: str, where: str, letter: str) -> None:
     lines = _logged(log_format, where, letter * 900_000).removesuffix("\n").split("\n")

@@ -32,7 +32,7 @@ from orbiter.distributed.runtimes.agent_config import DEFAULT_STEPS
 from orbiter.distributed.runtimes.journaled import JournaledModel, JournaledTools, scope_of
 from orbiter.distributed.runtimes.model_access import orbiter_error
 from orbiter.distributed.runtimes.threads import DAEMON_THREADS
-from orbiter.distributed.runtimes.user_code import UserCode
+from orbiter.distributed.runtimes.user_code import UserCode, frames_of_user_code
 from orbiter.distributed.telemetry.tracing import agent_instrumentation
 
 if TYPE_CHECKING:
@@ -349,9 +349,8 @@ class _ReportingTools(WrapperToolset[RunContext]):
         except _DELIBERATE:
             raise
         except Exception as error:
-            logger.warning(
-                "tool failed", exc_info=error, extra={"task_id": ctx.deps.payload.task_id, "tool_name": name}
-            )
+            exc_info = (type(error), error, frames_of_user_code(error))
+            logger.warning("tool %s failed", name, exc_info=exc_info, extra={"task_id": ctx.deps.payload.task_id})
             if self.ends_task:
                 raise
             raise exceptions.ToolFailed(f"{kind_of(error)}: {text_of(error)}") from error

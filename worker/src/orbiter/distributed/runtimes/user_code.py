@@ -21,6 +21,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Modules that stand between us and user code.
+_NOT_USER_CODE = (
+    "asyncio.",
+    "concurrent.futures.",
+    "contextlib",
+    "orbiter.distributed.",
+    "pydantic_ai.",
+    "threading",
+)
+
 # Whether this is a run, or an asyncio task that a run has started, which inherits it.
 IN_RUN: ContextVar[bool] = ContextVar("orbiter_in_run", default=False)
 # In an executor process: the number of the run that this is part of, 0 for none.
@@ -88,6 +98,14 @@ def tamed(error: BaseException, who: str = "") -> BaseException:
     instead = RuntimeError(f"{who} raised {type(error).__name__}({text_of(error)})".lstrip())
     instead.__cause__ = error
     return instead
+
+
+def frames_of_user_code(error: BaseException) -> TracebackType | None:
+    """Return an error's traceback from the first frame of user code on; nothing where no frame is."""
+    at = error.__traceback__
+    while at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith(_NOT_USER_CODE):
+        at = at.tb_next
+    return at
 
 
 class UserCode:

@@ -75,7 +75,13 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
 
 
-class JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def traceback(self, record: logging.LogRecord) -> str:
+        """Return a record's traceback; one that comes from an executor process is text already."""
+        return self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
+
+
+class JsonFormatter(_Formatter):
     """One JSON object a record: time, level, logger, message, the record's extra fields, and the traceback if any."""
 
     def __init__(self, fields: Mapping[str, str] | None = None) -> None:
@@ -93,8 +99,8 @@ class JsonFormatter(logging.Formatter):
         }
         line |= self._shared
         line |= {name: value for name, value in _fields(record).items() if name not in line}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if traceback := self.traceback(record):
+            line["traceback"] = traceback
         line = {name: hide(value) if isinstance(value, str) else value for name, value in line.items()}
         # Again behind it: what is in a list, or an object of somebody's.
         text = hide(json.dumps(line, default=str))
@@ -109,7 +115,7 @@ def _cut(value: object, limit: int) -> object:
     return value if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-class HumanFormatter(logging.Formatter):
+class HumanFormatter(_Formatter):
     """Time, level, message, extra fields as ``name=value``; the journal gets its mark of the level only.
 
     Whatever is in it, no line looks as if it were another record: a traceback is indented, and what is not printable is
@@ -134,8 +140,8 @@ class HumanFormatter(logging.Formatter):
             moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
             line = f"{moment}.{int(record.msecs):03d}Z {record.levelname:<7} {message}{fields}"
         lines = [line[:_LONGEST_LINE]]
-        if record.exc_info:
-            rows = hide(self.formatException(record.exc_info))[-_LONGEST_TRACEBACK:].split("\n")
+        if traceback := self.traceback(record):
+            rows = hide(traceback)[-_LONGEST_TRACEBACK:].split("\n")
             shown = (inert(row, keep="\t", limit=_LONGEST_MESSAGE)[:_LONGEST_LINE] for row in rows)
             lines += [f"{mark}    {row}" for row in shown]
         return "\n".join(lines)

@@ -20,7 +20,7 @@ from orbiter.distributed.execution.processes.printed import (
     TaggedStream,
 )
 
-Line = tuple[str, int, str, str]
+Line = tuple[str | int, ...]
 
 
 class Reading:
@@ -149,10 +149,19 @@ def test_log_record_keeps_level_logger_task_and_traceback(pipe: Pipe) -> None:
         log.exception("it %s\nagain", "broke")
     log.warning("of another", extra={"task_id": "t8"})
     (first, second) = pipe.lines()
-    assert first[:3] == ("t7", logging.ERROR, "tool.deep")
-    assert first[3].startswith("it broke\nagain\nTraceback")
-    assert first[3].endswith("ValueError: invalid literal for int() with base 10: 'boom'")
+    assert first[:4] == ("t7", logging.ERROR, "tool.deep", "it broke\nagain")
+    assert first[4].startswith("Traceback")
+    assert first[4].endswith("ValueError: invalid literal for int() with base 10: 'boom'")
     assert second == ("t8", logging.WARNING, "tool.deep", "of another")
+
+
+def test_long_record_keeps_its_message_s_beginning_and_its_traceback_s_end(pipe: Pipe) -> None:
+    log = logger("tool", pipe)
+    log.error("begin%s", "x" * 20_000, exc_info=ValueError("y" * 20_000 + "end"))
+    log.error("one%stwo", FIELD)
+    (cut, whole) = pipe.lines()
+    assert (cut[3][:5], cut[4][-3:], len(cut[3]), len(cut[4])) == ("begin", "end", 8000, 8000)
+    assert whole[3:] == ("one two",)
 
 
 def test_record_that_cannot_be_formatted_is_reported_and_no_error(

@@ -50,7 +50,7 @@ from orbiter.distributed.runtimes.imports import IMPORTING, ImportGuard
 from orbiter.distributed.runtimes.model_guard import ModelGuard
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.threads import abandoned, threads_of
-from orbiter.distributed.runtimes.user_code import RUN, Contained, containing, stepping
+from orbiter.distributed.runtimes.user_code import RUN, Contained, containing, frames_of_user_code, stepping
 from orbiter.distributed.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What a callable is called through, in the loop or in a thread.
-_NOT_USER_CODE = ("orbiter.distributed.", "asyncio.", "concurrent.futures.", "threading", "contextlib")
 
 _PR_SET_PDEATHSIG = 1
 LOOK_EVERY = 0.5
@@ -237,8 +236,10 @@ class Runner:
                 self.loop.call_soon(gc.collect)
             self._when_over(run)
         elif (error := work.exception()) is not None:
-            if self._tracebacks and run.task.agent_config.get("runtime") == "callable":
-                _log_traceback(run.task.task_id, error)
+            shown = self._tracebacks and run.task.agent_config.get("runtime") == "callable"
+            if shown and (frames := frames_of_user_code(error)):
+                exc_info = (type(error), error, frames)
+                logger.warning("the task raised", exc_info=exc_info, extra={"task_id": run.task.task_id})
             self.channel.send(Kind.FAILED, number, packed(error))
         else:
             self.channel.send(Kind.COMPLETED, number, work.result().text.encode())
@@ -369,15 +370,6 @@ class Guard(threading.Thread):
                 return f"{frame.f_code.co_filename}:{frame.f_lineno}"
             frame = frame.f_back
         return f"{innermost.f_code.co_filename}:{innermost.f_lineno}" if innermost else ""
-
-
-def _log_traceback(task_id: str, error: BaseException) -> None:
-    """Show where in user code an error was raised; one that is not of user code says all by itself."""
-    at = error.__traceback__
-    while at is not None and at.tb_frame.f_globals.get("__name__", "").startswith(_NOT_USER_CODE):
-        at = at.tb_next
-    if at is not None:
-        logger.warning("the task raised", exc_info=(type(error), error, at), extra={"task_id": task_id})
 
 
 def _preload(runner: Runner, modules: list[str]) -> None:

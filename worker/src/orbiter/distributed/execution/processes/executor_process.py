@@ -503,11 +503,15 @@ class ExecutorProcess:
         else:
             self._loop.remove_reader(self._output)
 
-    def _printed(self, task_id: str, level: int, name: str, text: str) -> None:
+    def _printed(self, task_id: str, level: int, name: str, text: str, traceback: str = "") -> None:
         if not self.up:
-            self.last_lines = [*self.last_lines[-4:], text]
-        extra = {"task_id": task_id or None}
-        logging.getLogger(name or PRINTED).log(level, "%s", text, extra=extra)
+            self.last_lines = [*self.last_lines[-4:], f"{text}\n{traceback}".rstrip()]
+        log = logging.getLogger(name or PRINTED)
+        if log.isEnabledFor(level):
+            extra = {"task_id": task_id or None}
+            record = log.makeRecord(log.name, level, "", 0, "%s", (text,), None, extra=extra)
+            record.exc_text = traceback or None
+            log.handle(record)
 
     # -- its death -------------------------------------------------------------------------------------------------
 

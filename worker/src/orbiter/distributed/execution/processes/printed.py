@@ -1,7 +1,8 @@
 """Printed: what user code prints and logs leaves an executor process by lines, each with the task that wrote it.
 
 A line of ours begins with a mark that text does not hold: mark, task id, end of field; a log record has two more fields
-(level, logger) behind the task id. A line without the mark comes from a C library or from a child of a tool.
+(level, logger) behind the task id, and its traceback, if any, behind the message. A line without the mark comes from a
+C library or from a child of a tool.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ class RecordHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record as one line."""
         try:
-            message = record.getMessage()
-            if record.exc_info:
-                message += "\n" + logging.Formatter().formatException(record.exc_info)
             task_id = getattr(record, "task_id", None) or TASK_ID.get()
-            message = message.replace("\n", BREAK)[: _LONGEST * 4]
-            _write(self._descriptor, f"{MARK}{task_id}{FIELD}{record.levelno}{FIELD}{record.name}{FIELD}{message}\n")
+            fields = [task_id, str(record.levelno), record.name, record.getMessage()[: _LONGEST * 2]]
+            if record.exc_info:
+                # Its end tells more than its beginning.
+                fields.append(logging.Formatter().formatException(record.exc_info)[-_LONGEST * 2 :])
+            line = FIELD.join(field.replace(FIELD, " ").replace("\n", BREAK) for field in fields)
+            _write(self._descriptor, f"{MARK}{line}\n")
         except Exception:  # noqa: BLE001 - as logging has it
             self.handleError(record)
 
@@ -93,14 +95,14 @@ class PrintedLines:
     """Reads what an executor process prints, on the supervisor's side; never makes it wait.
 
     Args:
-        log: Given each line: task id, level, logger's name (``""``: printed) and text.
+        log: Given each line: task id, level, logger's name (``""``: printed), text, and a record's traceback if any.
         rate: Lines a second that are logged; of more only the number.
         clock: Monotonic seconds.
     """
 
     BYTES_A_LINE = 1000
 
-    def __init__(self, log: Callable[[str, int, str, str], None], *, rate: int, clock: Callable[[], float]) -> None:
+    def __init__(self, log: Callable[..., None], *, rate: int, clock: Callable[[], float]) -> None:
         self._log = log
         self._rate = rate
         self._clock = clock
@@ -149,9 +151,10 @@ class PrintedLines:
         if not line.startswith(MARK):
             self._log("", logging.INFO, "", line[: _LONGEST * 5])
             return
-        fields = line[1:].split(FIELD, 3)
-        if len(fields) == 4 and fields[1].isdecimal():
-            task_id, level, name, message = fields
-            self._log(task_id, min(int(level[:3]), logging.CRITICAL), name, message.replace(BREAK, "\n"))
+        fields = line[1:].split(FIELD, 4)
+        if len(fields) >= 4 and fields[1].isdecimal():
+            task_id, level, name, *texts = fields
+            texts = [text.replace(BREAK, "\n") for text in texts]
+            self._log(task_id, min(int(level[:3]), logging.CRITICAL), name, *texts)
         elif len(fields) > 1:
             self._log(fields[0], logging.INFO, "", FIELD.join(fields[1:]))
