@@ -61,11 +61,13 @@ class ActionModule(ActionBase):
         # Before any value: what is misspelt is not there, and would be said to be missing.
         names = _names.look(task_vars["hostvars"], hosts, args.get("ignore") or [])
         report.warn(names.warning)
+        groups = {name: list(args.get(name) or []) for name in (*_names.GROUPS, "elsewhere")}
+        for sentence in _names.wrong_groups(task_vars["groups"], groups, task_vars, args.get("ignore") or []):
+            report.add("", "", sentence)
         if names.error:
             report.add("", "", names.error)
+        if report.errors:
             return
-        kinds = ("redis", "workers", "temporal", "monitoring", "elsewhere")
-        groups = {name: list(args.get(name) or []) for name in kinds}
         here = self.values(task_vars)
         counts(groups, here, report)
         report.rule("", _rules.canary, here)

@@ -16,7 +16,7 @@ description:
     together, and fails with all that is wrong, each with the host, the variable, the value, the rule and the remedy.
     Passwords, and what may hold one, are not shown.
   - Runs on the controller and contacts no host. One task checks all hosts of a play.
-  - Looks for misspelt names first, as M(orbiter.fleet.inventory_names) does.
+  - Looks for misspelt names first, as M(orbiter.fleet.inventory_names) does, and for hosts in misspelt groups.
 options:
   role:
     description:
@@ -53,7 +53,7 @@ options:
     type: list
     elements: str
   ignore:
-    description: Names of variables that are your own, C(*) stands for any letters. A list, or a text with commas.
+    description: Names of variables and groups that are your own, C(*) stands for any letters. A list, or a text with commas.
     type: raw
 extends_documentation_fragment:
   - orbiter.fleet.info

@@ -1,7 +1,7 @@
 # Copyright (c) The Orbiter Fleet authors
 # GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The names of variables: which the collection knows, and which of an inventory are misspelt."""
+"""The names of variables and groups: which the collection knows, and which of an inventory are misspelt."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ MADE = frozenset(
 # A name has to be longer than this to be compared: few letters are soon alike.
 SHORT = 7
 NEAR = 2
+# The groups of hosts, by the kind of what they run, and the variable that names another pattern of hosts.
+GROUPS = {
+    "redis": ("redis", "orbiter_redis_hosts"),
+    "workers": ("workers", "orbiter_worker_hosts"),
+    "temporal": ("temporal", "orbiter_temporal_hosts"),
+    "monitoring": ("monitoring", "orbiter_monitoring_hosts"),
+}
 # What is found: names by kind, and what to say of them.
 Found = namedtuple("Found", "misspelt unknown error warning")
 
@@ -120,6 +127,46 @@ def look(hostvars, hosts, ignored):
             f"them in orbiter_ignore_variables: {sorted(misspelt)}."
         )
     return Found(misspelt, unknown, error, warning)
+
+
+def wrong_groups(groups, kinds, patterns, ignored):
+    """Yield what is wrong with the groups of an inventory: hosts in one that is misspelt, a pattern of no host.
+
+    Args:
+        groups: The hosts of each group.
+        kinds: The hosts that run redis, workers, temporal and monitoring, by that word.
+        patterns: The variables of an inventory.
+        ignored: Patterns of names that are somebody else's, as a list or a text with commas.
+    """
+    served = {host for hosts in kinds.values() for host in hosts}
+    meant = {}
+    for kind, (group, variable) in GROUPS.items():
+        if variable not in patterns:
+            meant[group] = variable
+        elif not kinds[kind] and kind != "redis":  # of which another rule counts the hosts
+            yield (
+                f"{variable} is '{patterns[variable]}', and no host of the inventory is of that name or group. Correct "
+                "it, or leave it out."
+            )
+    for name, hosts in sorted(groups.items()):
+        left = [host for host in hosts if host not in served]
+        if not left or name in GROUPS or any(fnmatchcase(name, pattern) for pattern in listed(ignored) or ()):
+            continue
+        near = [group for group in meant if _alike(name, group)]
+        if near:
+            yield (
+                f"The inventory has a group that nothing reads: {name} (with {of_hosts(left)}): did you mean "
+                f"{near[0]}? Rename it, or, where it is your own, name it in orbiter_ignore_variables: ['{name}']."
+            )
+
+
+def _alike(name, group):
+    """Tell whether a group's name was probably meant: letters too few, too many, wrong or swapped, or its end left out."""
+    return (
+        distance(name, group, NEAR) <= (NEAR if len(group) >= SHORT else 1)
+        or sorted(name) == sorted(group)
+        or (len(name) >= SHORT and group.startswith(name))
+    )
 
 
 def of_hosts(hosts):

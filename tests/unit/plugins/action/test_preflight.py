@@ -68,6 +68,36 @@ def test_misspelt_limits_of_autoscale_are_refused(prepare):
     assert "did you mean worker_instances_max?" in said
 
 
+@pytest.mark.parametrize("group", ["worker", "wokers", "workres", "monitor", "tempral", "reids", "redis_"])
+def test_hosts_in_a_misspelt_group_are_refused(prepare, group):
+    said, shown = prepare(workers=["w1", f"[{group}]", "w2 ansible_port=1", "w3"])
+    meant = {"m": "monitoring", "t": "temporal", "r": "redis"}.get(group[0], "workers")
+    assert f"a group that nothing reads: {group} (with w2, w3): did you mean {meant}?" in said
+    assert NEXT not in shown
+
+
+@pytest.mark.parametrize(
+    ("lines", "everywhere"),
+    [
+        (["w1", "[webservers]", "h1", "[media]", "h2", "[work]", "h3"], []),
+        (["w1", "[worker]", "h1"], ["orbiter_ignore_variables=worker"]),
+        (["w1", "[worker1]", "w1", "[worker_s:children]", "worker1"], []),
+        (["w1", "[worker]", "h1"], ["orbiter_worker_hosts=workers"]),
+    ],
+)
+def test_groups_that_are_somebody_else_s_or_of_workers_are_not(prepare, lines, everywhere):
+    said, shown = prepare(workers=lines, everywhere=everywhere)
+    assert "nothing reads" not in said
+    assert NEXT in shown
+
+
+@pytest.mark.parametrize("name", ["orbiter_worker_hosts", "orbiter_temporal_hosts", "orbiter_monitoring_hosts"])
+def test_a_pattern_of_no_host_is_refused(prepare, name):
+    said, shown = prepare(f"--extra-vars={name}=wrokers")
+    assert f"{name} is 'wrokers', and no host of the inventory is of that name or group" in said
+    assert NEXT not in shown
+
+
 def test_what_is_right_is_one_result_and_goes_on(prepare):
     _dummy, shown = prepare()
     assert NEXT in shown
