@@ -105,7 +105,7 @@ reason:
   description: Why it is absent.
   returned: always
   type: str
-  sample: there is no /etc/redis/redis.conf
+  sample: there is no /etc/redis/redis.conf yet
 holder:
   description: The record of who has it, and since when in milliseconds, or null.
   returned: always
@@ -201,7 +201,7 @@ return said(ours and 'held' or held and 'busy' or 'free')
 def connect(config: str) -> Redis:
     """Return a connection to this host's Redis, or to its master: only that one may be written to."""
     if not Path(config).exists():
-        raise NoAnswerError(f"there is no {config}")
+        raise NoAnswerError(f"there is no {config} yet")
     found = written_settings(config)
     tls = found.get("port") == "0" and "unixsocket" not in found
     port = int(found["tls-port"] if tls else found.get("port", "6379"))

@@ -39,4 +39,4 @@ def test_nothing_changes(again):
 
 
 def test_lock_is_held_from_the_beginning_and_nothing_else_is_said_of_it(again):
-    assert "Nothing keeps a second deploy" not in again[0]
+    assert "This deploy has no lock" not in again[0]

@@ -125,13 +125,13 @@ def test_lock_of_another_controller_is_broken_by_order_only(play, fleet):
 
 
 def test_where_nothing_can_hold_a_lock_the_deploy_goes_on_and_says_so(play):
-    warning = "Nothing keeps a second deploy from running at the same time as this one: "
+    warning = "This deploy has no lock, let nobody start another one until it ends: "
     elsewhere = play("playbooks/lock.yml", orbiter_redis_hosts="nobody")
     assert elsewhere.returncode == 0
     assert f"{warning}no host of the inventory runs Redis" in said(elsewhere)
     absent = play("playbooks/lock.yml", lock_host="worker1")
     assert absent.returncode == 0
-    assert f"{warning}worker1, there is no /etc/redis/redis.conf" in said(absent)
+    assert f"{warning}worker1: there is no /etc/redis/redis.conf" in said(absent)
 
 
 def test_every_playbook_that_changes_hosts_takes_the_lock_and_gives_it_back():

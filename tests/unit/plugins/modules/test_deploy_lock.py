@@ -239,7 +239,7 @@ def test_server_with_a_file_of_users_is_asked_over_its_socket(server, take, tmp_
 def test_host_without_redis_has_no_lock(lock, module, tmp_path):
     config = tmp_path / "redis.conf"
     absent = module("deploy_lock", state="shown", config=str(config))
-    assert (absent["state"], absent["reason"]) == ("absent", f"there is no {config}")
+    assert (absent["state"], absent["reason"]) == ("absent", f"there is no {config} yet")
     config.write_text("port 1\n")
     absent = module("deploy_lock", state="shown", config=str(config))
     assert absent["state"] == "absent"
