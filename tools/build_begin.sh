@@ -12,11 +12,14 @@ umask 022
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 
-# What Git knows or would take, of the whole checkout or of a part: no caches, and nothing that lies about.
+# What Git knows, of the whole checkout or of a part, as it stands here: no inventory of yours with its keys, no environment
+# that you have made there, nothing else that lies about. A new file of ours is told of.
 copy() {
+  local new
   mkdir -p "$1"
-  git ls-files -z --cached --others --exclude-standard -- "${@:2}" |
-    tar --create --null --files-from=- | tar --extract --directory="$1"
+  git ls-files -z --cached -- "${@:2}" | tar --create --null --files-from=- | tar --extract --directory="$1"
+  new=$(git ls-files --others --exclude-standard -- "${@:2}" | grep -E '^(meta|playbooks|plugins|roles|worker)/' || true)
+  [ -z "$new" ] || printf 'Left out, as Git does not know it (git add it): %s\n' "${new//$'\n'/, }" >&2
 }
 
 # Built, as releases are, with nothing but what roles/release/files/build.txt pins.

@@ -76,6 +76,8 @@ def new_clone(top, *, downloads=False):
             shutil.copy2(source, target)
         else:
             target.unlink(missing_ok=True)
+    # What is built is made of what Git knows.
+    subprocess.run(["git", "add", "--all"], cwd=clone, check=True)
     terminal = Terminal(home, clone)
     if downloads:
         words = [sys.executable, "-m", "pip", "cache", "dir"]
