@@ -45,8 +45,8 @@ def moment(text, now):
         except ValueError:
             continue
     raise ValueError(
-        f"logs_since is {text!r}; it must be a time ago or a time of UTC. Say such as '10 min ago', '2 hours ago', "
-        "'1 day ago' or '2026-02-17 10:30'."
+        f"logs_since is {text!r}; it must be a time ago or a time of UTC. Say such as 2h, 1d, or with spaces "
+        "-e \"logs_since='10 min ago'\" or -e \"logs_since='2026-02-17 10:30'\"."
     )
 
 

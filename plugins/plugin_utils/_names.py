@@ -17,6 +17,8 @@ PREFIXES = ("orbiter_", "redis_", "temporal_", "worker_")
 MADE = frozenset(
     ("image_reference", "packages_done", "release_archives", "release_built", "release_verified", "release_version")
 )
+# Where Ansible puts the words after -e that have no name.
+LOOSE = "_raw_params"
 # A name has to be longer than this to be compared: few letters are soon alike.
 SHORT = 7
 NEAR = 2
@@ -112,6 +114,13 @@ def look(hostvars, hosts, ignored):
     # As they stand: nothing is templated, so that a name is found also where its value cannot be had.
     misspelt, unknown = compare({host: list(hostvars.raw_get(host)) for host in hosts}, known_names(), ignore)
     error = warning = ""
+    if loose := next((raw[LOOSE] for raw in map(hostvars.raw_get, hosts) if LOOSE in raw), ""):
+        # Ansible takes what it is given after -e apart at spaces, and the shell has taken the quotes away.
+        error = (
+            f"After -e stands '{loose}', which is of no variable. A value with spaces needs quotes within quotes, such as "
+            """-e "exec_command='orbiter queue info'". """
+        )
+        return Found({}, [], error.rstrip(), "")
     if unknown:
         warning = (
             f"The inventory has variables that orbiter.fleet does not know: {', '.join(unknown)}. Where they are "

@@ -79,3 +79,27 @@ def test_a_time_that_is_none_is_refused(ansible):
     done = ansible(HOSTS, CHECKOUT / "playbooks/logs.yml", "--check", "--extra-vars=logs_since=soon")
     assert done.returncode == 2
     assert "logs_since is 'soon'" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("playbook", "words"),
+    [
+        ("exec", "exec_command=orbiter queue info"),
+        ("logs", "logs_since=10 min ago"),
+        ("drain", "worker_drain_reason=new memory"),
+        ("backup", "redis_backup_directory=/srv/of backups"),
+        ("restore", "redis_restore_file=/srv/of backups"),
+        ("retire", "orbiter_retire=w1, w2"),
+        ("scale", "instances=2 or so"),
+        ("site", "orbiter_hooks_timeout=10 s"),
+        ("backup", "redis_backup_dirctory=/srv"),
+        ("logs", "log_since=2h"),
+    ],
+)
+def test_words_after_e_that_nothing_reads_are_refused(ansible, playbook, words):
+    done = ansible(HOSTS, CHECKOUT / f"playbooks/{playbook}.yml", "--check", f"--extra-vars={words}")
+    assert done.returncode == 2, done.stdout
+    said = " ".join(done.stdout.split())
+    loose = words.partition(" ")[2]
+    assert (f"After -e stands '{loose}', which is of no variable" if loose else "did you mean") in said
+    assert "changed: [" not in said
