@@ -12,6 +12,8 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+demo demo-down: export ANSIBLE_INVENTORY := inventories/demo
+
 .PHONY: demo
 demo: ## Bring up a fleet in a box and run 100 agent tasks on it
 	@tools/prereqs.sh python redis engine
@@ -123,7 +125,7 @@ build: setup ## Build the collection for ansible-galaxy: dist/orbiter-fleet-VERS
 	tools/build.sh
 
 .PHONY: install
-install: setup ## Build the collection and install it where ansible looks for it, over what is there
+install: ## Build the collection and install it where ansible looks for it, over what is there
 	@ANSIBLE_COLLECTIONS_PATH='$(COLLECTIONS_OF_THE_USER)' tools/install.sh
 
 .PHONY: release

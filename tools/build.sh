@@ -8,12 +8,12 @@ cd "$(dirname "$0")/.."
 copy "$scratch/tree"
 # A release's version tells what it is made of; the role builds from this wheel.
 inside=$scratch/tree/roles/release/files/dist
-PIP_CONFIG_FILE=/dev/null .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-index \
+PIP_CONFIG_FILE=/dev/null "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-index \
   --find-links "$scratch/build" --wheel-dir "$inside" "$scratch/tree/worker"
 cp -R "$scratch/tree/worker/locks" "$inside/"
 
-.venv/bin/ansible-galaxy collection build --force --output-path "$scratch" "$scratch/tree" >/dev/null
+"$galaxy" collection build --force --output-path "$scratch" "$scratch/tree" >/dev/null
 for archive in "$scratch"/*.tar.gz; do
-  .venv/bin/python tools/normalize_archive.py "$archive" "$out/${archive##*/}"
+  "$python" tools/normalize_archive.py "$archive" "$out/${archive##*/}"
   echo "Created collection for orbiter.fleet at $out/${archive##*/}"
 done

@@ -1,6 +1,16 @@
 # shellcheck shell=bash
 # What build.sh and package.sh begin with: `out`, the folder that gets what is built, and `scratch` for all else, with what
-# builds in $scratch/build. Source this from the top of the checkout.
+# builds in $scratch/build; `python` and `galaxy`, of .venv where there is one. Source this from the top of the checkout.
+python=.venv/bin/python galaxy=.venv/bin/ansible-galaxy
+# Who only installs the collection has Ansible, and not all that developing needs.
+if [ ! -x $python ]; then
+  python=$(type -P python3 || true) galaxy=$(type -P ansible-galaxy || true)
+  if [ -z "$galaxy" ] || ! "$python" -m pip --version >/dev/null 2>&1; then
+    echo "build: ansible-galaxy or pip is not on PATH; install them into a virtual environment and activate it:" \
+      "python3 -m venv venv && . venv/bin/activate && pip install ansible" >&2
+    exit 1
+  fi
+fi
 mkdir -p "${1:-dist}"
 # shellcheck disable=SC2034  # for who reads this
 out=$(cd "${1:-dist}" && pwd)
@@ -23,5 +33,5 @@ copy() {
 }
 
 # Built, as releases are, with nothing but what roles/release/files/build.txt pins.
-.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+"$python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
   --dest "$scratch/build" --requirement roles/release/files/build.txt

@@ -9,6 +9,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 tools/build.sh "$scratch" >/dev/null
 galaxy=$PWD/.venv/bin/ansible-galaxy
+[ -x "$galaxy" ] || galaxy=ansible-galaxy
 # This checkout's ansible.cfg is not the user's, and a link to this checkout is no place to unpack into.
 cd "$scratch"
 "$galaxy" collection install --force "$scratch"/orbiter-fleet-*.tar.gz
