@@ -38,6 +38,7 @@ import pins
 import sbom
 import signing
 import sources
+import syntax
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pins import BuildError, Target
 
@@ -49,7 +50,7 @@ CHECKOUT = HERE.parents[2]
 PREBUILT = HERE / "dist"  # what `make build` puts into the collection
 INSTALLER = HERE / "installer.txt"
 BUILD_LOCK = HERE / "build.txt"
-UNPACK = HERE / "unpack.py"
+ON_HOSTS = (HERE / "unpack.py", HERE / "syntax.py")
 # What builds projects is for this machine.
 HERE_TARGET = Target(f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine())
 SCRIPTS = sorted(HERE.glob("*.py"))
@@ -248,6 +249,7 @@ def build(parts: Parts, targets: list[Target], cache: Path, version: str, key: P
         ]
         downloaded = {target: pool.submit(download, parts.pins(target), target, cache) for target in targets}
         wheels = [future.result() for future in built] + parts.wheels
+        check_syntax(wheels, targets)
         for target in targets:
             fit = apps.fitting(wheels, target)
             pinned = parts.pins(target)
@@ -269,6 +271,14 @@ def build(parts: Parts, targets: list[Target], cache: Path, version: str, key: P
                 signing.sign(archive, key)
                 signing.signature_of(archive).replace(signing.signature_of(cache / version / archive.name))
             archive.replace(cache / version / archive.name)
+
+
+def check_syntax(wheels: list[Path], targets: list[Target]) -> None:
+    """Refuse code that no host could import. A newer Python than this one may know more: such a host looks itself."""
+    if any(target.version <= sys.version_info[:2] for target in targets):
+        for wheel in wheels:
+            if found := syntax.mistake(wheel):
+                raise BuildError(f"{wheel.name.split('-')[0]} has a module that is no Python: {found}. Correct it.")
 
 
 def build_lock(project: Path) -> Path:
@@ -323,7 +333,8 @@ def fetch(locks: list[Path], options: list[str], cache: Path) -> Path:
 
 def pack(own: list[Path], tree: Path, archive: Path) -> None:
     """Write an archive of a tree, with the wheels that were not downloaded."""
-    shutil.copy(UNPACK, tree / "installer")
+    for script in ON_HOSTS:
+        shutil.copy(script, tree / "installer")
     for wheel in own:
         shutil.copy(wheel, tree / "wheels")
     for name, wheels in (("requirements.txt", (tree / "wheels").glob("*.whl")), ("own.txt", own)):

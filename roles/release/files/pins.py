@@ -39,6 +39,11 @@ class Target:
         return f"{self.python}-{self.machine}"
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """The Python as numbers."""
+        return tuple(map(int, self.python.split(".")))
+
+    @property
     def lock(self) -> str:
         """The stem of this Python's lock files."""
         return f"py{self.python.replace('.', '')}"
@@ -50,10 +55,9 @@ class Target:
 
     def tags(self) -> set[Tag]:
         """Return the tags of wheels that run there; what was built on such a host says linux only."""
-        version = tuple(int(part) for part in self.python.split("."))
         platforms = [*self.platforms, f"linux_{self.machine}"]
-        own = cpython_tags(version, platforms=platforms)
-        return {*own, *compatible_tags(version, f"cp{self.python.replace('.', '')}", platforms)}
+        own = cpython_tags(self.version, platforms=platforms)
+        return {*own, *compatible_tags(self.version, f"cp{self.python.replace('.', '')}", platforms)}
 
     def markers(self) -> dict[str, str]:
         """Return what conditions in requirements ask for. Of a Python's patch releases the first: it needs the most."""

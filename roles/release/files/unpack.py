@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(next(HERE.glob("installer-*.whl"))))
+sys.path[:0] = [str(next(HERE.glob("installer-*.whl"))), str(HERE)]
 
 from installer import install  # noqa: E402 - it is in that wheel
 from installer.destinations import SchemeDictionaryDestination  # noqa: E402
 from installer.exceptions import InstallerError  # noqa: E402
 from installer.records import InvalidRecordEntry  # noqa: E402
 from installer.sources import WheelFile  # noqa: E402
+from syntax import mistake  # noqa: E402
 
 # What makes the folder an environment. bin/python is a link to the host's own, which a wheel could write to.
 RESERVED = re.compile(r"pyvenv\.cfg|lib64|bin/([Pp]ython[0-9.]*|[Aa]ctivate.*)")
@@ -45,6 +46,9 @@ class Venv(SchemeDictionaryDestination):
 def main() -> None:
     """Unpack what is listed."""
     listed, venv, root = Path(sys.argv[1]), Path(sys.argv[2]), next(iter(sys.argv[3:]), None)
+    # Those that were built, not downloaded: of a library nobody here can correct a module that is for another Python.
+    own = listed.with_name("own.txt")
+    built = own.read_text() if own.exists() else ""
     paths = sysconfig.get_paths("venv", vars={name: str(venv) for name in ("base", "platbase", "installed_base")})
     for line in listed.read_text().splitlines():
         pin, wanted = line.split(" --hash=sha256:")
@@ -52,6 +56,8 @@ def main() -> None:
         (wheel,) = (HERE.parent / "wheels").glob(f"{name}-{version}-*.whl")
         if hashlib.sha256(wheel.read_bytes()).hexdigest() != wanted:
             sys.exit(f"{wheel.name} is not the file that the release was built with: its hash is another one")
+        if line in built and (found := mistake(wheel)):
+            sys.exit(f"{name} has a module that is no Python {sysconfig.get_python_version()}: {found}. Correct it.")
         headers = str(venv / "include" / "site" / f"python{sysconfig.get_python_version()}" / name)
         scheme = {key: paths[key] for key in ("purelib", "platlib", "scripts", "data")} | {"headers": headers}
         target = Venv(

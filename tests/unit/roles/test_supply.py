@@ -179,6 +179,29 @@ def test_archive_whose_wheel_has_changed_is_not_installed(build, host, tmp_path)
     assert not (release / ".complete").exists()
 
 
+BROKEN = {"tools.py": "def search(:\n    pass\n", "tools/{name}/model.py": "class {name}: pass\n"}
+
+
+def test_own_code_that_no_python_can_read_is_refused_before_a_host_is_touched(build, tmp_path):
+    done = build("--app", make_wheel(tmp_path / "given", files=BROKEN))
+    assert done.returncode == 1
+    assert "tools.py, line 1" in done.stderr
+    assert built(build("--app", make_wheel(tmp_path / "given", files=BROKEN | {"tools.py": ""})))
+
+
+def test_own_code_for_a_newer_python_than_the_controller_s_is_read_by_the_host_s(build, host, tmp_path, worker, cache):
+    (worker / "locks/py399.txt").write_text("")
+    newer = TARGET.replace(TARGET.partition("-")[0], "3.99")
+    words = [sys.executable, BUILD, "--cache", cache, "--source", worker, "--target", newer]
+    app = make_wheel(tmp_path / "given", files=BROKEN)
+    done = subprocess.run([*words, "--app", app], text=True, capture_output=True, check=True)
+    answer = json.loads(done.stdout)
+    installed, release = host((answer["version"], Path(answer["archives"][newer])))
+    assert installed["failed"]
+    assert "tools.py, line 1" in installed["msg"]
+    assert not (release / ".complete").exists()
+
+
 def test_needs_of_every_package_are_checked_before_a_host_is_touched(build, tmp_path):
     # jinja2 needs markupsafe, which this lock has left out.
     (tmp_path / "needs.txt").write_text(
