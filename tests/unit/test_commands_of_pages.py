@@ -123,6 +123,17 @@ def test_playbooks_and_their_variables_are_there():
     assert wrong == {}
 
 
+def test_pages_for_users_name_playbooks_as_the_installed_collection_does():
+    """A file of the checkout is named by README's demo alone, whose hosts and collection are the checkout's."""
+    files = {
+        (line.partition(": ")[0], word)
+        for line, words in named("ansible-playbook")
+        for word in words
+        if word.startswith("playbooks/")
+    }
+    assert files == {("README.md", "playbooks/scale.yml")}
+
+
 def values_of_extra_vars(words):
     """Return what follows each `-e`, as the shell hands it to Ansible."""
     return [words[at + 1] for at, word in enumerate(words[:-1]) if word in {"-e", "--extra-vars"}]
