@@ -13,6 +13,7 @@ import tomllib
 import click
 import pytest
 import yaml
+from ansible.parsing.splitter import parse_kv
 from terminal import CHECKOUT
 
 from orbiter.cli import main as command
@@ -69,6 +70,15 @@ COMMANDS = [
     for line in typed(path.read_text())
     for words in words_of(line)
 ]
+# What stands in the middle of a sentence, such as `-e instances=3`.
+INLINE = [
+    (path, code, words)
+    for path in PAGES
+    for code in re.findall(
+        r"`([^`\n]* -e [^`\n]+|-e [^`\n]+)`", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    )
+    for words in words_of(code)
+]
 
 
 def named(program):
@@ -105,12 +115,40 @@ def test_playbooks_and_their_variables_are_there():
             f"playbooks/{book.removeprefix('orbiter.fleet.')}.yml" if book.startswith("orbiter.fleet.") else book
             for book in books
         ]
-        given = [words[at + 1] for at, word in enumerate(words) if word in {"-e", "--extra-vars"}]
+        given = values_of_extra_vars(words)
         names = {name for text in given for name in re.findall(r"^\{?\"?([a-z_]+)(?==|\":)", text)}
         missing = [name for name in files if not (CHECKOUT / name).is_file()] + sorted(names - VARIABLES)
         if missing or not books:
             wrong[line] = missing
     assert wrong == {}
+
+
+def test_pages_for_users_name_playbooks_as_the_installed_collection_does():
+    """A file of the checkout is named by README's demo alone, whose hosts and collection are the checkout's."""
+    files = {
+        (line.partition(": ")[0], word)
+        for line, words in named("ansible-playbook")
+        for word in words
+        if word.startswith("playbooks/")
+    }
+    assert files == {("README.md", "playbooks/scale.yml")}
+
+
+def values_of_extra_vars(words):
+    """Return what follows each `-e`, as the shell hands it to Ansible."""
+    return [words[at + 1] for at, word in enumerate(words[:-1]) if word in {"-e", "--extra-vars"}]
+
+
+def lost_words(value):
+    """Return what Ansible takes for no variable in what follows `-e`; it says nothing of them."""
+    return "" if value[0] in "{[@" else parse_kv(value).get("_raw_params", "")
+
+
+def test_extra_vars_with_spaces_reach_ansible_whole():
+    shown = [(f"{path.relative_to(CHECKOUT)}: {line}", words) for path, line, words in INLINE] + COMMANDS
+    given = [(line, value) for line, words in shown for value in values_of_extra_vars(words)]
+    assert len(given) > 30
+    assert {line: lost for line, value in given if (lost := lost_words(value))} == {}
 
 
 def test_targets_are_there():
@@ -139,3 +177,17 @@ def test_extras_are_there():
 )
 def test_what_a_command_does_not_know_is_found(words, wrong):
     assert unknown_options(words) == wrong
+
+
+@pytest.mark.parametrize(
+    ("typed_line", "lost"),
+    [
+        ("ansible-playbook x.yml -e reason='more memory'", "memory"),
+        ("""ansible-playbook x.yml -e "reason='more memory'\"""", ""),
+        ("""ansible-playbook x.yml -e '{"reason": "more memory"}'""", ""),
+        ("ansible-playbook x.yml -e @file.yml -e 'a=1 b=2'", ""),
+    ],
+)
+def test_words_that_ansible_loses_are_found(typed_line, lost):
+    (words,) = words_of(typed_line)
+    assert " ".join(map(lost_words, values_of_extra_vars(words))).strip() == lost
