@@ -58,14 +58,9 @@ class ActionModule(ActionBase):
     def fleet(self, task_vars, args, report):
         """Check all hosts of an inventory."""
         hosts = task_vars["ansible_play_hosts_all"]
-        # Before any value: what is misspelt is not there, and would be said to be missing.
-        names = _names.look(task_vars["hostvars"], hosts, args.get("ignore") or [])
-        report.warn(names.warning)
         groups = {name: list(args.get(name) or []) for name in (*_names.GROUPS, "elsewhere")}
-        for sentence in _names.wrong_groups(task_vars["groups"], groups, task_vars, args.get("ignore") or []):
-            report.add("", "", sentence)
-        if names.error:
-            report.add("", "", names.error)
+        # Before any value: what is misspelt is not there, and would be said to be missing.
+        names(groups, task_vars, args.get("ignore") or [], report)
         if report.errors:
             return
         here = self.values(task_vars)
@@ -231,6 +226,15 @@ class Report:
             f"{_names.of_hosts(hosts)}: {sentence}" if hosts != [""] else sentence
             for (dummy, sentence), hosts in self.errors.items()
         )
+
+
+def names(groups, task_vars, ignore, report):
+    """Check the names of variables and groups."""
+    found = _names.look(task_vars["hostvars"], task_vars["ansible_play_hosts_all"], ignore)
+    report.warn(found.warning)
+    for sentence in (*_names.wrong_groups(task_vars["groups"], groups, task_vars, ignore), found.error):
+        if sentence:
+            report.add("", "", sentence)
 
 
 def counts(groups, values, report):

@@ -129,7 +129,7 @@ def table(rows, left=2):
 
 
 def lines(hosts, queue, others, deploys):
-    """Return the page. Its lines are without colons, so that Ansible shows them as they are."""
+    """Return the page."""
     found = ["No host could ask Redis for the queue"]
     if queue:
         oldest = f", the oldest for {queue['oldest_waiting']:.0f} s" if queue["oldest_waiting"] else ""
@@ -148,7 +148,7 @@ def lines(hosts, queue, others, deploys):
         f"{name} is not in the inventory, and works, {count} worker{'s' * (count > 1)}"
         for name, count in Counter(worker["hostname"] for worker in others).items()
     ]
-    return [inert(line).replace(": ", " ") for line in (*found, *(bad or ["All is well"]))]
+    return [inert(line) for line in (*found, *(bad or ["All is well"]))]
 
 
 def fleet_page(results, part=False, deploys=()):

@@ -53,7 +53,8 @@ options:
     type: list
     elements: str
   ignore:
-    description: Names of variables and groups that are your own, C(*) stands for any letters. A list, or a text with commas.
+    description:
+      - Names of variables and groups that are your own, C(*) stands for any letters. A list, or a text with commas.
     type: raw
 extends_documentation_fragment:
   - orbiter.fleet.info

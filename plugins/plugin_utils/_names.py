@@ -117,10 +117,10 @@ def look(hostvars, hosts, ignored):
     if loose := next((raw[LOOSE] for raw in map(hostvars.raw_get, hosts) if LOOSE in raw), ""):
         # Ansible takes what it is given after -e apart at spaces, and the shell has taken the quotes away.
         error = (
-            f"After -e stands '{loose}', which is of no variable. A value with spaces needs quotes within quotes, such as "
-            """-e "exec_command='orbiter queue info'". """
+            f"After -e stands '{loose}', which is of no variable. A value with spaces needs quotes within quotes, such "
+            "as -e \"exec_command='orbiter queue info'\"."
         )
-        return Found({}, [], error.rstrip(), "")
+        return Found({}, [], error, "")
     if unknown:
         warning = (
             f"The inventory has variables that orbiter.fleet does not know: {', '.join(unknown)}. Where they are "
@@ -170,7 +170,7 @@ def wrong_groups(groups, kinds, patterns, ignored):
 
 
 def _alike(name, group):
-    """Tell whether a group's name was probably meant: letters too few, too many, wrong or swapped, or its end left out."""
+    """Tell whether a group was probably meant: letters too few, too many, wrong or swapped, or its end left out."""
     return (
         distance(name, group, NEAR) <= (NEAR if len(group) >= SHORT else 1)
         or sorted(name) == sorted(group)

@@ -25,8 +25,8 @@ def status(play, tmp_path_factory):
 
 def test_status_of_a_fleet_that_is_well(status, fleet):
     page, found = status()
-    assert "    - All is well\n" in page
-    assert "    - Queue orbiter:tasks, 0 of " in page
+    assert "\nAll is well\n" in page
+    assert "\nQueue orbiter:tasks, 0 of " in page
     assert found["well"]
     assert found["queue"]["workers"] == 4
     assert [len(host["instances"]) for host in found["hosts"].values()] == [2, 2]
@@ -38,8 +38,8 @@ def test_status_names_an_instance_that_does_not_run_and_a_host_that_does_not_ans
     more.write_text("[workers]\nworker3 ansible_host=172.28.78.99 ansible_user=root\n")
     workers["worker2"].check_output("systemctl stop orbiter-worker@2")
     page, found = status(f"--inventory={more}")
-    assert "    - worker2 needs attention, orbiter-worker@2 (systemd inactive/dead) does not run\n" in page
-    assert "    - worker3 needs attention, unreachable\n" in page
+    assert "\nworker2 needs attention, orbiter-worker@2 (systemd: inactive/dead) does not run\n" in page
+    assert "\nworker3 needs attention, unreachable\n" in page
     assert found["hosts"]["worker3"]["trouble"] == "unreachable"
     workers["worker2"].check_output("systemctl start orbiter-worker@2")
 
