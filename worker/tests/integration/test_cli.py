@@ -306,6 +306,13 @@ def test_a_task_id_that_is_taken_submits_nothing_and_exits_3(redis_url: str) -> 
     assert json.loads(told.stdout) == known
     followed = orbiter("task", "submit", "second", *at, "--exist-ok", "--wait", "--json", stdin=job("fail"))
     assert (followed.returncode, json.loads(followed.stdout)["result"]) == (0, {"output": "first"})
+    gone_on = orbiter("task", "submit", "second", *at, "--exist-ok", stdin=job("fail"))
+    assert gone_on.stdout == "Task same exists already (completed), nothing submitted.\n"
+    assert gone_on.returncode == 0
+    gone_on = orbiter("task", "submit", "second", *at, "--exist-ok", "--json", stdin=job("fail"))
+    assert (gone_on.returncode, json.loads(gone_on.stdout)) == (0, known)
+    new = (*at[:-1], "new", "--exist-ok")
+    assert orbiter("task", "submit", "first", *new, stdin=job("echo")).stdout == "Task new submitted.\n"
     record = json.loads(orbiter("task", "status", "same", "--json", "--redis-url", redis_url).stdout)
     assert record["result"] == {"output": "first"}
 
