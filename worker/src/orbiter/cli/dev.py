@@ -17,7 +17,7 @@ import click
 
 from orbiter.cli.failures import Failure
 from orbiter.cli.live_log import LiveLog, follow_all_tasks
-from orbiter.cli.options import namespace, namespace_option, queue_option
+from orbiter.cli.options import ReadablePath, namespace, namespace_option, queue_option
 from orbiter.cli.output import print_line
 from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
@@ -75,7 +75,7 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     "--watch-dir",
     metavar="DIR",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=ReadablePath(file_okay=False, path_type=Path),
     help="Reload also when a .py file below this directory changes. Repeatable.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of Redis on 127.0.0.1.  [default: any free one]")

@@ -28,6 +28,7 @@ from orbiter.distributed.names import (
     check_queue_name,
     check_task_id,
 )
+from orbiter.distributed.reading import REMEDY, may_read, not_for_this_user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -80,6 +81,19 @@ class QueueName(Name):
         """Check a name, and put the namespace before it."""
         place = Name(partial(check_queue_name, namespace=namespace(ctx)))
         return place.convert(value, param, ctx)
+
+
+class ReadablePath(click.Path):
+    """A file or directory that is there and that this process may read."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True, **options: Any) -> None:
+        super().__init__(exists=True, file_okay=file_okay, dir_okay=dir_okay, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a path."""
+        if not may_read(value):
+            self.fail(f"{not_for_this_user(value)}; {REMEDY}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 QUEUE_NAME = QueueName(check_queue_name)

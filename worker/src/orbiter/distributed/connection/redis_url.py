@@ -24,6 +24,7 @@ from redis.retry import Retry as SyncRetry
 
 from orbiter.distributed.connection import transports
 from orbiter.distributed.connection.refusals import explained
+from orbiter.distributed.reading import REMEDY, may_read, this_user
 from orbiter.distributed.secrecy import keep_secret
 
 if TYPE_CHECKING:
@@ -278,7 +279,9 @@ def _options(pieces: _Pieces) -> dict[str, str]:
 def _tls(options: dict[str, str]) -> dict[str, Any]:
     files = {name: options[name] for name in _TLS_FILES if name in options}
     for name, path in files.items():
-        if "\0" in path or not os.path.isfile(path) or not os.access(path, os.R_OK):  # noqa: PTH113 - bad text is False
+        if not may_read(path):
+            raise ValueError(f"{name} names a file that may not be read by {this_user()}; {REMEDY}")
+        if "\0" in path or not os.path.isfile(path):  # noqa: PTH113 - bad text is False
             raise ValueError(f"{name} must name a file that can be read")
     if "ssl_keyfile" in files and "ssl_certfile" not in files:
         raise ValueError("ssl_keyfile needs ssl_certfile")
