@@ -17,7 +17,8 @@ from click.core import ParameterSource
 
 from orbiter.cli.failures import Failure, UsageFailure
 from orbiter.distributed.broker.keys import Keys
-from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, mask
+from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, explain_right, mask
+from orbiter.distributed.connection.refusals import lacks_right
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
@@ -241,4 +242,12 @@ def run(url: str, work: Coroutine[Any, Any, T], *, runner: Callable[[Coroutine[A
     except (TimeoutError, redis.TimeoutError):
         raise Failure(f"Error: Cannot reach {place}: no answer within {_ANSWER_WITHIN:.0f} s") from None
     except redis.RedisError as error:
+        if lacks_right(error):
+            # The URL is the wrong one for this command; of `alerts check`, 1 says that an alert fires.
+            raise UsageFailure(f"Error: {explain_right(error, url, _command_name())}") from None
         raise Failure(f"Error: {place} says: {error}") from None
+
+
+def _command_name() -> str:
+    context = click.get_current_context(silent=True)
+    return "orbiter" if context is None else context.command_path

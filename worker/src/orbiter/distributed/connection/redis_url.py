@@ -23,7 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
 from orbiter.distributed.connection import transports
-from orbiter.distributed.connection.refusals import explained
+from orbiter.distributed.connection.refusals import explained, not_allowed
 from orbiter.distributed.reading import REMEDY, may_read, this_user
 from orbiter.distributed.secrecy import keep_secret
 
@@ -159,6 +159,16 @@ def check(url: str) -> RedisUrl:
 def explain(error: Exception, url: str) -> str:
     """Return an error of connecting to a URL in words: where, what is wrong, and what mends it."""
     return explained(error, mask(url), password=bool(check(url).login.get("password")))
+
+
+def user_of(url: str) -> str:
+    """Return the user of Redis that a URL names, ``default`` where it names none."""
+    return check(url).login.get("username", "default")
+
+
+def explain_right(error: Exception, url: str, what: str) -> str:
+    """Return in words that the user of a URL lacks a right for something, and who has it."""
+    return not_allowed(error, what, user_of(url))
 
 
 def _is_place(url: str) -> bool:
