@@ -405,6 +405,18 @@ def test_unknown_tasks_are_not_found(redis_url: str) -> None:
     assert orbiter("task", "status", "unknown", "--redis-url", redis_url).stderr == "Task not found: unknown\n"
 
 
+async def test_a_running_task_that_is_to_be_cancelled_says_so(redis_url: str, redis_client: Redis) -> None:
+    at = ("--redis-url", redis_url)
+    orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", "t1")
+    await redis_client.hset(keys.task("t1"), "status", "running")
+    assert "  Status:    running\n" in orbiter("task", "status", "t1", *at).stdout
+    assert "has been asked to cancel it" in orbiter("task", "cancel", "t1", *at).stdout
+    assert "  Status:    running (cancel requested)\n" in orbiter("task", "status", "t1", *at).stdout
+    assert json.loads(orbiter("task", "status", "t1", "--json", *at).stdout)["status"] == "running"
+    await redis_client.hset(keys.task("t1"), "status", "cancelled")
+    assert "  Status:    cancelled\n" in orbiter("task", "status", "t1", *at).stdout
+
+
 @pytest.mark.usefixtures("worker")
 def test_waiting_for_one_task_shows_its_result(redis_url: str, tmp_path: Path) -> None:
     agent = tmp_path / "agent.json"

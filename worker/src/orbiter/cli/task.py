@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -186,15 +186,35 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
     The beginning of an id will do: 4 characters or more that no other task's id begins with. Not with --json.
     """
 
-    async def look(client: Redis) -> TaskResult:
+    async def look(client: Redis) -> _Seen:
         whole = task_id if as_json else await whole_task_id(client, task_id)
         found = await TaskStore(redis_url, namespace=namespace(), client=client).get_status(whole)
         if found is None:
             raise not_found(task_id, exact=as_json)
-        return found
+        return _Seen(found, cancelling=not as_json and await _cancelling(client, found))
 
-    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.lasting)
+    view = View(
+        look=look,
+        draw=lambda seen: task_view(seen.task, cancelling=seen.cancelling),
+        as_json=lambda seen: task_json(seen.task),
+        ended=lambda seen: seen.task.status.lasting,
+    )
     show(redis_url, view, watch=watch, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A task's record, and whether it runs although somebody has asked to cancel it."""
+
+    task: TaskResult
+    cancelling: bool
+
+
+async def _cancelling(client: Redis, task: TaskResult) -> bool:
+    if task.status is not TaskStatus.RUNNING:
+        return False
+    asked: Any = await client.hget(Keys(namespace()).task(task.task_id), "cancel_requested_at")
+    return bool(asked)
 
 
 @task.command("cancel")
