@@ -15,6 +15,7 @@ from subprocess import Popen
 import pytest
 from redis.asyncio import Redis
 
+from orbiter.distributed.models import TaskPayload
 from tests import keys
 from tests.support import PATIENCE, free_port, orbiter, slowness, start_orbiter, wait_until, worker_process
 
@@ -143,7 +144,8 @@ async def test_the_worker_list_looks_as_in_the_guide(redis_url: str, redis_clien
         "Last Heartbeat",
     ]
     assert re.search(r"│ web01 +│ running +│ .* │ 0 +│ 0 +│ - +│ 4 +│ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC +│", shown)
-    assert re.search(rf"│ {re.escape(long_name)} │ dead ", shown)
+    unknown = r" +│ - +│ - +│ - +│ - +│ \d{4}-"
+    assert re.search(rf"│ {re.escape(long_name)} │ dead +│ [a-z.-]+" + unknown, shown), "its heartbeat is gone"
     assert "┌" in shown
     assert "├" in shown
 
@@ -305,48 +307,115 @@ def test_a_task_id_that_is_taken_submits_nothing_and_exits_3(redis_url: str) -> 
     assert json.loads(told.stdout) == known
     followed = orbiter("task", "submit", "second", *at, "--exist-ok", "--wait", "--json", stdin=job("fail"))
     assert (followed.returncode, json.loads(followed.stdout)["result"]) == (0, {"output": "first"})
+    gone_on = orbiter("task", "submit", "second", *at, "--exist-ok", stdin=job("fail"))
+    assert gone_on.stdout == "Task same exists already (completed), nothing submitted.\n"
+    assert gone_on.returncode == 0
+    gone_on = orbiter("task", "submit", "second", *at, "--exist-ok", "--json", stdin=job("fail"))
+    assert (gone_on.returncode, json.loads(gone_on.stdout)) == (0, known)
+    new = (*at[:-1], "new", "--exist-ok")
+    assert orbiter("task", "submit", "first", *new, stdin=job("echo")).stdout == "Task new submitted.\n"
     record = json.loads(orbiter("task", "status", "same", "--json", "--redis-url", redis_url).stdout)
     assert record["result"] == {"output": "first"}
 
 
-def test_the_beginning_of_a_generated_id_is_enough_to_look(redis_url: str) -> None:
-    at, ids = ("--redis-url", redis_url), ("0815" + "a" * 28, "4711" + "b" * 28, "4711" + "c" * 28, "4711")
+def test_the_beginning_of_an_id_is_enough_for_a_person(redis_url: str) -> None:
+    at, ids = ("--redis-url", redis_url), ("0815" + "a" * 28, "4711" + "b" * 28, "4711" + "c" * 28, "4711", "slow-1")
     for task_id in ids:
         orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id)
     assert orbiter("task", "status", "4711b", *at).stdout.splitlines()[0] == f"Task {ids[1]}"
     assert orbiter("task", "status", "4711", *at).stdout.splitlines()[0] == "Task 4711", "a whole id is no beginning"
-    orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", "4711bb" + "d" * 26)
-    several = orbiter("task", "status", "4711b", *at)
-    assert (several.returncode, several.stdout) == (2, "")
-    assert ids[1] in several.stderr
-    assert ids[2] not in several.stderr
-    orbiter("task", "cancel", ids[0], *at)
+    assert orbiter("task", "status", "slow", *at).stdout.splitlines()[0] == "Task slow-1"
+    assert orbiter("task", "cancel", "0815", *at).stdout == f"Task {ids[0]} cancelled.\n"
     assert orbiter("task", "events", "0815", *at).stdout.startswith("status cancelled")
-    for command in (("status", "081"), ("status", "0815", "--json"), ("events", "0815", "--json"), ("retry", "0815")):
-        assert orbiter("task", *command, *at).returncode == 1, command
+    assert orbiter("task", "retry", "0815", *at).stdout == f"Task {ids[0]} will run again.\n"
+    for command in ("status", "events", "cancel", "retry"):
+        short = orbiter("task", command, "081", *at)
+        assert (short.returncode, short.stdout) == (1, ""), command
+        assert short.stderr == "Task not found: 081. The beginning of an id needs 4 characters or more.\n", command
+        exact = orbiter("task", command, "0815", "--json", *at)
+        assert exact.returncode == 1, command
+        assert command == "cancel" or "With --json an id must be whole" in exact.stderr, command
 
 
-async def test_what_acts_takes_no_id_for_another(redis_url: str, redis_client: Redis) -> None:
-    at, waiting = ("--redis-url", redis_url), ("order-4711", "beef" + "0" * 28)
-    for task_id in waiting:
-        assert orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id).returncode == 0
-        await redis_client.xadd("{orbiter:tasks}:dead", {"task_id": task_id, "reason": "boom", "payload": "{}"})
+def test_a_beginning_that_several_ids_have_is_refused_with_five_of_them(redis_url: str) -> None:
+    at, ids = ("--redis-url", redis_url), [f"slow-{number}" for number in range(1, 7)]
+    for task_id in ids[:2]:
+        orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id)
+    for command in ("status", "events", "cancel", "retry"):
+        several = orbiter("task", command, "slow", *at)
+        assert (several.returncode, several.stdout) == (2, ""), command
+        assert "slow is the beginning of 2 task ids: slow-2, slow-1. Type more of it." in several.stderr, command
+    for task_id in ids[2:]:
+        orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", task_id)
+    many = orbiter("task", "status", "slow", *at).stderr
+    assert "more than 5 task ids: slow-6, slow-5, slow-4, slow-3, slow-2, …" in many
+
+
+async def test_a_dead_letter_has_its_task_s_id_by_its_beginning_too(redis_url: str, redis_client: Redis) -> None:
+    at, first, other = ("--redis-url", redis_url), "beef" + "0" * 28, "beef" + "1" * 28
+    letters = "{orbiter:tasks}:dead"
+    for task_id in (first, other):
+        await redis_client.xadd(letters, {"task_id": task_id, "reason": "boom", "payload": "{}"})
+    assert first in orbiter("task", "dead", "show", "beef0", *at).stdout
+    for command in (("show",), ("retry",), ("drop", "--yes")):
+        several = orbiter("task", "dead", *command, "beef", *at)
+        assert (several.returncode, first in several.stderr, other in several.stderr) == (2, True, True), command
+        assert orbiter("task", "dead", *command, "beef0", "--json", *at).returncode == 1, command
+    assert orbiter("task", "dead", "drop", "--yes", "beef0", *at).stdout == "1 dropped.\n"
+    assert [fields["task_id"] for _, fields in await redis_client.xrange(letters)] == [other]
+
+
+async def test_what_acts_takes_no_chosen_id_for_another(redis_url: str, redis_client: Redis) -> None:
+    at, chosen, letters = ("--redis-url", redis_url), "order-4711", "{orbiter:tasks}:dead"
+    assert orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", chosen).returncode == 0
+    await redis_client.xadd(letters, {"task_id": chosen, "reason": "boom", "payload": "{}"})
     await redis_client.hset(keys.worker("web-10"), mapping={"hostname": "h", "state": "running"})
     await redis_client.zadd(keys.FLEET, {"web-10": time.time() * 1000})
-    for name in ("order-47", "beef"):
-        for command in (("cancel",), ("retry",), ("dead", "retry"), ("dead", "drop", "--yes")):
-            assert orbiter("task", *command, name, *at).returncode == 1, (command, name)
+    for command in (("cancel",), ("retry",), ("dead", "retry"), ("dead", "drop", "--yes")):
+        refused = orbiter("task", *command, "order-47", *at)
+        assert (refused.returncode, refused.stdout) == (2, ""), command
+        assert "no task has the id order-47, and order-4711 begins with it" in refused.stderr, command
     for command in ("drain", "quiet", "resume"):
-        assert "web-10" not in orbiter("worker", command, "web-1", "--no-wait", *at).stderr, command
-    assert await redis_client.xlen("{orbiter:tasks}:dead") == 2
-    assert {await redis_client.hget(keys.task(task_id), "status") for task_id in waiting} == {"pending"}
-    assert orbiter("task", "status", "order-47", *at).returncode == 1, "nor does it look at what another one chose"
+        refused = orbiter("worker", command, "web-1", "--no-wait", *at)
+        assert refused.returncode == 1, command
+        whole = "An id of a worker must be whole; with it begins web-10"
+        assert refused.stderr == f"Worker not found: web-1. {whole}\n", command
+    assert await redis_client.xlen(letters) == 1
+    assert await redis_client.hget(keys.task(chosen), "status") == "pending"
+    assert await redis_client.hget(keys.worker("web-10"), "command") is None
+
+
+async def test_what_is_left_of_a_task_is_not_taken_for_another_s(redis_url: str, redis_client: Redis) -> None:
+    at = ("--redis-url", redis_url)
+    orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", "order-4711")
+    task = TaskPayload(task_id="order-47", agent_config={"name": "a", "model": "test"}, input="hi")
+    letter = {"task_id": "order-47", "reason": "boom", "payload": task.to_json()}
+    await redis_client.xadd("{orbiter:tasks}:dead", letter)
+    assert orbiter("task", "retry", "order-47", *at).stdout == "Task order-47 will run again.\n"
+    await redis_client.delete(keys.task("order-47"))
+    await redis_client.xadd(keys.stream("order-47"), {"type": "status", "status": "cancelled", "task_id": "order-47"})
+    await redis_client.zrem(keys.BY_TIME, "order-47")
+    assert orbiter("task", "events", "order-47", *at).stdout.startswith("status cancelled")
 
 
 def test_unknown_tasks_are_not_found(redis_url: str) -> None:
     for command in (("status", "x"), ("cancel", "x"), ("events", "x"), ("events", "x", "--follow")):
         ended = orbiter("task", *command, "--redis-url", redis_url)
-        assert (ended.returncode, ended.stderr) == (1, "Task not found: x\n")
+        rule = "The beginning of an id needs 4 characters or more."
+        assert (ended.returncode, ended.stderr) == (1, f"Task not found: x. {rule}\n")
+    assert orbiter("task", "status", "unknown", "--redis-url", redis_url).stderr == "Task not found: unknown\n"
+
+
+async def test_a_running_task_that_is_to_be_cancelled_says_so(redis_url: str, redis_client: Redis) -> None:
+    at = ("--redis-url", redis_url)
+    orbiter("task", "submit", "hi", "--model", "test", *at, "--task-id", "t1")
+    await redis_client.hset(keys.task("t1"), "status", "running")
+    assert "  Status:    running\n" in orbiter("task", "status", "t1", *at).stdout
+    assert "has been asked to cancel it" in orbiter("task", "cancel", "t1", *at).stdout
+    assert "  Status:    running (cancel requested)\n" in orbiter("task", "status", "t1", *at).stdout
+    assert json.loads(orbiter("task", "status", "t1", "--json", *at).stdout)["status"] == "running"
+    await redis_client.hset(keys.task("t1"), "status", "cancelled")
+    assert "  Status:    cancelled\n" in orbiter("task", "status", "t1", *at).stdout
 
 
 @pytest.mark.usefixtures("worker")

@@ -124,7 +124,8 @@ async def test_watching_a_task_ends_with_it(redis_url: str, redis_client: Redis)
     assert json.loads(rest.splitlines()[-1])["status"] == "completed"
     assert process.returncode == 0
     gone = orbiter("task", "status", "--watch", "t9", "--redis-url", redis_url)
-    assert (gone.returncode, gone.stderr) == (1, "Task not found: t9\n")
+    rule = "The beginning of an id needs 4 characters or more."
+    assert (gone.returncode, gone.stderr) == (1, f"Task not found: t9. {rule}\n")
 
 
 # -- --queue ---------------------------------------------------------------------------------------------------------

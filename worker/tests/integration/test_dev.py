@@ -441,6 +441,46 @@ async def test_a_signal_during_the_start_is_heard(start, tmp_path: Path) -> None
     assert "Traceback" not in dev.log
 
 
+async def test_what_cannot_be_imported_is_said_before_the_worker_is_ready(start, app: Path) -> None:
+    wrong = "WARNING cannot import loud, which tasks may ask for: "
+    broken = "import time\ntime.sleep(0.5)\n"
+    (app / "loud" / "__init__.py").write_text(f"{broken}exec('1 +')\n")
+    dev = start(app, "--app", "loud")
+    await dev.ready()
+    assert wrong in dev.log.partition("is ready after")[0]
+    (app / "loud" / "__init__.py").write_text(f"{broken}raise ValueError('gone')\n")
+    await dev.ready(times=2)
+    assert dev.log.partition("is ready after")[2].partition("is ready after")[0].count(wrong) == 1
+    (app / "loud" / "__init__.py").write_text("")
+    await dev.ready(times=3)
+    assert dev.log.count(wrong) == 2
+    assert "done its imports" not in dev.log
+
+
+async def test_the_url_stays_the_same_in_a_directory(start, app: Path, tmp_path: Path) -> None:
+    first = start(app)
+    await first.ready()
+    beside = start(app)
+    await beside.ready()
+    assert beside.url != first.url, "two at once"
+    assert (beside.end(), first.end()) == (0, 0)
+    again = start(app)
+    await again.ready()
+    assert again.url == first.url
+    elsewhere = start(tmp_path)
+    await elsewhere.ready()
+    assert elsewhere.url != first.url
+
+
+async def test_a_dashboard_that_is_not_installed_is_said_last_of_the_head(start, app: Path) -> None:
+    (app / "uvicorn.py").write_text("raise ModuleNotFoundError('no uvicorn', name='uvicorn')\n")
+    dev = start(app, "--app", "loud", PYTHONPATH=str(app))
+    await dev.ready()
+    head = dev.log.partition("In another terminal")[0].splitlines()
+    assert [line.split()[0] for line in head] == ["Redis", "Watching", "Dashboard:"]
+    assert head[2] == f"Dashboard: not installed; this adds it: {how_to_install('dashboard')}"
+
+
 # -- Redis -----------------------------------------------------------------------------------------------------------
 
 
@@ -512,6 +552,9 @@ async def test_a_redis_server_from_a_wheel_is_found(start, tmp_path: Path) -> No
     [
         (("--app", "no_such_app"), "--app no_such_app: no module of that name in "),
         (("--app", "json.nothing"), "--app json.nothing: no module of that name in "),
+        (("--app", "weather.py"), "'weather.py' is a file; leave out the .py: --app weather. See"),
+        (("--app", "./my/weather.py"), "leave out the .py: --app my.weather. See"),
+        (("--app", "../x.py"), "'../x.py' is not a module such as myapp or myapp.tools"),
         (("--app", "../x"), "'../x' is not a module such as myapp or myapp.tools"),
         (("--watch-dir", "no-such-dir"), "Directory 'no-such-dir' does not exist"),
         (("--port", "0"), "0 is not in the range 1<=x<=65535"),

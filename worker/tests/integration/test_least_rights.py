@@ -154,4 +154,45 @@ def test_monitoring_sees_everything_and_changes_nothing(server: Server) -> None:
         assert (found.returncode, found.stderr) == (0, ""), words
     nothing_refused(server)
     refused = orbiter("task", "cancel", "x", "--redis-url", mine)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("Error: orbiter task cancel: the user 'monitor' of Redis may not do this: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("queue", "info"),
+        ("alerts", "check"),
+        ("task", "dead", "list"),
+        ("task", "dead", "retry", "--all"),
+        ("task", "retry", "unknown"),
+        ("worker", "drain", "w1"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_a_user_may_not_give_names_user_and_remedy(server: Server, command: tuple[str, ...]) -> None:
+    refused = orbiter(*command, "--redis-url", url(server, "client"))
+    # Of `alerts check`, 1 says that an alert fires.
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    wanted = " ".join(word for word in command if word not in {"--all", "unknown", "w1"})
+    assert line.startswith(f"Error: orbiter {wanted}: the user 'client' of Redis may not do this: ")
+    assert "Run it on a worker's host" in line
+    assert "docs/redis-users.md" in line
+    assert "PASSWORD" not in line
+
+
+def test_the_doctor_says_once_what_a_user_may_not_look_at(server: Server) -> None:
+    server.ask("FLUSHALL")
+    server.ask("XGROUP", "CREATE", "orbiter:tasks", "orbiter:tasks:group", "0", "MKSTREAM")
+    lines = orbiter("doctor", "--redis-url", url(server, "client")).stdout.splitlines()
+    rights = [line.split(None, 2) for line in lines if line.split()[1] == "rights"]
+    assert [state for state, _, _ in rights] == ["ok", "warning"]
+    assert rights[1][2].startswith("not looked at: version, storage and queue; the user 'client' of Redis may not: ")
+    assert [line.split()[1] for line in lines if not line.startswith(" ")] == [
+        "reach",
+        "rights",
+        "clock",
+        "workers",
+        "rights",
+    ]

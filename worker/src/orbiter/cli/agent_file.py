@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.reading import REMEDY, not_for_this_user
 from orbiter.distributed.runtimes.submitted import check_agent
 
 
@@ -24,6 +26,9 @@ def read_agent(path: str) -> dict[str, Any]:
     name = "standard input" if path == "-" else path
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except PermissionError:
+        remedy = f"give it on standard input (--agent - < {shlex.quote(path)}), or {REMEDY}"
+        raise AgentFileError(f"{not_for_this_user(name)}; {remedy}") from None
     except OSError as error:
         raise AgentFileError(f"{name}: {error.strerror}") from None
     except ValueError as error:

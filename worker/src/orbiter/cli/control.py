@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +12,7 @@ from orbiter.cli.completion import worker_ids
 from orbiter.cli.options import fleet_options, json_option, namespace, open_redis, queue_filter_option, run
 from orbiter.cli.output import print_line
 from orbiter.cli.render import print_json
+from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.broker.records import Command
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.client.control import Outcome, WorkerControl
@@ -19,9 +20,13 @@ from orbiter.distributed.client.control import Outcome, WorkerControl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redis.asyncio import Redis
+
     from orbiter.distributed.broker.worker_health import WorkerHealth
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_NAMED = 5
 
 
 def _control_options(*, patience: float | None) -> Callable[[F], F]:
@@ -116,9 +121,24 @@ async def _command_all(
             names = [worker.worker_id for worker in fleet if worker.alive and only_queue in {None, worker.queue}]
         control, progress = WorkerControl(redis_url, namespace=namespace(), client=client), _Progress()
         # Not a TaskGroup: an error of Redis is to be told as itself, and run() ends whatever is left.
-        return await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(control.send(name, command, timeout=patience, wait=wait, progress=progress) for name in names)
         )
+        return [await _with_whole_ids(client, outcome) for outcome in outcomes]
+
+
+async def _with_whole_ids(client: Redis, outcome: Outcome) -> Outcome:
+    """Name the workers whose ids begin with an id that is none's: web-1 is no beginning of web-10 to act upon."""
+    if outcome.state != "unknown":
+        return outcome
+    listed: Any = client
+    known = await listed.zrange(Keys(namespace()).fleet, 0, -1)
+    begin_so = sorted(worker_id for worker_id in known if worker_id.startswith(outcome.worker_id))
+    if not begin_so:
+        return replace(outcome, message=f"{outcome.message}. List workers: orbiter worker list")
+    more = ", …" if len(begin_so) > _NAMED else ""
+    whole = f"An id of a worker must be whole; with it begins {', '.join(begin_so[:_NAMED])}{more}"
+    return replace(outcome, message=f"{outcome.message}. {whole}")
 
 
 class _Progress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.failures import Failure, UsageFailure
-from orbiter.cli.options import fleet_options, namespace, queue_option, run
+from orbiter.cli.options import ReadablePath, fleet_options, namespace, queue_option, run
 from orbiter.cli.output import print_line, print_raw
 from orbiter.distributed.errors import OrbiterError, how_to_install
 from orbiter.distributed.worker.logs import setup_logging
@@ -19,7 +19,7 @@ from orbiter.distributed.worker.logs import setup_logging
 if TYPE_CHECKING:
     from orbiter.dashboard.options import Options
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = ReadablePath(dir_okay=False, path_type=Path)
 
 
 def _hash_password(ctx: click.Context, _: click.Parameter, user: str | None) -> None:

@@ -23,9 +23,9 @@ from orbiter.cli.options import (
     run,
 )
 from orbiter.cli.output import print_line
-from orbiter.cli.prefixes import whole_task_id
+from orbiter.cli.prefixes import may_be_beginning, not_found, the_one, whole_task_id
 from orbiter.cli.render import format_time, page, print_json, print_view, table
-from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters
+from orbiter.distributed.broker.dead_letters import DeadLetter, DeadLetterError, DeadLetters, UnknownTaskError
 from orbiter.distributed.inert import inert
 from orbiter.distributed.plain_json import read_json
 
@@ -42,17 +42,27 @@ _REASON_LIMIT = 120
 @queue_option
 @json_option
 def retry_task(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
-    """Run a failed or cancelled task again, with all its retries before it."""
-    run(redis_url, _retry_task(redis_url, queue, task_id))
+    """Run a failed or cancelled task again, with all its retries before it.
+
+    The beginning of a generated id will do: 4 characters or more that no other task's id begins with. Not with --json.
+    """
+    task_id = run(redis_url, _retry_task(redis_url, queue, task_id, exact=as_json))
     _print_done([_Done(name=task_id, task_id=task_id)], as_json=as_json)
 
 
-async def _retry_task(redis_url: str, queue: str, task_id: str) -> None:
+async def _retry_task(redis_url: str, queue: str, task_id: str, *, exact: bool) -> str:
+    """Run it again; return its whole id."""
     async with open_redis(redis_url) as client:
+        if not exact:
+            # A dead letter is kept for longer than its task's record.
+            letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
+            task_id = await whole_task_id(client, task_id, changes=True, known=letters.find)
         name = await queue_of_task(client, task_id, queue)
         letters = DeadLetters(redis_url, queue_name=name, namespace=namespace(), client=client)
         try:
-            await letters.retry_task(task_id)
+            return await letters.retry_task(task_id)
+        except UnknownTaskError:
+            raise not_found(task_id, exact=exact) from None
         except DeadLetterError as error:
             raise Failure(str(error)) from None
 
@@ -104,7 +114,10 @@ def _without_payload(letter: DeadLetter) -> dict[str, Any]:
 @queue_option
 @json_option
 def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
-    """Show a dead letter with its payload."""
+    """Show a dead letter with its payload.
+
+    The beginning of a task's id will do: 4 characters or more that no other dead letter's has. Not with --json.
+    """
     letter = run(redis_url, _find(redis_url, queue, name, exact=as_json))
     if letter is None:
         raise Failure(f"Dead letter not found on queue {queue}: {name}")
@@ -136,8 +149,16 @@ def show_letter(name: str, redis_url: str, queue: str, as_json: bool) -> None:
 async def _find(redis_url: str, queue: str, name: str, *, exact: bool) -> DeadLetter | None:
     async with open_redis(redis_url) as client:
         letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
-        found = await letters.find(name)
-        return found if found or exact else await letters.find(await whole_task_id(client, name))
+        return await _meant(letters, name, exact=exact)
+
+
+async def _meant(letters: DeadLetters, name: str, *, exact: bool, changes: bool = False) -> DeadLetter | None:
+    """Return the dead letter of this entry or task, or of the task whose id begins so."""
+    found = await letters.find(name)
+    if found or exact or not may_be_beginning(name):
+        return found
+    begin_so = [task_id async for task_id in letters.task_ids() if task_id.startswith(name)]
+    return await letters.find(the_one(name, begin_so, changes=changes)) if begin_so else None
 
 
 @dataclass(frozen=True)
@@ -156,9 +177,13 @@ class _Done:
 @queue_option
 @json_option
 def retry_letters(names: tuple[str, ...], everything: bool, redis_url: str, queue: str, as_json: bool) -> None:
-    """Run the tasks of dead letters again, with all their retries before them; exit 1 unless all of them can."""
+    """Run the tasks of dead letters again, with all their retries before them; exit 1 unless all of them can.
+
+    The beginning of a task's generated id will do: 4 characters or more that no other dead letter's has. Not with
+    --json.
+    """
     _either(names, everything=everything)
-    done = run(redis_url, _retry(redis_url, queue, None if everything else names))
+    done = run(redis_url, _retry(redis_url, queue, None if everything else names, exact=as_json))
     _print_done(done, as_json=as_json)
 
 
@@ -167,11 +192,11 @@ def _either(names: Sequence[str], *, everything: bool) -> None:
         raise click.UsageError("give either ids of dead letters or --all", click.get_current_context())
 
 
-async def _retry(redis_url: str, queue: str, names: Sequence[str] | None) -> list[_Done]:
+async def _retry(redis_url: str, queue: str, names: Sequence[str] | None, *, exact: bool) -> list[_Done]:
     async with open_redis(redis_url) as client:
         letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         done = []
-        async for name, letter in _chosen(letters, names):
+        async for name, letter in _chosen(letters, names, exact=exact):
             if letter is None:
                 done.append(_Done(name=name, error=f"Dead letter not found on queue {queue}: {name}"))
                 continue
@@ -182,14 +207,17 @@ async def _retry(redis_url: str, queue: str, names: Sequence[str] | None) -> lis
         return done
 
 
-async def _chosen(letters: DeadLetters, names: Sequence[str] | None) -> AsyncIterator[tuple[str, DeadLetter | None]]:
+async def _chosen(
+    letters: DeadLetters, names: Sequence[str] | None, *, exact: bool
+) -> AsyncIterator[tuple[str, DeadLetter | None]]:
     """Yield the named dead letters, or all of them."""
     if names is None:
         async for letter in letters.newest():
             yield letter.entry_id, letter
     else:
-        for name in dict.fromkeys(names):
-            yield name, await letters.find(name)
+        # All of them before the first is acted upon: one that several tasks have is an error of the command line.
+        for found in [(name, await _meant(letters, name, exact=exact, changes=True)) for name in dict.fromkeys(names)]:
+            yield found
 
 
 def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
@@ -214,35 +242,42 @@ def _print_done(done: Sequence[_Done], *, as_json: bool) -> None:
 def drop_letters(
     *, names: tuple[str, ...], everything: bool, yes: bool, redis_url: str, queue: str, as_json: bool
 ) -> None:
-    """Delete dead letters for good: their tasks can be read for a day, but not run again."""
+    """Delete dead letters for good: their tasks can be read for a day, but not run again.
+
+    The beginning of a task's generated id will do: 4 characters or more that no other dead letter's has. Not with
+    --json.
+    """
     _either(names, everything=everything)
-    count, missing = run(redis_url, _count(redis_url, queue, None if everything else names))
+    count, missing = run(redis_url, _count(redis_url, queue, None if everything else names, exact=as_json))
     if missing:
         raise Failure(f"Dead letter not found on queue {queue}: {', '.join(missing)}")
     if not yes and count:
         what = "1 dead letter" if count == 1 else f"{count} dead letters"
         if not click.confirm(f"Drop {what} of queue {queue} for good? (--yes does not ask)", err=True):
             raise Failure("Nothing dropped.")
-    dropped = run(redis_url, _drop(redis_url, queue, None if everything else names)) if count else 0
+    chosen = None if everything else names
+    dropped = run(redis_url, _drop(redis_url, queue, chosen, exact=as_json)) if count else 0
     if as_json:
         print_json({"dropped": dropped})
     else:
         print_line(f"{dropped} dropped.")
 
 
-async def _count(redis_url: str, queue: str, names: Sequence[str] | None) -> tuple[int, list[str]]:
+async def _count(redis_url: str, queue: str, names: Sequence[str] | None, *, exact: bool) -> tuple[int, list[str]]:
     """Return how many dead letters are meant, and the names that are none."""
     async with open_redis(redis_url) as client:
         letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         if names is None:
             return await letters.count(), []
-        found = [(name, letter) async for name, letter in _chosen(letters, names)]
+        found = [(name, letter) async for name, letter in _chosen(letters, names, exact=exact)]
         return len(found), [name for name, letter in found if letter is None]
 
 
-async def _drop(redis_url: str, queue: str, names: Sequence[str] | None) -> int:
+async def _drop(redis_url: str, queue: str, names: Sequence[str] | None, *, exact: bool) -> int:
     async with open_redis(redis_url) as client:
         letters = DeadLetters(redis_url, queue_name=queue, namespace=namespace(), client=client)
         if names is None:
             return await letters.drop_all()
-        return await letters.drop([letter.entry_id async for _, letter in _chosen(letters, names) if letter])
+        return await letters.drop(
+            [letter.entry_id async for _, letter in _chosen(letters, names, exact=exact) if letter]
+        )

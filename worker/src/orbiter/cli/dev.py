@@ -17,7 +17,7 @@ import click
 
 from orbiter.cli.failures import Failure
 from orbiter.cli.live_log import LiveLog, follow_all_tasks
-from orbiter.cli.options import namespace, namespace_option, queue_option
+from orbiter.cli.options import ReadablePath, namespace, namespace_option, queue_option
 from orbiter.cli.output import print_line
 from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
@@ -55,8 +55,16 @@ class _Options:
         return [*options, *(word for app in self.apps for word in ("--allow-import", app))]
 
 
+def _module_of(file: str) -> str:
+    """Return the module that a file would be, seen from here; nothing where it can be none."""
+    module = ".".join(Path(file.removesuffix(".py")).parts)
+    return module if _MODULE.fullmatch(module) else ""
+
+
 def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
+        if value.endswith(".py") and (module := _module_of(value)):
+            raise click.BadParameter(f"{value!r} is a file; leave out the .py: --app {module}", ctx, param)
         if not _MODULE.fullmatch(value):
             raise click.BadParameter(f"{value!r} is not a module such as myapp or myapp.tools", ctx, param)
     return values
@@ -75,10 +83,14 @@ def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str,
     "--watch-dir",
     metavar="DIR",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=ReadablePath(file_okay=False, path_type=Path),
     help="Reload also when a .py file below this directory changes. Repeatable.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of Redis on 127.0.0.1.  [default: any free one]")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of Redis on 127.0.0.1.  [default: the same each time in a directory, where it is free]",
+)
 @click.option(
     "--data",
     metavar="DIR",
@@ -130,11 +142,15 @@ async def _develop(options: _Options) -> None:
     stopping = asyncio.Event()
     workers: list[WorkerProcess] = []
     with _signals(stopping, workers):
-        async with own_redis(port=options.port, data=options.data) as server, _dashboard(log, server, options):
-            _print_how_to_submit(log, server, options)
+        async with (
+            own_redis(port=options.port, data=options.data) as server,
+            _dashboard(log, server, options) as without,
+        ):
+            _print_how_to_submit(log, server, options, without)
             worker = WorkerProcess(
                 server.url,
                 options.worker_options(),
+                imports=bool(options.apps) and options.log_level.lower() != "error",
                 namespace=options.namespace,
                 drain_timeout=options.drain_timeout,
                 report=log.print,
@@ -194,22 +210,21 @@ async def _watch(code: Code, worker: WorkerProcess, log: LiveLog) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _dashboard(log: LiveLog, server: RedisServer, options: _Options) -> AsyncIterator[None]:
-    """Serve the dashboard, where the extra is installed that it needs."""
+async def _dashboard(log: LiveLog, server: RedisServer, options: _Options) -> AsyncIterator[str]:
+    """Serve the dashboard, where the extra is installed that it needs; give what to say where it is not."""
     try:
         from orbiter.dashboard.options import Options  # noqa: PLC0415 - an extra brings what it needs
         from orbiter.dashboard.server import serving  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("orbiter"):
             raise
-        log.print(f"no dashboard: {how_to_install('dashboard')}", style="yellow")
-        yield
+        yield f"Dashboard: not installed; this adds it: {how_to_install('dashboard')}"
         return
     port, place = options.dashboard_port, (options.namespace, options.queue)
     # Whoever can reach it can reach this Redis, too.
     async with serving(Options(server.url, *place, port=port, allow_actions=True)) as (address, _):
         log.print(f"Dashboard at {address}")
-        yield
+        yield ""
 
 
 @contextlib.contextmanager
@@ -232,11 +247,13 @@ def _signals(stopping: asyncio.Event, workers: list[WorkerProcess]) -> Iterator[
             loop.remove_signal_handler(number)
 
 
-def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options) -> None:
+def _print_how_to_submit(log: LiveLog, server: RedisServer, options: _Options, note: str) -> None:
     where = f"data in {server.directory}" if options.data else "its data are gone when this ends"
     log.print(f"Redis at {server.url}, {where}")
     if options.code:
         log.print(f"Watching {options.code}", style="")
+    if note:
+        log.print(note, style="")
     default = options.queue == default_queue(options.namespace)
     place = "" if options.namespace == DEFAULT_NAMESPACE else f" --namespace {shlex.quote(options.namespace)}"
     place += "" if default else f" --queue {shlex.quote(options.queue)}"

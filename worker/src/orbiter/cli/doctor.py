@@ -24,11 +24,11 @@ from orbiter.distributed.broker.queue_info import get_queue_info
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.worker_health import get_worker_fleet_status
 from orbiter.distributed.connection.connected import clock_skew
-from orbiter.distributed.connection.redis_url import check, explain, mask
-from orbiter.distributed.connection.refusals import apart
+from orbiter.distributed.connection.redis_url import check, explain, mask, user_of
+from orbiter.distributed.connection.refusals import ANOTHER_USER, apart
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -91,11 +91,16 @@ async def _examine(url: str, queue: str) -> list[Finding]:
         async with open_redis(url) as client:
             took = format_seconds(time.monotonic() - began)
             findings = [Finding("reach", State.OK, f"Redis at {mask(url)} answered after {took}")]
-            for checks in (_version(client, url), _rights(client, url, queue), _clock(client)):
-                findings += await _found(checks)
-            findings += await _found(_queue(client, url, queue))
-            findings += await _found(_workers(client, url, queue))
-            return findings
+            unseen: dict[str, str] = {}
+            for checks, names in (
+                (_version(client, url), ("version",)),
+                (_rights(client, url, queue), ()),
+                (_clock(client), ("clock",)),
+                (_queue(client, url, queue), ("storage", "queue")),
+                (_workers(client, url, queue), ("workers",)),
+            ):
+                findings += await _found(checks, names, unseen)
+            return findings + _not_seen(unseen, url)
     except (*_AWAY, TimeoutError) as error:
         return [_unreachable(error, url)]
     except NoPermissionError as error:
@@ -110,20 +115,37 @@ def _unreachable(error: Exception, url: str) -> Finding:
     return Finding("reach", State.PROBLEM, what, remedy)
 
 
-async def _found(checks: AsyncIterator[Finding]) -> list[Finding]:
-    """Return what checks find; one that Redis refuses is told and hides no other."""
+async def _found(checks: AsyncIterator[Finding], names: Sequence[str], unseen: dict[str, str]) -> list[Finding]:
+    """Return what checks find; one that Redis refuses is told and hides no other.
+
+    Args:
+        checks: Find it.
+        names: What they look at.
+        unseen: Gets those that this user may not look at, with what Redis says.
+    """
     found: list[Finding] = []
     try:
         async for finding in checks:
             found.append(finding)  # noqa: PERF401 - what was found before an error counts
     except NoPermissionError as error:
-        remedy = "Ask with another user of Redis for the rest: the URL of a worker's host may look at everything"
-        found.append(Finding("rights", State.WARNING, f"this user may not look at everything: {error}", remedy))
+        seen = {finding.check for finding in found}
+        unseen.update((name, str(error)) for name in names if name not in seen)
     except _AWAY:
         raise
     except redis.RedisError as error:
         found.append(Finding("reach", State.PROBLEM, f"Redis refuses: {error}", _MEND_REDIS))
     return found
+
+
+def _not_seen(unseen: dict[str, str], url: str) -> list[Finding]:
+    """Return one finding for all that this user may not look at."""
+    if not unseen:
+        return []
+    *others, last = unseen
+    what = f"{', '.join(others)} and {last}" if others else last
+    why = "; ".join(dict.fromkeys(text.removesuffix(".") for text in unseen.values()))
+    message = f"not looked at: {what}; the user {user_of(url)!r} of Redis may not: {why}"
+    return [Finding("rights", State.WARNING, message, ANOTHER_USER)]
 
 
 async def _version(client: Redis, url: str) -> AsyncIterator[Finding]:
@@ -155,7 +177,7 @@ async def _rights(client: Redis, url: str, queue: str) -> AsyncIterator[Finding]
                 await attempt()
         except NoPermissionError as error:
             remedy = (
-                f"Give the user {check(url).login.get('username', 'default')!r} of Redis that right"
+                f"Give the user {user_of(url)!r} of Redis that right"
                 " (docs/redis-rights.md lists them), or take another user's URL"
             )
             yield Finding("rights", State.WARNING, f"may not {name} of queue {queue}: {error}", remedy)

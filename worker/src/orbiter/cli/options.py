@@ -17,7 +17,8 @@ from click.core import ParameterSource
 
 from orbiter.cli.failures import Failure, UsageFailure
 from orbiter.distributed.broker.keys import Keys
-from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, mask
+from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, explain_right, mask
+from orbiter.distributed.connection.refusals import lacks_right
 from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
@@ -28,6 +29,7 @@ from orbiter.distributed.names import (
     check_queue_name,
     check_task_id,
 )
+from orbiter.distributed.reading import REMEDY, may_read, not_for_this_user
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -80,6 +82,19 @@ class QueueName(Name):
         """Check a name, and put the namespace before it."""
         place = Name(partial(check_queue_name, namespace=namespace(ctx)))
         return place.convert(value, param, ctx)
+
+
+class ReadablePath(click.Path):
+    """A file or directory that is there and that this process may read."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True, **options: Any) -> None:
+        super().__init__(exists=True, file_okay=file_okay, dir_okay=dir_okay, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a path."""
+        if not may_read(value):
+            self.fail(f"{not_for_this_user(value)}; {REMEDY}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 QUEUE_NAME = QueueName(check_queue_name)
@@ -227,4 +242,12 @@ def run(url: str, work: Coroutine[Any, Any, T], *, runner: Callable[[Coroutine[A
     except (TimeoutError, redis.TimeoutError):
         raise Failure(f"Error: Cannot reach {place}: no answer within {_ANSWER_WITHIN:.0f} s") from None
     except redis.RedisError as error:
+        if lacks_right(error):
+            # The URL is the wrong one for this command; of `alerts check`, 1 says that an alert fires.
+            raise UsageFailure(f"Error: {explain_right(error, url, _command_name())}") from None
         raise Failure(f"Error: {place} says: {error}") from None
+
+
+def _command_name() -> str:
+    context = click.get_current_context(silent=True)
+    return "orbiter" if context is None else context.command_path

@@ -178,10 +178,11 @@ def print_task(task: TaskResult) -> None:
     print_view(task_view(task))
 
 
-def task_view(task: TaskResult) -> Text:
-    """Return everything known of one task."""
+def task_view(task: TaskResult, *, cancelling: bool = False) -> Text:
+    """Return everything known of one task; ``cancelling`` where it runs and is to be cancelled."""
+    status = status_text(task)
     lines: list[tuple[str, str | Text]] = [
-        ("Status", status_text(task)),
+        ("Status", status.append(" (cancel requested)") if cancelling else status),
         ("Worker", task.worker_id or "-"),
         ("Started", format_time(task.started_at)),
         ("Completed", format_time(task.completed_at)),

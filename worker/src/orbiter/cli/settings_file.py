@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbiter.cli.failures import UsageFailure
 from orbiter.distributed.limits import variable
+from orbiter.distributed.reading import REMEDY, may_read, not_for_this_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,8 @@ def find() -> Path | None:
         UsageFailure: The variable names a file that does not exist.
     """
     if named := os.environ.get(FILE_VARIABLE):
-        if not Path(named).exists():
+        # What may not be looked at is for read() to tell.
+        if may_read(named) and not Path(named).exists():
             raise UsageFailure(f"Error: {FILE_VARIABLE} names {named}, which does not exist.")
         return Path(named)
     # A folder that may not be looked into holds none: root's command runs as another user, in root's folder and home.
@@ -91,6 +93,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError:
+        raise UsageFailure(f"Error: {not_for_this_user(path)}; {REMEDY}.") from None
     except OSError as error:
         raise UsageFailure(f"Error: {path}: cannot be read: {error.strerror}.") from None
     except ValueError as error:

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from orbiter.cli import plain_redis
 from orbiter.cli.application import LazyGroup
 from orbiter.cli.failures import Failure
-from orbiter.cli.options import redis_url_option, run
+from orbiter.cli.options import ReadablePath, redis_url_option, run
 from orbiter.cli.output import print_line
 from orbiter.cli.settings_file import empty_list
 from orbiter.distributed import signals
@@ -114,7 +114,7 @@ def _kind(info: FieldInfo, *, metavar: str) -> dict[str, Any]:
     "--import-from",
     metavar="DIRECTORY",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    type=ReadablePath(file_okay=False, resolve_path=True),
     help="Directory that is searched first for modules that tasks import. Repeatable.",
 )
 @click.option(

@@ -81,11 +81,12 @@ def _agent(agent: dict[str, Any] | None, model: str | None, instructions: str | 
 
 @dataclass(frozen=True)
 class _Following:
-    """What is wanted after submitting."""
+    """What is wanted after submitting; of a task whose id somebody chose, whether it may be there already."""
 
     wait: bool
     stream: bool
     as_json: bool
+    named: bool
     exist_ok: bool
 
 
@@ -179,7 +180,7 @@ def submit(
         ]
     except ValidationError as error:
         raise click.UsageError(validation_message(error), click.get_current_context()) from None
-    following = _Following(wait=wait, stream=stream, as_json=as_json, exist_ok=exist_ok or task_id is None)
+    following = _Following(wait=wait, stream=stream, as_json=as_json, named=task_id is not None, exist_ok=exist_ok)
     if not run(redis_url, _submit(redis_url, queue, tasks, not_before, following)):
         raise click.exceptions.Exit(1)
 
@@ -198,11 +199,14 @@ async def _submit(
             times = {"created_at": now, "not_before": due}
             batch = [task.model_copy(update=times) for task in tasks[first : first + _SUBMIT_BATCH]]
             task_ids += [handle.task_id for handle in await client.submit_payloads(batch)]
-        if not following.exist_ok:
-            await _refuse_known(client, batch[0], as_json=following.as_json)
+        known = await _known(client, batch[0]) if following.named else None
+        if known is not None and not following.exist_ok:
+            _refuse(known, as_json=following.as_json)
         waits = following.wait or following.stream
         if not following.as_json:
-            _print_submitted(task_ids)
+            _print_submitted(task_ids, known)
+        elif not waits and known is not None:
+            print_json(_not_submitted(known))
         elif not waits:
             names = {"task_id": task_ids[0]} if len(task_ids) == 1 else {"task_ids": task_ids}
             print_json(names | {"queue": queue, "submitted": True})
@@ -216,29 +220,39 @@ async def _submit(
         return await _wait_for_one(client.store, task_ids[0], as_json=following.as_json)
 
 
-async def _refuse_known(client: Client, task: TaskPayload, *, as_json: bool) -> None:
-    """End the command where the id was another task's already.
+async def _known(client: Client, task: TaskPayload) -> TaskResult | None:
+    """Return the record of the task that had the id already, if there was one.
 
     The record tells, not the reply: a call whose reply was lost is repeated, and finds its own task.
-
-    Raises:
-        KnownTask: It was.
     """
     record = await client.status(task.task_id)
-    if record is None or record.created_at == task.created_at:
-        return
+    return None if record is None or record.created_at == task.created_at else record
+
+
+def _not_submitted(known: TaskResult) -> dict[str, Any]:
+    return {"task_id": known.task_id, "queue": known.queue, "submitted": False, "status": known.status.value}
+
+
+def _refuse(known: TaskResult, *, as_json: bool) -> None:
+    """End the command, as the id was another task's already.
+
+    Raises:
+        KnownTask: Always, but where a program reads.
+    """
     if as_json:
-        print_json({"task_id": task.task_id, "queue": record.queue, "submitted": False, "status": record.status.value})
+        print_json(_not_submitted(known))
         raise click.exceptions.Exit(KnownTask.exit_code)
     raise KnownTask(
-        f"Task {task.task_id} exists already ({record.status}), nothing submitted. A task id names one task for as long"
-        f" as its record is kept. Show it: orbiter task status {shlex.quote(task.task_id)}; or give"
+        f"Task {known.task_id} exists already ({known.status}), nothing submitted. A task id names one task for as long"
+        f" as its record is kept. Show it: orbiter task status {shlex.quote(known.task_id)}; or give"
         " another --task-id, or --exist-ok to go on with that one."
     )
 
 
-def _print_submitted(task_ids: list[str]) -> None:
-    if len(task_ids) == 1:
+def _print_submitted(task_ids: list[str], known: TaskResult | None) -> None:
+    if known is not None:
+        print_line(f"Task {known.task_id} exists already ({known.status}), nothing submitted.")
+    elif len(task_ids) == 1:
         print_line(f"Task {task_ids[0]} submitted.")
     else:
         print_line(f"{len(task_ids)} tasks submitted.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -27,7 +27,7 @@ from orbiter.cli.options import (
     run,
 )
 from orbiter.cli.output import print_line
-from orbiter.cli.prefixes import whole_task_id
+from orbiter.cli.prefixes import not_found, whole_task_id
 from orbiter.cli.render import format_ago, format_duration, format_time, print_json, status_text, task_json, task_view
 from orbiter.cli.watching import View, Watchable, show, watch_option
 from orbiter.distributed.broker.cluster_broker import broker_for
@@ -181,17 +181,40 @@ def _known_status(status: str | None) -> TaskStatus | None:
 @watch_option
 @json_option
 def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool) -> None:
-    """Show everything known of one task; --watch ends when the task has."""
+    """Show everything known of one task; --watch ends when the task has.
 
-    async def look(client: Redis) -> TaskResult:
+    The beginning of an id will do: 4 characters or more that no other task's id begins with. Not with --json.
+    """
+
+    async def look(client: Redis) -> _Seen:
         whole = task_id if as_json else await whole_task_id(client, task_id)
         found = await TaskStore(redis_url, namespace=namespace(), client=client).get_status(whole)
         if found is None:
-            raise Failure(f"Task not found: {task_id}")
-        return found
+            raise not_found(task_id, exact=as_json)
+        return _Seen(found, cancelling=not as_json and await _cancelling(client, found))
 
-    view = View(look=look, draw=task_view, as_json=task_json, ended=lambda found: found.status.lasting)
+    view = View(
+        look=look,
+        draw=lambda seen: task_view(seen.task, cancelling=seen.cancelling),
+        as_json=lambda seen: task_json(seen.task),
+        ended=lambda seen: seen.task.status.lasting,
+    )
     show(redis_url, view, watch=watch, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A task's record, and whether it runs although somebody has asked to cancel it."""
+
+    task: TaskResult
+    cancelling: bool
+
+
+async def _cancelling(client: Redis, task: TaskResult) -> bool:
+    if task.status is not TaskStatus.RUNNING:
+        return False
+    asked: Any = await client.hget(Keys(namespace()).task(task.task_id), "cancel_requested_at")
+    return bool(asked)
 
 
 @task.command("cancel")
@@ -200,8 +223,11 @@ def show_status(task_id: str, redis_url: str, watch: float | None, as_json: bool
 @queue_option
 @json_option
 def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
-    """Cancel a task that waits or runs; exit 1 where it is unknown or has ended otherwise."""
-    outcome, found = run(redis_url, _cancel(redis_url, queue, task_id))
+    """Cancel a task that waits or runs; exit 1 where it is unknown or has ended otherwise.
+
+    The beginning of a generated id will do: 4 characters or more that no other task's id begins with. Not with --json.
+    """
+    task_id, outcome, found = run(redis_url, _cancel(redis_url, queue, task_id, exact=as_json))
     ended = found.status if found else None
     done = outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED) or ended is TaskStatus.CANCELLED
     if as_json:
@@ -210,7 +236,7 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
             raise click.exceptions.Exit(1)
         return
     if outcome is CancelOutcome.UNKNOWN:
-        raise Failure(f"Task not found: {task_id}")
+        raise not_found(task_id)
     if outcome is CancelOutcome.FINISHED and not done:
         raise Failure(f"Task {task_id} has already ended: {ended or 'unknown'}.")
     if outcome is CancelOutcome.REQUESTED and ended is not TaskStatus.CANCELLED:
@@ -221,13 +247,16 @@ def cancel(task_id: str, redis_url: str, queue: str, as_json: bool) -> None:
         print_line(f"Task {task_id} cancelled.")
 
 
-async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutcome, TaskResult | None]:
-    """Return what became of the request, and the task's record."""
+async def _cancel(
+    redis_url: str, queue: str, task_id: str, *, exact: bool
+) -> tuple[str, CancelOutcome, TaskResult | None]:
+    """Return the whole id, what became of the request, and the task's record."""
     async with open_client(redis_url, queue) as client:
+        task_id = task_id if exact else await whole_task_id(client.redis, task_id, changes=True)
         name = await queue_of_task(client.redis, task_id, queue)
         broker = broker_for(redis_url, queue_name=name, namespace=client.namespace, client=client.redis)
         outcome = await broker.cancel(task_id)
-        return outcome, await client.status(task_id)
+        return task_id, outcome, await client.status(task_id)
 
 
 @task.command("events")
@@ -237,15 +266,19 @@ async def _cancel(redis_url: str, queue: str, task_id: str) -> tuple[CancelOutco
 @click.option("--follow", "-f", is_flag=True, help="Go on with live events until the task has ended.")
 @json_option
 def events(task_id: str, redis_url: str, follow: bool, as_json: bool) -> None:
-    """Show a task's events (kept for an hour); with --json one object a line."""
+    """Show a task's events (kept for an hour); with --json one object a line.
+
+    The beginning of an id will do: 4 characters or more that no other task's id begins with. Not with --json.
+    """
     if not run(redis_url, _events(redis_url, task_id, follow=follow, as_json=as_json)):
-        raise Failure(f"Task not found: {task_id}")
+        raise not_found(task_id, exact=as_json)
 
 
 async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) -> bool:
     """Print the events; tell whether task or events are known."""
     async with open_client(redis_url) as client:
-        task_id = task_id if as_json else await whole_task_id(client.redis, task_id)
+        if not as_json:
+            task_id = await whole_task_id(client.redis, task_id, known=partial(_has_events, client.redis))
         known = await client.status(task_id) is not None
         if follow and not known:
             return False
@@ -256,6 +289,10 @@ async def _events(redis_url: str, task_id: str, *, follow: bool, as_json: bool) 
             show_event(printer, event, as_json=as_json)
         printer.close()
         return known or seen
+
+
+async def _has_events(client: Redis, task_id: str) -> bool:
+    return bool(await client.exists(Keys(namespace()).event_stream(task_id)))
 
 
 def show_event(printer: EventPrinter, event: Event, *, as_json: bool) -> None:

@@ -78,15 +78,20 @@ def _problem(health: WorkerHealth) -> str:
     return "; ".join([*filter(None, [health.problem]), *imports, *_clock(health.clock_skew_ms)]) or "-"
 
 
+def known(health: WorkerHealth, number: object) -> str:
+    """Return a number; of a worker whose heartbeat is gone nothing but its end is known."""
+    return str(number) if health.recorded else "-"
+
+
 # As in the guide; --wide has besides how each worker's processes are.
 _COLUMNS: tuple[Column[WorkerHealth], ...] = (
     Column("id", "Worker ID", lambda health: health.worker_id),
     Column("status", "Status", state_text),
     Column("hostname", "Hostname", lambda health: health.hostname or "-", rank=6),
-    Column("tasks", "Tasks", lambda health: str(health.tasks_processed), rank=1),
-    Column("failed", "Failed", lambda health: str(health.tasks_failed), rank=2),
+    Column("tasks", "Tasks", lambda health: known(health, health.tasks_processed), rank=1),
+    Column("failed", "Failed", lambda health: known(health, health.tasks_failed), rank=2),
     Column("current", "Current Task", lambda health: health.current_task_id or "-", rank=4),
-    Column("concurrency", "Concurrency", lambda health: str(health.concurrency), rank=3),
+    Column("concurrency", "Concurrency", lambda health: known(health, health.concurrency), rank=3),
     Column("heartbeat", "Last Heartbeat", lambda health: format_time(health.last_heartbeat), rank=5),
     Column("version", "Version", lambda health: health.version or "-", wide=True),
     Column("queue", "Queue", lambda health: health.queue or "-", wide=True),

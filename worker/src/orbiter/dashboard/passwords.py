@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from orbiter.dashboard.options import DashboardError
+from orbiter.distributed.reading import REMEDY, not_for_this_user
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,8 @@ class Passwords:
     def __init__(self, path: Path) -> None:
         try:
             mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
+        except PermissionError:
+            raise DashboardError(f"--password-file {not_for_this_user(path)}; {REMEDY}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DashboardError(f"--password-file {path}: cannot be read: {error}") from None
         if mode & stat.S_IRWXO:

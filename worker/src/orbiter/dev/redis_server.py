@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,7 @@ _HOST = "127.0.0.1"
 _START_WITHIN = 10.0
 _STOP_WITHIN = 5.0
 _TAIL_LINES = 10
+_USUAL_PORTS = range(20_000, 32_000)
 
 
 def _how_to_install_it() -> str:
@@ -106,7 +109,7 @@ async def own_redis(*, port: int | None = None, data: Path | None = None) -> Asy
     """Run a server and stop it at the end.
 
     Args:
-        port: Its TCP port; without one, any that is free.
+        port: Its TCP port; without one, that of this directory where it is free, else any.
         data: Keep its data here; without it, they go to a temporary directory and are gone at the end.
 
     Raises:
@@ -120,11 +123,27 @@ async def own_redis(*, port: int | None = None, data: Path | None = None) -> Asy
             directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="orbiter-dev-")))
         else:
             directory = _made(data)
-        server = await _start(program, port or _free_port(), directory, keep=data is not None)
+        server = await _start_on(program, port, directory, keep=data is not None)
         try:
             yield server
         finally:
             await stop(server._process, _STOP_WITHIN)  # noqa: SLF001 - who starts it stops it
+
+
+async def _start_on(program: str, port: int | None, directory: Path, *, keep: bool) -> RedisServer:
+    if port is None and _is_free(usual := _usual_port()):
+        # Another server may just take it.
+        with contextlib.suppress(OrbiterError):
+            return await _start(program, usual, directory, keep=keep)
+    return await _start(program, port or _free_port(), directory, keep=keep)
+
+
+def _usual_port() -> int:
+    """Return the same port each time in this directory: the URL that another terminal has stays right.
+
+    It is below those that systems give to whoever asks for any.
+    """
+    return _USUAL_PORTS.start + zlib.crc32(os.fsencode(Path.cwd())) % len(_USUAL_PORTS)
 
 
 async def _start(program: str, port: int, directory: Path, *, keep: bool) -> RedisServer:

@@ -22,7 +22,7 @@ from orbiter.distributed.broker.storage import NOTHING_ON_DISK
 from orbiter.distributed.connection.backoff import Backoff
 from orbiter.distributed.connection.redis_url import connect
 from orbiter.distributed.execution.processes.keeper import TRACEBACKS
-from orbiter.distributed.execution.processes.pool import REPLACED
+from orbiter.distributed.execution.processes.pool import IMPORTED, REPLACED
 from orbiter.distributed.names import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _WELL_AFTER = 30.0
 # Time that a drained worker gets to hand back what is left, and to say goodbye.
 _GRACE = 5.0
 _LAST_WORDS_WITHIN = 0.5
+# How long it is not said that a worker is ready, so that what it cannot import is said before.
+_IMPORTS_WITHIN = 3.0
 _CHUNK = 65_536
 # What `orbiter start worker` prints first: all of it is known here, and it would come again with each reload.
 _BANNER = (
@@ -51,6 +53,7 @@ class WorkerProcess:
     Args:
         redis_url: The Redis that it works on.
         options: Further options of ``orbiter start worker``.
+        imports: Whether it imports what tasks may ask for, and says so.
         namespace: The first word of all keys.
         drain_timeout: Seconds that running tasks get to end when the worker is stopped or started again.
         report: Called with one line whenever something happens to the worker.
@@ -62,6 +65,7 @@ class WorkerProcess:
         redis_url: str,
         options: list[str],
         *,
+        imports: bool = False,
         namespace: str = DEFAULT_NAMESPACE,
         drain_timeout: float,
         report: Callable[[str], None],
@@ -76,6 +80,8 @@ class WorkerProcess:
         self._show = show
         self._changed = asyncio.Event()
         self._process: Process | None = None
+        self._imports = imports
+        self._imported = asyncio.Event()
         self._ready = False
         self._reloaded = 0.0
 
@@ -138,6 +144,7 @@ class WorkerProcess:
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         # A group: where what they tell cannot be written, all of this ends.
+        self._imported.clear()
         async with asyncio.TaskGroup() as reporting:
             output = reporting.create_task(self._copy_output(process.stdout, worker_id))
             ready = reporting.create_task(self._report_when_ready(worker_id))
@@ -153,13 +160,25 @@ class WorkerProcess:
 
     async def _copy_output(self, pipe: StreamReader, worker_id: str) -> None:
         banner = True
-        async for line in _lines(pipe):
-            banner = banner and line.startswith(_BANNER)
-            if REPLACED in line:
-                self._report(f"worker {worker_id} is ready after {time.monotonic() - self._reloaded:.1f} s")
-            elif not banner and NOTHING_ON_DISK not in line:
-                # Who wants the data kept has said so to us, and this Redis keeps them.
-                self._show(line)
+        async with asyncio.TaskGroup() as saying:
+            async for line in _lines(pipe):
+                banner = banner and line.startswith(_BANNER)
+                if REPLACED in line:
+                    self._imported.clear()
+                    saying.create_task(self._say_ready(worker_id, self._reloaded))
+                elif IMPORTED in line:
+                    self._imported.set()
+                elif not banner and NOTHING_ON_DISK not in line:
+                    # Who wants the data kept has said so to us, and this Redis keeps them.
+                    self._show(line)
+
+    async def _say_ready(self, worker_id: str, since: float) -> None:
+        """Say that tasks can run; before it stands what the worker cannot import."""
+        if self._imports:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IMPORTS_WITHIN):
+                    await self._imported.wait()
+        self._report(f"worker {worker_id} is ready after {time.monotonic() - since:.1f} s")
 
     async def _report_when_ready(self, worker_id: str) -> None:
         began = time.monotonic()
@@ -167,13 +186,17 @@ class WorkerProcess:
         try:
             while True:
                 with contextlib.suppress(RedisError, OSError):
-                    if await client.hget(self._keys.worker(worker_id), "state") == "running":
+                    state, isolation = await client.hmget(self._keys.worker(worker_id), "state", "isolation")
+                    if state == "running":
                         break
                 await asyncio.sleep(0.05)
         finally:
             await client.aclose()
         self._ready = True
-        self._report(f"worker {worker_id} is ready after {time.monotonic() - began:.1f} s")
+        if isolation == "none":
+            # It imports what a task asks for, and nothing before.
+            self._imported.set()
+        await self._say_ready(worker_id, began)
 
 
 async def _lines(pipe: StreamReader) -> AsyncIterator[str]:

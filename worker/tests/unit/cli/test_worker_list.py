@@ -74,3 +74,10 @@ def test_problem_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -
 def test_worker_that_tells_nothing_of_its_processes_has_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     shown = cells(WorkerHealth("w1", "running"), capsys, wide=True)
     assert set(list(shown.values())[8:]) == {"-"}
+
+
+def test_of_a_dead_worker_whose_heartbeat_is_gone_no_number_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = cells(WorkerHealth("w1", "dead", alive=False, recorded=False), capsys, wide=False)
+    assert [gone[name] for name in ("Tasks", "Failed", "Concurrency")] == ["-", "-", "-"]
+    late = cells(WorkerHealth("w1", "dead", alive=False, tasks_processed=8, concurrency=4), capsys, wide=False)
+    assert [late[name] for name in ("Tasks", "Failed", "Concurrency")] == ["8", "0", "4"]

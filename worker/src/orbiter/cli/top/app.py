@@ -29,7 +29,8 @@ from orbiter.cli.top.rows import (
 )
 from orbiter.distributed.client.operations import Operations
 from orbiter.distributed.client.overview import Command, Overview
-from orbiter.distributed.connection.redis_url import explain, mask
+from orbiter.distributed.connection.redis_url import explain, explain_right, mask
+from orbiter.distributed.connection.refusals import lacks_right
 from orbiter.distributed.errors import OrbiterError
 from orbiter.distributed.models import TaskStatus
 from orbiter.distributed.names import InvalidNameError
@@ -212,6 +213,8 @@ class Top(App[None]):
             return plain(explain(error, url))
         if isinstance(error, TimeoutError | redis.TimeoutError):
             return f"Redis at {mask(url)} did not answer within {WITHIN:g} s"
+        if lacks_right(error):
+            return plain(explain_right(error, url, "orbiter top"))
         return plain(str(error))
 
     # -- what keys do ----------------------------------------------------------------------------------------------

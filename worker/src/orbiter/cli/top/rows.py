@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rich.text import Text
 
 from orbiter.cli.render import STATUS_STYLES, format_ago, format_bytes, format_seconds
-from orbiter.cli.worker import state_text
+from orbiter.cli.worker import known, state_text
 from orbiter.distributed.inert import inert
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ FLEET: tuple[Column[WorkerHealth], ...] = (
     Column("Host", lambda worker, _: worker.hostname or "-", 10, 24),
     Column("Worker", lambda worker, _: worker.worker_id, 18, 44),
     Column("State", lambda worker, _: state_text(worker, with_problem=False), 8, 10),
-    Column("Slots", lambda worker, _: f"{worker.active}/{worker.concurrency}", 7, 9),
+    Column("Slots", lambda worker, _: known(worker, f"{worker.active}/{worker.concurrency}"), 7, 9),
     Column("Memory", lambda worker, _: format_bytes(worker.rss_bytes) if worker.rss_bytes else "-", 8, 9),
     Column("Release", lambda worker, _: worker.version or "-", 7, 14),
     Column("Beat", lambda worker, look: format_ago(worker.last_heartbeat, look.now), 7, 8),
-    Column("Done", lambda worker, _: str(worker.tasks_processed), 6, 10, 1),
-    Column("Failed", lambda worker, _: str(worker.tasks_failed), 6, 10, 2),
+    Column("Done", lambda worker, _: known(worker, worker.tasks_processed), 6, 10, 1),
+    Column("Failed", lambda worker, _: known(worker, worker.tasks_failed), 6, 10, 2),
     Column("Problem", lambda worker, _: worker.problem or "-", 12, 60, 3),
 )
 TASKS: tuple[Column[TaskResult], ...] = (

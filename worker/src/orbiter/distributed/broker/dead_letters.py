@@ -28,6 +28,10 @@ class DeadLetterError(OrbiterError):
     """A task cannot be run again; the message names the task and the reason."""
 
 
+class UnknownTaskError(DeadLetterError):
+    """Nothing is known of the task that is to run again."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One dead letter.
@@ -136,6 +140,12 @@ class DeadLetters(Connected):
                 return letter
         return None
 
+    async def task_ids(self) -> AsyncIterator[str]:
+        """Yield the id of each dead letter's task, where it names one, the newest first."""
+        async for letter in self.newest():
+            if letter.task_id:
+                yield letter.task_id
+
     async def entries(self, task_ids: Collection[str]) -> dict[str, str]:
         """Return the entry id of the newest dead letter of each of these tasks that has one."""
         found: dict[str, str] = {}
@@ -194,7 +204,8 @@ class DeadLetters(Connected):
             entry_id: Its dead letter, empty where it has none; it is looked for without.
 
         Raises:
-            DeadLetterError: The task is unknown, is not at its end, has completed, or its payload is gone.
+            UnknownTaskError: There is no record of the task, and no dead letter.
+            DeadLetterError: The task is not at its end, has completed, or its payload is gone.
         """
         known: Any = await self.client.hget(self._keys.task(task_id), "status")
         if known is not None and known not in {TaskStatus.FAILED, TaskStatus.CANCELLED}:
@@ -203,7 +214,7 @@ class DeadLetters(Connected):
         if letter is not None and letter.task_id == task_id:
             return await self.retry(letter)
         if known is None:
-            raise DeadLetterError(f"Task not found: {task_id}")
+            raise UnknownTaskError(f"Task not found: {task_id}")
         waiting = await self._waiting_entry(task_id) if known == TaskStatus.CANCELLED else None
         if waiting is None:
             raise DeadLetterError(

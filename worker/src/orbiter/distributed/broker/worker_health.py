@@ -64,6 +64,7 @@ class WorkerHealth:
         clock_skew_ms: Milliseconds that its machine's clock is ahead of Redis'; ``None`` where it does not say.
         machine_id: A hash of its machine's id, the same whatever the host is called; empty where there is none.
         unit: The systemd unit that it is the process of.
+        recorded: Whether its heartbeat is there to be read; without it, counts and slots are not known.
     """
 
     worker_id: str
@@ -95,6 +96,7 @@ class WorkerHealth:
     clock_skew_ms: float | None = None
     machine_id: str = ""
     unit: str = ""
+    recorded: bool = True
 
 
 async def get_worker_fleet_status(
@@ -136,7 +138,14 @@ async def _read_fleet(client: Redis, keys: Keys, *, unlisted: bool) -> list[Work
     ]
     present = {worker.worker_id for worker in fleet}
     fleet += [
-        WorkerHealth(worker_id=worker_id, status="dead", last_heartbeat=beat, hostname=_host_of(worker_id), alive=False)
+        WorkerHealth(
+            worker_id=worker_id,
+            status="dead",
+            last_heartbeat=beat,
+            hostname=_host_of(worker_id),
+            alive=False,
+            recorded=False,
+        )
         for worker_id, beat in last_beats.items()
         if worker_id not in present
     ]
@@ -155,7 +164,7 @@ async def _read_beats(client: Redis, keys: Keys, worker_ids: Sequence[str]) -> t
 
 def _no_heartbeat(worker_id: str, error: object) -> WorkerHealth:
     why = "the heartbeat is no hash in Redis" if str(error).startswith("WRONGTYPE") else str(error)
-    return WorkerHealth(worker_id=worker_id, status="unreadable", alive=False, unreadable=why)
+    return WorkerHealth(worker_id=worker_id, status="unreadable", alive=False, unreadable=why, recorded=False)
 
 
 def _host_of(worker_id: str) -> str:

@@ -108,7 +108,8 @@ class WorkerControl(Namespaced):
         last_beat = await self.client.zscore(self._keys.fleet, worker_id)
         if last_beat is None:
             return None
-        return WorkerHealth(worker_id=worker_id, status="dead", last_heartbeat=last_beat / 1000, alive=False)
+        beat = last_beat / 1000
+        return WorkerHealth(worker_id=worker_id, status="dead", last_heartbeat=beat, alive=False, recorded=False)
 
     async def _absent(self, worker_id: str, command: Command) -> Outcome:
         if await self.client.zscore(self._keys.fleet, worker_id) is None:

@@ -23,7 +23,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as SyncRetry
 
 from orbiter.distributed.connection import transports
-from orbiter.distributed.connection.refusals import explained
+from orbiter.distributed.connection.refusals import explained, not_allowed
+from orbiter.distributed.reading import REMEDY, may_read, this_user
 from orbiter.distributed.secrecy import keep_secret
 
 if TYPE_CHECKING:
@@ -160,6 +161,16 @@ def explain(error: Exception, url: str) -> str:
     return explained(error, mask(url), password=bool(check(url).login.get("password")))
 
 
+def user_of(url: str) -> str:
+    """Return the user of Redis that a URL names, ``default`` where it names none."""
+    return check(url).login.get("username", "default")
+
+
+def explain_right(error: Exception, url: str, what: str) -> str:
+    """Return in words that the user of a URL lacks a right for something, and who has it."""
+    return not_allowed(error, what, user_of(url))
+
+
 def _is_place(url: str) -> bool:
     """Tell whether it is a host and a port and nothing besides, which may be shown: no user, no password."""
     host, _, port = url.partition(":")
@@ -278,7 +289,9 @@ def _options(pieces: _Pieces) -> dict[str, str]:
 def _tls(options: dict[str, str]) -> dict[str, Any]:
     files = {name: options[name] for name in _TLS_FILES if name in options}
     for name, path in files.items():
-        if "\0" in path or not os.path.isfile(path) or not os.access(path, os.R_OK):  # noqa: PTH113 - bad text is False
+        if not may_read(path):
+            raise ValueError(f"{name} names a file that may not be read by {this_user()}; {REMEDY}")
+        if "\0" in path or not os.path.isfile(path):  # noqa: PTH113 - bad text is False
             raise ValueError(f"{name} must name a file that can be read")
     if "ssl_keyfile" in files and "ssl_certfile" not in files:
         raise ValueError("ssl_keyfile needs ssl_certfile")

@@ -1,8 +1,8 @@
-"""What a person is told of a Redis that cannot be reached or refuses the login: where, what, and what mends it."""
+"""What a person is told of a Redis that cannot be reached or refuses: where, what, and what mends it."""
 
 from __future__ import annotations
 
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 # By RESP3, by RESP2.
 _WANTS_LOGIN = ("HELLO must be called", "NOAUTH")
@@ -32,6 +32,31 @@ def explained(error: Exception, place: str, *, password: bool) -> str:
         f"Redis at {place} refused the login: {text.removesuffix('.')}. Check user and password in the URL; there,"
         " @ : / ? # of a password are written %40 %3A %2F %3F %23."
     )
+
+
+ANOTHER_USER = (
+    "Run it on a worker's host, where it has the worker's user, or give it the URL of a user that may:"
+    " docs/redis-users.md"
+)
+# What Redis says of a command inside a script, which is no NOPERM.
+_IN_A_SCRIPT = "The user executing the script can't"
+
+
+def lacks_right(error: Exception) -> bool:
+    """Tell whether Redis refuses something because its user has no right to it."""
+    return isinstance(error, NoPermissionError) or _IN_A_SCRIPT in str(error)
+
+
+def not_allowed(error: Exception, what: str, user: str) -> str:
+    """Return Redis' refusal for want of a right in words: what was wanted, which user may not do it, who may.
+
+    Args:
+        error: What Redis says.
+        what: What was to be done, such as ``orbiter queue info``.
+        user: The user of Redis.
+    """
+    text = str(error).removesuffix(".")
+    return f"{what}: the user {user!r} of Redis may not do this: {text}. {ANOTHER_USER}."
 
 
 def apart(text: str) -> tuple[str, str]:

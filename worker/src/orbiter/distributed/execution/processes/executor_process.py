@@ -215,6 +215,7 @@ class ExecutorProcess:
         self.grower_known = False
         self.large_since = self.finish_by = self.end_by = 0.0
         self.importing: dict[str, float] = {}
+        self.not_imported = set(config.get("preload", ()))
         self.status: int | None = None
         self.gone = asyncio.Event()
         self.last_lines: list[str] = []
@@ -466,6 +467,7 @@ class ExecutorProcess:
             raise FrameError("an import that cannot be read") from error
         module = self._preloaded(module)
         self.importing.pop(module, None)
+        self.not_imported.discard(module)
         self._owner.imported(self, module, str(reason)[:1000])
 
     def _preloaded(self, module: object) -> str:

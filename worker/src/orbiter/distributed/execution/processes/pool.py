@@ -23,7 +23,7 @@ from orbiter.distributed.execution.processes.cgroups import hard_limit
 from orbiter.distributed.execution.processes.demand import Demand
 from orbiter.distributed.execution.processes.executor_process import Run
 from orbiter.distributed.execution.processes.fitness import Fitness
-from orbiter.distributed.execution.processes.keeper import Keeper
+from orbiter.distributed.execution.processes.keeper import TRACEBACKS, Keeper
 from orbiter.distributed.execution.processes.losses import Losses
 from orbiter.distributed.execution.processes.memory import resident
 from orbiter.distributed.execution.processes.watch import TICK, Watch
@@ -48,6 +48,8 @@ SLEEPS_AFTER = 0.005
 SLOW_IMPORT = 10.0
 # Logged once new tasks run with the code as it is now.
 REPLACED = "executor processes were replaced"
+# Logged for `orbiter dev` only: what tasks may ask for is imported, or it has been logged why not.
+IMPORTED = "an executor process has done its imports"
 
 
 class ProcessExecutor:
@@ -294,6 +296,8 @@ class ProcessExecutor:
             self._failed_imports[module] = reason
         else:
             self._failed_imports.pop(module, None)
+        if not process.not_imported and TRACEBACKS in os.environ:
+            logger.warning(IMPORTED)  # at a level that it shows
 
     def spoiled(self, process: ExecutorProcess, reason: str) -> None:
         """Replace a process that is no good for more tasks; what runs in it may end there."""
