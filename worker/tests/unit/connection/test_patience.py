@@ -25,6 +25,7 @@ from orbiter.distributed.connection.patience import Patience, passes, patiently
         redis_errors.SlotNotCoveredError("slot 1"),
         redis_errors.ReadOnlyError("You can't write against a read only replica."),
         redis_errors.ResponseError("Command # 1 (HGETALL x) of pipeline caused error: BUSY Redis is busy running"),
+        redis_errors.ResponseError("BUSY Valkey is busy running a script."),
         ConnectionResetError("reset"),
         TimeoutError(),
     ],

@@ -46,7 +46,7 @@ _PASSING = (
     *(AskError, TryAgainError, ReadOnlyError),
 )
 # Errors without a class of their own. A pipeline writes the command before them.
-_PASSING_CODES = ("BUSY Redis", "LOADING ", "MASTERDOWN ", "UNBLOCKED ")
+_PASSING_CODES = ("BUSY ", "LOADING ", "MASTERDOWN ", "UNBLOCKED ")
 
 
 # What a command, a pipeline or a subscription may raise.
