@@ -393,7 +393,7 @@ async def test_what_is_left_of_a_task_is_not_taken_for_another_s(redis_url: str,
     await redis_client.xadd("{orbiter:tasks}:dead", letter)
     assert orbiter("task", "retry", "order-47", *at).stdout == "Task order-47 will run again.\n"
     await redis_client.delete(keys.task("order-47"))
-    await redis_client.xadd(keys.stream("order-47"), {"type": "status", "status": "cancelled", "task_id": "order-47"})
+    await redis_client.xadd(keys.stream("order-47"), {"event": json.dumps({"type": "status", "status": "cancelled"})})
     await redis_client.zrem(keys.BY_TIME, "order-47")
     assert orbiter("task", "events", "order-47", *at).stdout.startswith("status cancelled")
 

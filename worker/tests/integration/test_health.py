@@ -73,6 +73,7 @@ async def test_a_worker_whose_hash_expired_stays_in_the_list_as_dead(redis_url: 
         worker_id="web02-5678-e5f6a7b8",
         status="dead",
         alive=False,
+        recorded=False,
         hostname="web02",
         last_heartbeat=dead.last_heartbeat,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
+from orbiter.distributed.broker.loading import load_client_scripts
 from orbiter.distributed.broker.records import Claim
 from orbiter.distributed.broker.store import TaskStore
 from orbiter.distributed.broker.task_broker import TaskBroker
@@ -182,8 +183,10 @@ def test_a_command_that_a_user_may_not_give_names_user_and_remedy(server: Server
     assert "PASSWORD" not in line
 
 
-def test_the_doctor_says_once_what_a_user_may_not_look_at(server: Server) -> None:
+async def test_the_doctor_says_once_what_a_user_may_not_look_at(server: Server) -> None:
     server.ask("FLUSHALL")
+    # As a deploy does: clients may not.
+    await load_client_scripts(connect(url(server, "worker")))
     server.ask("XGROUP", "CREATE", "orbiter:tasks", "orbiter:tasks:group", "0", "MKSTREAM")
     lines = orbiter("doctor", "--redis-url", url(server, "client")).stdout.splitlines()
     rights = [line.split(None, 2) for line in lines if line.split()[1] == "rights"]
