@@ -160,20 +160,20 @@ class WorkerProcess:
 
     async def _copy_output(self, pipe: StreamReader, worker_id: str) -> None:
         banner = True
-        async with asyncio.TaskGroup() as saying:
+        async with asyncio.TaskGroup() as reporting:
             async for line in _lines(pipe):
                 banner = banner and line.startswith(_BANNER)
                 if REPLACED in line:
                     self._imported.clear()
-                    saying.create_task(self._say_ready(worker_id, self._reloaded))
+                    reporting.create_task(self._report_ready(worker_id, self._reloaded))
                 elif IMPORTED in line:
                     self._imported.set()
                 elif not banner and NOTHING_ON_DISK not in line:
                     # Who wants the data kept has said so to us, and this Redis keeps them.
                     self._show(line)
 
-    async def _say_ready(self, worker_id: str, since: float) -> None:
-        """Say that tasks can run; before it stands what the worker cannot import."""
+    async def _report_ready(self, worker_id: str, since: float) -> None:
+        """Report that tasks can run; before it stands what the worker cannot import."""
         if self._imports:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_IMPORTS_WITHIN):
@@ -196,7 +196,7 @@ class WorkerProcess:
         if isolation == "none":
             # It imports what a task asks for, and nothing before.
             self._imported.set()
-        await self._say_ready(worker_id, began)
+        await self._report_ready(worker_id, began)
 
 
 async def _lines(pipe: StreamReader) -> AsyncIterator[str]:

@@ -48,7 +48,7 @@ def lacks_right(error: Exception) -> bool:
 
 
 def not_allowed(error: Exception, what: str, user: str) -> str:
-    """Return Redis' refusal for want of a right in words: what was wanted, which user may not do it, who may.
+    """Return Redis' refusal for want of a right in words: what was to be done, which user may not do it, who may.
 
     Args:
         error: What Redis says.
