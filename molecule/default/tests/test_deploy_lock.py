@@ -102,10 +102,13 @@ def test_second_deploy_fails_and_names_the_first_and_goes_after_it(slow, play, f
     assert not fleet.redis.exists(KEY)
 
 
-def test_lock_of_a_deploy_that_was_killed_here_is_taken_over_at_once(slow, fleet):
+def test_lock_of_a_deploy_that_was_killed_here_is_taken_over_at_once(slow, play, fleet):
     with slow() as killed:
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait(60)
+    assert held_by(fleet) == killed.pid
+    checked = play("playbooks/lock.yml", "--check")
+    assert "The lock will be taken from slow by" in said(checked)
     assert held_by(fleet) == killed.pid
     with slow() as next_one:
         pass

@@ -30,6 +30,8 @@ FAILS = {
     "gather_facts": False,
     "tasks": [{"fail": {"msg": "BROKEN"}, "when": "inventory_hostname == 'w2'"}],
 }
+# As the role chooses on each host of a rollback: systemd's, compose's.
+CHOSEN = {"__worker_previous": {"previous": "1-aa"}, "__worker_compose_previous": {"picked": "hub/worker:1"}}
 TELL = (
     'echo "$ORBITER_HOOK $ORBITER_OUTCOME $ORBITER_PLAYBOOK $ORBITER_RELEASE $ORBITER_HOSTS'
     ' [$ORBITER_FAILED_HOSTS] $ORBITER_USER" >>told'
@@ -106,6 +108,17 @@ def test_hooks_are_told_which_hosts_failed(deploy):
         "before_deploy began deploy  w1,w2 [] alice",
         "after_failure failed deploy  w1,w2 [w2] alice",
     ]
+
+
+def test_hooks_are_told_which_releases_a_rollback_chose(deploy):
+    noted = {"orbiter.fleet.hooks": {"state": "known", "release": "{{ lock_release }}"}, "run_once": True}
+    chosen = [
+        {"set_fact": {name: value}, "when": f"inventory_hostname == 'w{host}'"}
+        for host, (name, value) in enumerate(CHOSEN.items(), 1)
+    ]
+    done, said, told = deploy(STAGED | {"tasks": [*chosen, noted]}, **ALL, options=["-eworker_version="])
+    assert done.returncode == 0, said
+    assert told[-1] == "after_deploy ended deploy 1-aa, hub/worker:1 r1,w1,w2 [] alice"
 
 
 def test_a_webhook_is_posted_what_hooks_are_told(deploy):
