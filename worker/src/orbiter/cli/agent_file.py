@@ -1,28 +1,68 @@
-"""Reads ``--agent``: a file with an ``agent_config``, checked here so that a slip costs no task."""
+"""Reads ``--agent``: an ``agent_config`` in a file or a module, checked here so that a slip costs no task."""
 
 from __future__ import annotations
 
 import json
+import pkgutil
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from orbiter.distributed.errors import ConfigurationError
+from orbiter.distributed.client.payloads import agent_config
+from orbiter.distributed.errors import ConfigurationError, did_you_mean, text_of
 from orbiter.distributed.reading import REMEDY, not_for_this_user
 from orbiter.distributed.runtimes.submitted import check_agent
 
+# A module and a name in it, as workers' tools are written. A file of that name goes first.
+_IN_A_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
+
 
 class AgentFileError(ValueError):
-    """The file is no agent; the message names the file, the field and the rule."""
+    """There is no agent; the message names the file or the module, the field and the rule."""
 
 
-def read_agent(path: str) -> dict[str, Any]:
-    """Return the ``agent_config`` in a file, or on standard input for ``-``.
+def read_agent(source: str) -> dict[str, Any]:
+    """Return the ``agent_config`` in a file, on standard input for ``-``, or in a module for ``module:NAME``.
+
+    A module is looked for in the working directory first.
 
     Raises:
-        AgentFileError: The file cannot be read, is not JSON, or breaks a rule of its kind of agent.
+        AgentFileError: The file cannot be read, is not JSON, or breaks a rule of its kind of agent. The module cannot
+            be imported, or has no such agent.
     """
+    in_a_module = _IN_A_MODULE.fullmatch(source) and not Path(source).exists()
+    config = _from_module(source) if in_a_module else _from_file(source)
+    try:
+        check_agent(config)
+    except ConfigurationError as error:
+        raise AgentFileError(f"{'standard input' if source == '-' else source}: {error}") from None
+    return config
+
+
+def _from_module(source: str) -> dict[str, Any]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = pkgutil.resolve_name(source)
+    except AttributeError as error:
+        near = did_you_mean(str(error.name), dir(error.obj))
+        raise AgentFileError(f"{source}: {near}{error}; name an agent that it has") from None
+    except ModuleNotFoundError as error:
+        raise AgentFileError(f"{source}: {error}, neither in {here} nor installed beside this command") from None
+    except Exception as error:  # noqa: BLE001 - whatever the module's own code raises
+        raise AgentFileError(f"{source}: importing it failed with {type(error).__name__}: {text_of(error)}") from None
+    finally:
+        sys.path.remove(here)
+    try:
+        # What a task carries is JSON, and so is what a file has.
+        return dict(json.loads(json.dumps(agent_config(found), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise AgentFileError(f"{source}: {error}") from None
+
+
+def _from_file(path: str) -> dict[str, Any]:
     name = "standard input" if path == "-" else path
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
@@ -41,10 +81,6 @@ def read_agent(path: str) -> dict[str, Any]:
         raise AgentFileError(f"{name}: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise AgentFileError(f'{name}: must be a JSON object, such as {{"name": "helper", "model": "test"}}')
-    try:
-        check_agent(config)
-    except ConfigurationError as error:
-        raise AgentFileError(f"{name}: {error}") from None
     return config
 
 

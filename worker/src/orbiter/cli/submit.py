@@ -94,9 +94,9 @@ class _Following:
 @click.argument("text", metavar="INPUT")
 @click.option(
     "--agent",
-    metavar="FILE",
+    metavar="FILE|MODULE:NAME",
     callback=_read_agent,
-    help="JSON file with the agent's configuration; - is stdin.",
+    help="JSON file with the agent's configuration (- is stdin), or a name in a Python module, such as hello:AGENT.",
 )
 @click.option("--model", metavar="NAME", help="In place of --agent: an agent without tools on this provider:model.")
 @click.option("--instructions", metavar="TEXT", help="What that agent is told before INPUT.")

@@ -132,8 +132,9 @@ def describe(error: BaseException) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question for the known name nearest to a wrong one, with a space behind it; nothing if none is near."""
-    close = get_close_matches(name.lower(), known, n=1)
-    return f"did you mean {close[0]}? " if close else ""
+    every = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), every, n=1)
+    return f"did you mean {every[close[0]]}? " if close else ""
 
 
 def how_to_install(extra: str) -> str:

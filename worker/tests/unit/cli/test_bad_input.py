@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import uuid
 from pathlib import Path
 
 import click
@@ -222,9 +224,59 @@ def test_a_task_needs_an_agent_or_a_model(options: tuple[str, ...], said: str) -
     assert result.exit_code == 2
 
 
-def _refusal(file: Path) -> str:
+MODULE = """
+import datetime
+AGENT = {"name": "x", "model": "test"}
+TYPO = {"name": "x", "modle": "test"}
+DATED = {"name": "x", "model": "test", "instructions": datetime.date(2026, 2, 17)}
+class Described:
+    def to_dict(self): return AGENT
+ITSELF = Described()
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the working directory, one of its own for each test: Python imports each once."""
+    name = f"agents_{uuid.uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}_broken.py").write_text("AGENT = {")
+    (tmp_path / f"{name}_raises.py").write_text("raise KeyError('absent')")
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize("name", ["AGENT", "ITSELF"])
+def test_an_agent_of_a_module_is_read(module: str, name: str) -> None:
+    before = list(sys.path)
+    assert read_agent(f"{module}:{name}") == {"name": "x", "model": "test"}
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (":AGNT", "did you mean AGENT?"),
+        (":datetime", "must be a dict or have to_dict(), not module"),
+        (":TYPO", "agent_config.modle: unknown key; did you mean model?"),
+        (":DATED", "date is not JSON"),
+        ("_broken:AGENT", "SyntaxError: '{' was never closed"),
+        ("_raises:AGENT", "KeyError: 'absent'"),
+        ("_absent:AGENT", "No module named"),
+    ],
+)
+def test_a_module_without_such_an_agent_is_refused(module: str, source: str, said: str) -> None:
+    assert said in _refusal(f"{module}{source}")
+
+
+def test_a_file_goes_before_a_module_of_that_name(module: str) -> None:
+    Path(f"{module}:AGENT").write_text(json.dumps({"name": "of a file", "model": "test"}))
+    assert read_agent(f"{module}:AGENT")["name"] == "of a file"
+
+
+def _refusal(source: Path | str) -> str:
     try:
-        read_agent(str(file))
+        read_agent(str(source))
     except AgentFileError as error:
         return str(error)
     return ""

@@ -45,7 +45,7 @@ def describe(
         TypeError: ``agent`` is neither a mapping nor has ``to_dict()``.
     """
     values: dict[str, Any] = {
-        "agent_config": _agent_config(agent),
+        "agent_config": agent_config(agent),
         "input": text,
         "messages": [dict(message) for message in messages or ()],
         "detailed": detailed,
@@ -108,7 +108,12 @@ def epoch_seconds(moment: float | datetime | timedelta | None, *, now: float) ->
     return moment.timestamp()
 
 
-def _agent_config(agent: Agent | Mapping[str, Any]) -> dict[str, Any]:
+def agent_config(agent: Agent | Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an agent says of itself.
+
+    Raises:
+        TypeError: It is neither a mapping nor has ``to_dict()``.
+    """
     if isinstance(agent, Mapping):
         return dict(agent)
     to_dict = getattr(agent, "to_dict", None)
