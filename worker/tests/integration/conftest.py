@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import time
@@ -15,6 +16,20 @@ import redis.asyncio
 from tests.fleet import Fleet
 from tests.support import PATIENCE, free_port
 from tests.temporal import TemporalServer, temporal_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen() -> None:
+    """What is there before the first test stays: to look through it after each one takes longer than some tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_leaks() -> Iterator[None]:
+    """What a test leaves open is an error of that test, and not of the one that runs when Python finds it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,7 +187,8 @@ def test_a_command_that_a_user_may_not_give_names_user_and_remedy(server: Server
 async def test_the_doctor_says_once_what_a_user_may_not_look_at(server: Server) -> None:
     server.ask("FLUSHALL")
     # As a deploy does: clients may not.
-    await load_client_scripts(connect(url(server, "worker")))
+    async with contextlib.aclosing(connect(url(server, "worker"))) as worker:
+        await load_client_scripts(worker)
     server.ask("XGROUP", "CREATE", "orbiter:tasks", "orbiter:tasks:group", "0", "MKSTREAM")
     lines = orbiter("doctor", "--redis-url", url(server, "client")).stdout.splitlines()
     rights = [line.split(None, 2) for line in lines if line.split()[1] == "rights"]
