@@ -26,7 +26,7 @@ example: |
   [defaults]
   callbacks_enabled = orbiter.fleet.hooks
 
-  # group_vars/all.yml
+  # group_vars/all/main.yml
   orbiter_hooks_after_failure:
     - ./tell.sh "$ORBITER_PLAYBOOK failed on $ORBITER_FAILED_HOSTS"
 """

@@ -15,6 +15,8 @@ description:
   - Looks at the names of all variables that the hosts of the play have. A name that differs from one of this
     collection's in one or two letters fails the task, with the name that was meant. Other names that begin with
     C(orbiter_), C(redis_), C(temporal_) or C(worker_) are warned of.
+  - A file of variables that Ansible passes over, such as C(group_vars/all.yml) beside a folder C(group_vars/all), fails
+    it as well, with what is read instead.
   - Runs on the controller, contacts no host, and does not look at values, so that a vault needs not be open.
 options:
   ignore:

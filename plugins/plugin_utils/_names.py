@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import namedtuple
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from pathlib import Path
 
 from ansible_collections.orbiter.fleet.plugins.plugin_utils._yaml import COLLECTION, read_yaml
 
@@ -29,6 +30,9 @@ GROUPS = {
     "temporal": ("temporal", "orbiter_temporal_hosts"),
     "monitoring": ("monitoring", "orbiter_monitoring_hosts"),
 }
+# The folders of variables in an inventory. Of what has one name there, Ansible reads the first of these endings alone.
+VARIABLES = ("group_vars", "host_vars")
+ENDINGS = ("", ".yml", ".yaml", ".json")
 # What is found: names by kind, and what to say of them.
 Found = namedtuple("Found", "misspelt unknown error warning")
 
@@ -121,6 +125,11 @@ def look(hostvars, hosts, ignored):
             "as -e \"exec_command='orbiter queue info'\"."
         )
         return Found({}, [], error, "")
+    folders = {str(hostvars.raw_get(host).get("inventory_dir") or "") for host in hosts} - {""}
+    if files := [pair for folder in sorted(folders) for pair in unread(folder)]:
+        said = "; ".join(f"{file}, as there is {read}" for file, read in files)
+        error = f"Ansible does not read {said}. Move what stands in the first into the second, and remove the first."
+        return Found({}, [], error, "")
     if unknown:
         warning = (
             f"The inventory has variables that orbiter.fleet does not know: {', '.join(unknown)}. Where they are "
@@ -136,6 +145,21 @@ def look(hostvars, hosts, ignored):
             f"them in orbiter_ignore_variables: {sorted(misspelt)}."
         )
     return Found(misspelt, unknown, error, warning)
+
+
+def unread(folder):
+    """Yield the files of variables in an inventory's folder that Ansible passes over, each with what it reads instead.
+
+    Where there is a folder group_vars/all, it reads no group_vars/all.yml, and says nothing.
+    """
+    for kind in VARIABLES:
+        for first in sorted(Path(folder, kind).glob("*")):
+            name = first.name if first.is_dir() else first.stem
+            there = [path for path in (first.with_name(name + ending) for ending in ENDINGS) if path.exists()]
+            if first in there[:1]:
+                for path in there[1:]:
+                    if path.is_file():
+                        yield f"{kind}/{path.name}", f"{kind}/{first.name}{'/' * first.is_dir()}"
 
 
 def wrong_groups(groups, kinds, patterns, ignored):

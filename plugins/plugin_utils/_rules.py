@@ -264,7 +264,7 @@ def redis_url(values):
     if not isinstance(url, str) or not re.match(r"(rediss?([+](sentinel|cluster))?|unix)://.", url):
         yield (
             "worker_redis_url",
-            "worker_redis_url must be a URL such as redis://default:PASSWORD@redis1:6379/0 (or rediss://, unix://, "
+            "worker_redis_url must be a URL such as redis://worker:PASSWORD@redis1:6379/0 (or rediss://, unix://, "
             "redis+sentinel://, redis+cluster://). site.yml makes it from the Redis hosts of the inventory.",
         )
     elif values["worker_deploy"] == "compose" and re.search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CHECKOUT = Path(__file__).parents[3]
 COMMAND_FOLDER = Path(sys.executable).parent
@@ -23,14 +24,14 @@ WELL = {"status": "running", "state": "running", "concurrency": "1", "queue": "o
 def play(
     ansible: Callable[..., subprocess.CompletedProcess[str]], server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs a playbook on two worker hosts, which are this one, with a Redis host."""
+    """Return a function that runs a playbook on worker hosts and a Redis host, all of which are this one."""
     monkeypatch.setenv("PATH", f"{COMMAND_FOLDER}:/usr/bin:/bin:/usr/sbin:/sbin")
     monkeypatch.setenv("ORBITER_REDIS_URL", server.url)
-    hosts = ["worker1 ansible_connection=local", "redis1 ansible_connection=local"]
-    hosts += ["[workers]", "worker1", "[redis]", "redis1"]
-    hosts += ["[all:vars]", f"ansible_python_interpreter={sys.executable}", "ansible_become=false"]
+    others = ["[redis]", "redis1", "[all:vars]", "ansible_connection=local", "ansible_become=false"]
+    others += [f"ansible_python_interpreter={sys.executable}"]
 
-    def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *options: str, workers: Sequence[str] = ("worker1",)) -> subprocess.CompletedProcess[str]:
+        hosts = ["[workers]", *workers, *others]
         return ansible(hosts, CHECKOUT / f"playbooks/{name}.yml", *options)
 
     return run
@@ -98,6 +99,24 @@ def test_retire_leaves_somebody_at_work(play, server):
     assert done.returncode != 0
     assert "orbiter_everywhere" in said(done)
     assert server.client.exists("orbiter:workers:old9-1-aabbccdd")
+
+
+@pytest.mark.parametrize(
+    ("name", "hosts", "removed"),
+    [
+        ("worker7", ["worker7.example.net"], ["worker7.example.net"]),
+        ("WORKER7", ["worker7.example.net"], ["worker7.example.net"]),
+        ("worker7", ["worker7", "worker7.example.net"], ["worker7"]),
+        ("worker", ["worker7.example.net"], []),
+        ("worker7", ["worker7.example.net", "worker7.example.org"], []),
+    ],
+)
+def test_retire_takes_a_short_name_for_the_one_host_that_begins_so(play, server, name, hosts, removed):
+    beat(server, "other")
+    beat(server, name.lower())
+    done = play("retire", f"--extra-vars=orbiter_retire={name}", "--check", workers=hosts)
+    # What comes then needs a systemd, which this machine may not have.
+    assert re.findall(r"included: orbiter.fleet.worker for (\S+)", done.stdout) == removed, done.stdout
 
 
 def test_retire_without_a_name_says_what_to_say(play):

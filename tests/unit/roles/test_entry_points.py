@@ -28,7 +28,8 @@ def used():
     """Yield where a role is used, by a playbook or another role, and by which entry point."""
     for task in tasks():
         for name, given in task.own.items():
-            if name.rpartition(".")[2] in {"include_role", "import_role"}:
+            # `derived` is the playbooks' own, and nobody else's to use.
+            if name.rpartition(".")[2] in {"include_role", "import_role"} and given["name"] != "derived":
                 yield task.place, given["name"].removeprefix("orbiter.fleet."), given.get("tasks_from", "main")
 
 

@@ -75,6 +75,30 @@ def test_a_value_that_cannot_be_had_hides_no_name(ansible):
     assert "worker_instances" in done.stdout
 
 
+@pytest.mark.parametrize("read", ["all/main.yml", "all"])
+def test_a_file_that_ansible_passes_over_is_refused_with_what_it_reads(ansible, tmp_path, read):
+    there = tmp_path / "group_vars" / read
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_text("worker_instances: 3\n")
+    (tmp_path / "group_vars/all.yml").write_text("worker_concurrency: 8\n")
+    show = """    - debug: {msg: "<{{ worker_concurrency | default('none') }}>"}\n"""
+    assert "<none>" in ansible(["a"], show).stdout  # else Ansible reads it nowadays, and nothing is to be refused
+    done = ansible(["a"], LOOK)
+    assert done.returncode == 2
+    folder = "group_vars/all/" if "/" in read else "group_vars/all"
+    assert f"does not read group_vars/all.yml, as there is {folder}" in " ".join(done.stdout.split())
+
+
+def test_files_that_ansible_reads_are_not_refused(ansible, tmp_path):
+    for name in ("group_vars/all/main.yml", "group_vars/all/more.yml", "group_vars/workers.yml", "host_vars/a.b.yml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("worker_instances: 3\n")
+    for name in ("host_vars/a.b.yml.bak", "group_vars/notes.txt"):
+        (tmp_path / name).write_text("")
+    done = ansible(["a.b"], LOOK)
+    assert done.returncode == 0, done.stdout
+
+
 def test_distance_counts_letters():
     pairs = {("redis_tls", "redis_tls"): 0, ("redis_tsl", "redis_tls"): 2, ("redis_tl", "redis_tls"): 1}
     assert {pair: _names.distance(*pair, 2) for pair in pairs} == pairs
