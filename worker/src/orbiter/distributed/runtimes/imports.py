@@ -13,6 +13,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, did_you_mean, text_of
+from orbiter.distributed.names import InvalidNameError, check_module_prefix
 from orbiter.distributed.runtimes.model_guard import ModelGuard
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.user_code import RUN
@@ -69,8 +70,10 @@ class ImportGuard:
         self._refused = dict(refused or {})
         self.allow = tuple(entry.strip() for entry in allow if entry.strip())
         for entry in self.allow:
-            if entry != EVERYTHING and not _DOTTED.fullmatch(entry):
-                raise ConfigurationError(f"--allow-import {entry!r}: not a module prefix such as myapp.tools")
+            try:
+                check_module_prefix(entry)
+            except InvalidNameError as error:
+                raise ConfigurationError(f"--allow-import: {error}") from None
         if EVERYTHING in self.allow:
             logger.warning("--allow-import *: whoever can write to Redis can run any code that is installed here")
 
