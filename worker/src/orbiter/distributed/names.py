@@ -24,6 +24,7 @@ _MODEL_RULE = (
 _PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.:@+/*-]{0,255}")
 # ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_ENTRY_ID = re.compile(r"[0-9]{1,20}(?:-[0-9]{1,20})?")
 _NAMESPACE = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAMESPACE}}}")
 _SHOWN = 60
 
@@ -113,6 +114,17 @@ def check_task_id(name: str) -> str:
             name.encode()
         except UnicodeEncodeError:
             raise _refused(name, "task id", "Unicode text") from None
+    return name
+
+
+def check_entry_id(name: str) -> str:
+    """Return the id of an event in its task's stream, as it is; ``0`` stands for the beginning.
+
+    Raises:
+        InvalidNameError: It is none.
+    """
+    if not isinstance(name, str) or not _ENTRY_ID.fullmatch(name) or max(map(int, name.split("-"))) >= 2**64:
+        raise _refused(name, "entry id of an event", "event.entry_id of one that was read, as in 1771324215900-0")
     return name
 
 

@@ -215,5 +215,6 @@ def _of_a_connection(error: BaseException) -> bool:
 def _refused(path: str, module: str) -> ImportRefusedError:
     return ImportRefusedError(
         f"import of {path!r} refused: module {module} is not allowed on this worker;"
-        f" to allow it: --allow-import PREFIX, such as --allow-import {module} (ORBITER_ALLOW_IMPORT); of orbiter dev: --app {module}"
+        f" to allow it: --allow-import PREFIX, such as --allow-import {module} (ORBITER_ALLOW_IMPORT);"
+        f" of orbiter dev: --app {module}"
     )
