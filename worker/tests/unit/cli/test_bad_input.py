@@ -204,6 +204,35 @@ def test_a_missing_agent_file_is_named() -> None:
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("hello.py", "hello.py: is Python, not JSON; name the agent in it: hello:NAME"),
+        ("./hello.py", "./hello.py: is Python, not JSON; name the agent in it: hello:NAME"),
+        ("hello.py:AGENT", "hello.py:AGENT: leave out the .py: hello:AGENT"),
+        ("./hello.py:AGENT", "./hello.py:AGENT: No such file or directory; an agent in a module is named hello:AGENT"),
+        ("hello", "hello: No such file or directory; an agent in a module is named hello:NAME"),
+        ("hello:", "hello:: No such file or directory; an agent in a module is named hello:NAME"),
+        ("hello.AGENT", "hello.AGENT: No such file or directory; an agent in a module is named hello:AGENT"),
+        ("agent.json", "agent.json: No such file or directory"),
+        ("a/agent", "a/agent: No such file or directory"),
+    ],
+)
+def test_an_agent_in_a_module_that_is_named_otherwise_is_answered_with_its_name(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hello.py").write_text("AGENT = {}\n")
+    with pytest.raises(AgentFileError) as caught:
+        read_agent(source)
+    assert str(caught.value) == said
+
+
+def test_an_agent_of_nothing_is_said_to_be_empty() -> None:
+    result = invoke("task", "submit", "x", "--redis-url", URL, "--agent", "-", stdin="\n")
+    assert "standard input: is empty; must be a JSON object" in one_line(result)
+
+
 def test_a_wrong_agent_on_standard_input_is_named_so() -> None:
     result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "-", stdin="nonsense")
     assert "standard input: not JSON" in one_line(result)
