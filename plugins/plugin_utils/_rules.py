@@ -459,11 +459,13 @@ def credentials(values):
 @rule("worker")
 def allow_imports(values):
     """Modules are a list of names."""
-    if any(not fits(name, r'[^][{}"\s]+') for name in listed(values["worker_allow_imports"])):
+    module = r"\*|[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+    if any(not fits(name, module) for name in listed(values["worker_allow_imports"])):
         yield (
             "worker_allow_imports",
-            f"worker_allow_imports is {values['worker_allow_imports']}; it must be a list of modules, without blanks, "
-            "quotes and brackets: [my_agents, other], or -e worker_allow_imports=my_agents,other.",
+            f"worker_allow_imports is {values['worker_allow_imports']}; it must be a list of modules as Python imports "
+            "them (my_agents, not my-agents), without blanks, quotes and brackets: [my_agents, other], or "
+            "-e worker_allow_imports=my_agents,other.",
         )
 
 

@@ -647,6 +647,25 @@ def test_inputs_of_the_blocking_client_are_read_in_the_callers_thread(redis_url:
     assert threads == {threading.current_thread().name}
 
 
+def test_the_blocking_client_says_who_reads_what_needs_await(redis_url: str) -> None:
+    async def inputs() -> AsyncIterator[str]:
+        yield "a"
+
+    with (
+        SyncClient(redis_url) as client,
+        pytest.raises(TypeError, match=r"a async_generator is read with await: use C"),
+    ):
+        client.submit_many(job("echo"), inputs())  # type: ignore[arg-type]
+
+
+async def test_a_stream_behind_what_is_no_event_is_refused(client: Client) -> None:
+    task = await client.submit(job("echo"), "x")
+    with pytest.raises(ValueError, match="'abc' is no entry id of an event"):
+        await anext(client.stream(task.task_id, after="abc"))
+    with pytest.raises(ValueError, match="'abc' is no entry id of an event"):
+        next(iter(SyncClient(client.redis_url).task(task.task_id).stream(after="abc")))
+
+
 @pytest.mark.parametrize("inputs", ["abc", b"abc", None, 3], ids=repr)
 async def test_submit_many_refuses_what_is_no_iterable_of_texts(
     redis_url: str, redis_client: Redis, inputs: Any

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from orbiter.distributed import SyncTaskHandle, TaskStatus, distributed_sync, submit_many
+from orbiter.distributed import Client, SyncTaskHandle, TaskStatus, distributed_sync, submit_many
 from orbiter.distributed.models import TaskPayload, TextEvent, is_final
 from orbiter.distributed.worker.worker import Worker
 from tests.support import PATIENCE, WORKER_DIRECTORY, complaints, environment
@@ -153,6 +153,17 @@ def test_waiting_no_longer_than_told_the_task_goes_on_and_can_be_cancelled(worke
     with pytest.raises(RuntimeError, match="was cancelled"):
         handle.result(timeout=PATIENCE)
     assert handle.cancel() == "finished"
+
+
+async def test_waiting_with_await_takes_a_timeout_too(worker: str) -> None:
+    async with Client(worker) as client:
+        task = await client.submit(job("sleep"), "", metadata={"seconds": 600})
+        with pytest.raises(TimeoutError, match=f"Task {task.task_id} had not ended after 0.2 s and goes on"):
+            await task.result(0.2)
+        assert (await task.status()).status is not TaskStatus.CANCELLED  # type: ignore[union-attr]
+        await task.cancel()
+        with pytest.raises(RuntimeError, match="was cancelled"):
+            await task.result(timeout=PATIENCE)
 
 
 def test_many_inputs_are_many_tasks_in_their_order(worker: str) -> None:

@@ -254,6 +254,21 @@ def test_what_is_no_list_breaks_the_rule_and_not_the_check(rule, name, value):
 
 
 @pytest.mark.parametrize(
+    ("modules", "refused"),
+    [
+        ("my_agents,shared.tools", False),
+        (["*"], False),
+        (["my-agents"], True),
+        (["hello:AGENT"], True),
+        (["2fast"], True),
+    ],
+)
+def test_modules_that_tasks_may_import_are_named_as_python_imports_them(modules, refused):
+    broken = [name for name, _said in _rules.allow_imports({"worker_allow_imports": modules})]
+    assert broken == (["worker_allow_imports"] if refused else [])
+
+
+@pytest.mark.parametrize(
     ("tls_port", "beside", "refused"),
     [
         (26379, False, False),

@@ -17,6 +17,9 @@ from orbiter.distributed.runtimes.submitted import check_agent
 
 # A module and a name in it, as workers' tools are written. A file of that name goes first.
 _IN_A_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", re.ASCII)
+# What was probably meant to be one: hello, hello.AGENT, hello:, hello.py, ./hello.py:AGENT.
+_LIKE_A_MODULE = re.compile(r"(?:\./)?(?P<module>[A-Za-z_]\w*)(?:\.py)?(?:[.:](?P<name>[A-Za-z_]\w*)?)?", re.ASCII)
+_EXAMPLE = 'must be a JSON object, such as {"name": "helper", "model": "test"}'
 
 
 class AgentFileError(ValueError):
@@ -50,6 +53,8 @@ def _from_module(source: str) -> dict[str, Any]:
         near = did_you_mean(str(error.name), dir(error.obj))
         raise AgentFileError(f"{source}: {near}{error}; name an agent that it has") from None
     except ModuleNotFoundError as error:
+        if (meant := _meant(source)) and ".py:" in source:
+            raise AgentFileError(f"{source}: leave out the .py: {meant}") from None
         raise AgentFileError(f"{source}: {error}, neither in {here} nor installed beside this command") from None
     except Exception as error:  # noqa: BLE001 - whatever the module's own code raises
         raise AgentFileError(f"{source}: importing it failed with {type(error).__name__}: {text_of(error)}") from None
@@ -70,18 +75,32 @@ def _from_file(path: str) -> dict[str, Any]:
         remedy = f"give it on standard input (--agent - < {shlex.quote(path)}), or {REMEDY}"
         raise AgentFileError(f"{not_for_this_user(name)}; {remedy}") from None
     except OSError as error:
-        raise AgentFileError(f"{name}: {error.strerror}") from None
+        meant = _meant(path) if isinstance(error, FileNotFoundError) else ""
+        remedy = f"; an agent in a module is named {meant}" if meant else ""
+        raise AgentFileError(f"{name}: {error.strerror}{remedy}") from None
     except ValueError as error:
         raise AgentFileError(f"{name}: not UTF-8 text: {error}") from None
+    if not text.strip():
+        raise AgentFileError(f"{name}: is empty; {_EXAMPLE}")
     try:
         config = json.loads(text, parse_constant=no_constant)
     except json.JSONDecodeError as error:
+        if path.endswith(".py") and (meant := _meant(path)):
+            raise AgentFileError(f"{name}: is Python, not JSON; name the agent in it: {meant}") from None
         raise AgentFileError(f"{name}: not JSON: line {error.lineno} column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise AgentFileError(f"{name}: not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise AgentFileError(f'{name}: must be a JSON object, such as {{"name": "helper", "model": "test"}}')
+        raise AgentFileError(f"{name}: {_EXAMPLE}")
     return config
+
+
+def _meant(source: str) -> str:
+    """Return how an agent in a module is named, where that was probably meant; else nothing."""
+    found = _LIKE_A_MODULE.fullmatch(source)
+    if not found or found["name"] in ("json", "toml", "yaml", "yml", "txt"):
+        return ""
+    return f"{found['module']}:{found['name'] or 'NAME'}"
 
 
 def no_constant(name: str) -> None:

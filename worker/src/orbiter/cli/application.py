@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,17 @@ from orbiter.cli.output import open_closed_streams, print_line, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+
+# What every command takes, and no group of commands.
+_OF_COMMANDS = {"--json": "", "--redis-url": " URL", "--namespace": " NAME", "--queue": " NAME"}
+# What click calls them.
+_NUMBERS = {
+    "integer": "a whole number",
+    "integer range": "a whole number",
+    "float": "a number",
+    "float range": "a number",
+}
 
 
 class LazyGroup(click.Group):
@@ -39,6 +51,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command; what neither its flags nor variables say, the settings file may."""
+        self._check_name(ctx, args[0])
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and not isinstance(command, click.Group):
             from orbiter.cli.settings_file import FileDefaults  # noqa: PLC0415 - help of a group needs no settings
@@ -47,6 +60,14 @@ class LazyGroup(click.Group):
             lenient = ctx.resilient_parsing or not set(rest).isdisjoint(ctx.help_option_names)
             ctx.default_map = {name: FileDefaults(lenient=lenient)}
         return name, command, rest
+
+    def _check_name(self, ctx: click.Context, name: str) -> None:
+        """Name the nearest command where there is none of this name; click looks among those imported already."""
+        known = self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return
+        near = get_close_matches(name, known, n=1)
+        ctx.fail(f"No such command {name!r}." + "".join(f" Did you mean {found!r}?" for found in near))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -96,8 +117,24 @@ def _one_line_errors() -> Iterator[None]:
         raise
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "orbiter"
-        message = " ".join(error.format_message().split()).removesuffix(".")
-        raise UsageFailure(f"Error: {message}. See '{command} --help'.") from None
+        message = " ".join(_in_words(error).split()).removesuffix(".")
+        end = "" if message.endswith("?") else "."
+        raise UsageFailure(f"Error: {message}{end} See '{command} --help'.") from None
+
+
+def _in_words(error: click.UsageError) -> str:
+    """Return an error of click in words that need no knowledge of it."""
+    if (
+        isinstance(error, click.NoSuchOption)
+        and error.option_name in _OF_COMMANDS
+        and isinstance(error.ctx and error.ctx.command, click.Group)
+    ):
+        name = error.option_name
+        return f"{name} goes behind the whole command, as in 'orbiter task list {name}{_OF_COMMANDS[name]}'"
+    message = error.format_message()
+    for name, words in _NUMBERS.items():
+        message = message.replace(f"is not a valid {name}.", f"is not {words}.")
+    return message
 
 
 def show_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:

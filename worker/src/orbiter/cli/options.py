@@ -19,7 +19,7 @@ from orbiter.cli.failures import Failure, UsageFailure
 from orbiter.distributed.broker.keys import Keys
 from orbiter.distributed.connection.redis_url import RedisUrlError, check, connect, explain, explain_right, mask
 from orbiter.distributed.connection.refusals import lacks_right
-from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, WorkerIdTakenError
+from orbiter.distributed.errors import OrbiterError, RedisUnavailableError, SettingsError, WorkerIdTakenError
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.names import (
@@ -231,7 +231,7 @@ def run(url: str, work: Coroutine[Any, Any, T], *, runner: Callable[[Coroutine[A
         raise click.BadParameter(str(error), param_hint="'--redis-url'") from None
     except RedisUnavailableError as error:
         raise Failure(f"Error: {error}") from None
-    except InvalidNameError as error:
+    except (InvalidNameError, SettingsError) as error:
         raise UsageFailure(f"Error: {error}") from None
     except WorkerIdTakenError as error:
         raise UsageFailure(f"Error: {error}") from None

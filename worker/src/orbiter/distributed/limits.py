@@ -68,5 +68,8 @@ def payload_limit() -> int:
     if not text:
         return MAX_PAYLOAD_BYTES
     if not text.isdecimal() or int(text) < LEAST_PAYLOAD_BYTES:
-        raise SettingsError(f"max_payload_bytes: {text!r} is not a number of bytes, {LEAST_PAYLOAD_BYTES} or more")
+        raise SettingsError(
+            f"{variable('max_payload_bytes')}: {text!r} is not a number of bytes; write {LEAST_PAYLOAD_BYTES} or more,"
+            f" in digits only, such as {MAX_PAYLOAD_BYTES}"
+        )
     return int(text)

@@ -22,6 +22,9 @@ _MODEL_RULE = (
     " path (/ at the beginning, ..)"
 )
 _PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.:@+/*-]{0,255}")
+# ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_ENTRY_ID = re.compile(r"[0-9]{1,20}(?:-[0-9]{1,20})?")
 _NAMESPACE = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAMESPACE}}}")
 _SHOWN = 60
 
@@ -114,6 +117,17 @@ def check_task_id(name: str) -> str:
     return name
 
 
+def check_entry_id(name: str) -> str:
+    """Return the id of an event in its task's stream, as it is; ``0`` stands for the beginning.
+
+    Raises:
+        InvalidNameError: It is none.
+    """
+    if not isinstance(name, str) or not _ENTRY_ID.fullmatch(name) or max(map(int, name.split("-"))) >= 2**64:
+        raise _refused(name, "entry id of an event", "event.entry_id of one that was read, as in 1771324215900-0")
+    return name
+
+
 def check_model_name(name: str) -> str:
     """Return the name of a model, as it is.
 
@@ -137,6 +151,18 @@ def check_model_pattern(pattern: str) -> str:
     return pattern
 
 
+def check_module_prefix(name: str) -> str:
+    """Return a module that tasks may import from, as it is; ``*`` is every module.
+
+    Raises:
+        InvalidNameError: It is neither.
+    """
+    if not isinstance(name, str) or not (name == "*" or _MODULE.fullmatch(name)):
+        rule = "names of Python (letters from a to z or A to Z, digits, _) with dots between, as in myapp.tools"
+        raise _refused(name, "module prefix", rule)
+    return name
+
+
 def _without_braces(name: str) -> str:
     return name[1:-1] if name.startswith("{") and name.endswith("}") else name
 
@@ -158,3 +184,4 @@ Namespace = Annotated[str, AfterValidator(check_namespace)]
 WorkerId = Annotated[str, AfterValidator(check_worker_id)]
 TaskId = Annotated[str, AfterValidator(check_task_id)]
 ModelPattern = Annotated[str, AfterValidator(check_model_pattern)]
+ModulePrefix = Annotated[str, AfterValidator(check_module_prefix)]

@@ -26,7 +26,14 @@ from orbiter.distributed.limits import (
     TASK_TTL,
 )
 from orbiter.distributed.models import DEFAULT_QUEUE, validation_message
-from orbiter.distributed.names import DEFAULT_NAMESPACE, ModelPattern, Namespace, WorkerId, check_queue_name
+from orbiter.distributed.names import (
+    DEFAULT_NAMESPACE,
+    ModelPattern,
+    ModulePrefix,
+    Namespace,
+    WorkerId,
+    check_queue_name,
+)
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)B?", re.IGNORECASE)
@@ -78,7 +85,7 @@ class WorkerSettings(BaseModel):
         default=TASK_TTL, ge=60, le=31_536_000, description="Seconds to keep the record of an ended task"
     )
     event_ttl: int = Field(default=EVENT_TTL, ge=60, le=31_536_000, description="Seconds to keep the events of a task")
-    allow_import: tuple[str, ...] = Field(default=(), description="Module prefix that tasks may import from")
+    allow_import: tuple[ModulePrefix, ...] = Field(default=(), description="Module prefix that tasks may import from")
     allow_models: tuple[ModelPattern, ...] = Field(
         default=("default",),
         description="Pattern of models that agents may use, such as openai:gpt-5*;"

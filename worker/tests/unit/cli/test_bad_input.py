@@ -90,6 +90,17 @@ def test_without_a_redis_url_every_command_says_how_to_give_one(command: tuple[s
         (("task", "dead", "retry", "--redis-url", URL), "give either ids of dead letters or --all"),
         (("task", "dead", "drop", "--redis-url", URL, "x", "--all"), "give either ids of dead letters or --all"),
         (("task", "retry", "--redis-url", URL), "TASK_ID"),
+        (("start", "worker", "--redis-url", URL, "--allow-import", "my-app"), "'my-app' is no module prefix"),
+        (("task", "list", "--redis-url", URL, "--limit", "1.5"), "'1.5' is not a whole number."),
+        (("task", "submit", "x", "--redis-url", URL, "--timeout", "5m"), "'5m' is not a number."),
+        (("tasks", "list"), "'tasks'. Did you mean 'task'? See 'orbiter --help'."),
+        (("taks", "list"), "'taks'. Did you mean 'task'? See 'orbiter --help'."),
+        (("task", "staus"), "'staus'. Did you mean 'status'? See 'orbiter task --help'."),
+        (("--json", "task", "list"), "--json goes behind the whole command, as in 'orbiter task list --json'."),
+        (
+            ("task", "--queue", "q", "list"),
+            "--queue goes behind the whole command, as in",
+        ),
         (("task", "dance"), "dance"),
         (("dance",), "dance"),
     ],
@@ -105,6 +116,15 @@ def test_a_wrong_command_line_is_one_line_that_names_the_culprit(arguments: tupl
 def test_a_wrong_variable_is_named_too() -> None:
     result = invoke("start", "worker", "--redis-url", URL, ORBITER_CONCURRENCY="many")
     assert "ORBITER_CONCURRENCY" in one_line(result)
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command", [("task", "submit", "x", "--model", "test"), ("dashboard",), ("task", "events", "x")]
+)
+def test_a_wrong_limit_of_payloads_is_one_line_that_names_its_variable(command: tuple[str, ...]) -> None:
+    result = invoke(*command, "--redis-url", URL, ORBITER_MAX_PAYLOAD_BYTES="1MB")
+    assert "ORBITER_MAX_PAYLOAD_BYTES: '1MB' is not a number of bytes; write 1000 or more" in one_line(result)
     assert result.exit_code == 2
 
 
@@ -182,6 +202,35 @@ def test_a_missing_agent_file_is_named() -> None:
     result = invoke("task", "submit", "hi", "--redis-url", URL, "--agent", "nowhere.json")
     assert "nowhere.json: No such file or directory" in one_line(result)
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("hello.py", "hello.py: is Python, not JSON; name the agent in it: hello:NAME"),
+        ("./hello.py", "./hello.py: is Python, not JSON; name the agent in it: hello:NAME"),
+        ("hello.py:AGENT", "hello.py:AGENT: leave out the .py: hello:AGENT"),
+        ("./hello.py:AGENT", "./hello.py:AGENT: No such file or directory; an agent in a module is named hello:AGENT"),
+        ("hello", "hello: No such file or directory; an agent in a module is named hello:NAME"),
+        ("hello:", "hello:: No such file or directory; an agent in a module is named hello:NAME"),
+        ("hello.AGENT", "hello.AGENT: No such file or directory; an agent in a module is named hello:AGENT"),
+        ("agent.json", "agent.json: No such file or directory"),
+        ("a/agent", "a/agent: No such file or directory"),
+    ],
+)
+def test_an_agent_in_a_module_that_is_named_otherwise_is_answered_with_its_name(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hello.py").write_text("AGENT = {}\n")
+    with pytest.raises(AgentFileError) as caught:
+        read_agent(source)
+    assert str(caught.value) == said
+
+
+def test_an_agent_of_nothing_is_said_to_be_empty() -> None:
+    result = invoke("task", "submit", "x", "--redis-url", URL, "--agent", "-", stdin="\n")
+    assert "standard input: is empty; must be a JSON object" in one_line(result)
 
 
 def test_a_wrong_agent_on_standard_input_is_named_so() -> None:

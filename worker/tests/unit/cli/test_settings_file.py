@@ -172,7 +172,7 @@ def test_the_first_place_that_has_a_file_is_the_only_one(home: Path) -> None:
         ("queue = 5", "orbiter.toml: queue: Input should be a valid string"),
         ("log_level = 3", "orbiter.toml: log_level: Input should be a valid string"),
         ('log_level = "loud"', "orbiter.toml: log_level: Input should be one of debug, info, warning, error"),
-        ('redis_url = "http://u:hunter2@host"', "orbiter.toml: redis_url: Redis URL redis://***: scheme must be "),
+        ('redis_url = "http://u:hunter2@host"', "orbiter.toml: redis_url: Redis URL http://***: scheme must be "),
         ("concurrency = ", "orbiter.toml: not TOML: "),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -60,8 +61,8 @@ def test_parts_are_read_as_they_are_meant() -> None:
     [
         ("", "scheme"),
         ("localhost:6379", "localhost:6379: no scheme before the host; write redis://localhost:6379"),
-        ("localhost:0", r"redis://\*\*\*: scheme"),
-        ("user:secret@localhost:6379", r"redis://\*\*\*: scheme"),
+        ("localhost:0", r"URL \*\*\*: scheme"),
+        ("user:secret@localhost:6379", r"URL \*\*\*: scheme"),
         ("http://localhost", "scheme"),
         ("redis+socket://h", "scheme"),
         ("redis://", "no host"),
@@ -197,3 +198,18 @@ def test_any_text_is_a_url_or_a_clear_error(text: str) -> None:
             check(url)
         except RedisUrlError as error:
             assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:hunter2@host", "Redis URL http://***: scheme"),
+        ("reddis://host", "Redis URL reddis://***: scheme"),
+        ("redis//me:hunter2@host", "Redis URL ***: scheme"),
+        ("hunter2@redis://host", "Redis URL ***: scheme"),
+    ],
+)
+def test_a_wrong_scheme_is_shown_and_nothing_that_may_be_a_password(url: str, shown: str) -> None:
+    with pytest.raises(RedisUrlError, match=re.escape(shown)) as caught:
+        check(url)
+    assert "hunter2" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -158,6 +159,50 @@ def sleeps() -> str:
     return "slept"
 
 
+def yields(city: str):
+    """Yield, as no tool may."""
+    yield city
+
+
+async def yields_later(city: str):
+    """Yield, as no tool may."""
+    yield city
+
+
+def annotated_wrongly(city: Nope) -> str:  # noqa: F821 - on purpose
+    """Take what there is not."""
+    return city
+
+
+def takes_a_lock(lock: asyncio.Lock) -> str:
+    """Take what no model can give."""
+    return str(lock)
+
+
+def gives_an_iterator(city: str) -> object:
+    """Give what can be read once."""
+    return (letter for letter in (city, city))
+
+
+def gives_bytes(city: str) -> bytes:
+    """Give text as bytes."""
+    return city.encode()
+
+
+def gives_odd_bytes() -> bytes:
+    """Give what is no text."""
+    return b"\xff"
+
+
+class Called:
+    def __call__(self, city: str) -> str:
+        return city
+
+
+A_NUMBER = 3
+A_PATH = pathlib.Path("/tmp")
+CALLABLE = Called()
+its_own = len
 ready_made = pydantic_ai.Tool(add, name="plus")
 foreign_tool = pydantic_ai.Tool(os.getcwd, name="cwd")
 

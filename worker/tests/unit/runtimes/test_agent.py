@@ -103,6 +103,21 @@ async def test_a_tool_that_fails_ends_the_run_where_the_agent_says_so():
         await execute(agent(tools=tools("breaks"), tool_errors="task"))
 
 
+@pytest.mark.parametrize(
+    ("tool", "gave"),
+    [
+        ("gives_an_iterator", '["a","a"]'),
+        ("gives_bytes", "a"),
+        ("gives_odd_bytes", "ValueError: what the tool gave is not JSON: bytes that are no UTF-8 text"),
+    ],
+)
+async def test_the_model_reads_what_an_odd_tool_gave_or_why_not(tool, gave):
+    result, run = await execute(agent(tools=tools(tool)), detailed=True)
+    told = next(event for event in run.events if event.type == "tool_result")
+    assert (told.error or told.result).startswith(gave)
+    assert gave.replace('"', "") in result["output"].replace('"', "")
+
+
 async def test_a_tool_may_ask_for_another_run_of_the_task():
     with pytest.raises(TransientError, match="come back later") as caught:
         await execute(agent(tools=tools("overloaded")))
@@ -244,6 +259,26 @@ async def test_runs_of_one_configuration_share_an_agent_and_each_has_its_own_mod
         (agent(handoffs=[{"model": "test"}]), r"agent_config\.handoffs\.0\.name: Field required"),
         (agent(tools=tools("missing")), r"targets\.missing"),
         (agent(tools=tools("Answer")), "not a function"),
+        (
+            agent(tools=tools("A_NUMBER")),
+            "'.*A_NUMBER' refused: it is no function or class but a value of the type int$",
+        ),
+        (agent(output_type=f"{HERE}.A_PATH"), "it is no function or class but a value of the type PosixPath$"),
+        (
+            agent(tools=tools("its_own")),
+            "'.*its_own' refused: it is Python's own; name a function of yours that calls it",
+        ),
+        (agent(tools=tools("CALLABLE")), "is not a function but an object of the class Called$"),
+        (agent(tools=tools("yields")), "'.*yields' yields; a tool returns"),
+        (agent(tools=tools("yields_later")), "'.*yields_later' yields; a tool returns"),
+        (
+            agent(tools=tools("annotated_wrongly")),
+            "'.*wrongly' cannot be offered to a model: NameError: name 'Nope' is not",
+        ),
+        (
+            agent(tools=tools("takes_a_lock")),
+            "'.*takes_a_lock' cannot be offered to a model: .*<class 'asyncio.locks.Lock'>",
+        ),
         (agent(tools=tools("add", "add")), "only tool named 'add'"),
         (agent(output_type=f"{HERE}.add"), "not a class"),
         ({"agents": []}, r"agent_config\.agents: List should have at least 1 item"),
@@ -256,6 +291,11 @@ async def test_runs_of_one_configuration_share_an_agent_and_each_has_its_own_mod
 def test_a_wrong_configuration_names_field_and_rule(config, message):
     with pytest.raises(ConfigurationError, match=message):
         AgentRuntime(config, GUARD)
+
+
+async def test_a_class_that_no_answer_can_fit_fails_the_task_at_once():
+    with pytest.raises(ConfigurationError, match=r"output_type: '.*Called' cannot be asked of a model: .*Called'>"):
+        await execute(agent(output_type=f"{HERE}.Called"))
 
 
 def nested(depth, key, agents=False):
@@ -291,7 +331,7 @@ def test_a_field_nested_without_end_is_refused_or_ignored(depth, key):
 
 
 def test_a_tool_that_is_not_allowed_is_refused():
-    with pytest.raises(ImportRefusedError, match=r"os\.system.*--allow-import"):
+    with pytest.raises(ImportRefusedError, match=r"os\.system.*--allow-import os .*--app os"):
         AgentRuntime(agent(tools=["os.system"]), GUARD)
 
 

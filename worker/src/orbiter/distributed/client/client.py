@@ -20,7 +20,13 @@ from orbiter.distributed.connection.redis_url import connect_shared
 from orbiter.distributed.connection.subscriptions import Subscriptions
 from orbiter.distributed.limits import variable
 from orbiter.distributed.models import DEFAULT_QUEUE, TaskPayload, TaskResult
-from orbiter.distributed.names import DEFAULT_NAMESPACE, check_namespace, check_queue_name, check_task_id
+from orbiter.distributed.names import (
+    DEFAULT_NAMESPACE,
+    check_entry_id,
+    check_namespace,
+    check_queue_name,
+    check_task_id,
+)
 from orbiter.distributed.telemetry import tracing
 
 if TYPE_CHECKING:
@@ -236,6 +242,8 @@ class Client:
     async def stream(self, task_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """Iterate over a task's events, as :meth:`TaskHandle.stream` does."""
         with self.using:
+            if after is not None:
+                check_entry_id(after)
             async with aclosing(self.events.subscribe(task_id, after=after)) as events:  # type: ignore[type-var]
                 async for event in events:
                     yield event

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from orbiter.distributed.errors import ConfigurationError
 from orbiter.distributed.models import InvalidPayloadError, TaskPayload, validation_message
-from orbiter.distributed.runtimes.submitted import check_agent
+from orbiter.distributed.runtimes.submitted import check_agent, check_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,9 +47,9 @@ def describe(
     values: dict[str, Any] = {
         "agent_config": agent_config(agent),
         "input": text,
-        "messages": [dict(message) for message in messages or ()],
+        "messages": _turns(messages),
         "detailed": detailed,
-        "metadata": dict(metadata or {}),
+        "metadata": _object(metadata or {}, "metadata", {"team": "docs"}),
         "created_at": time.time(),
         "timeout_seconds": timeout,
         "not_before": epoch_seconds(not_before, now=time.time()),
@@ -60,11 +60,27 @@ def describe(
     try:
         payload = TaskPayload(**values)
         check_agent(payload.agent_config)
+        check_turns(payload.agent_config, payload.messages)
     except ValidationError as error:
         raise InvalidPayloadError(validation_message(error)) from None
     except ConfigurationError as error:
         raise InvalidPayloadError(str(error)) from None
     return payload
+
+
+def _turns(messages: object) -> list[dict[str, Any]]:
+    """Return earlier turns as a payload has them."""
+    example = {"role": "user", "content": "Hello"}
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages or (), Iterable):
+        raise InvalidPayloadError(f"messages: must be a list of turns such as {example}, not {type(messages).__name__}")
+    turns: Iterable[object] = messages or ()  # type: ignore[assignment]
+    return [_object(turn, f"messages.{number}", example) for number, turn in enumerate(turns)]
+
+
+def _object(value: object, name: str, example: dict[str, str]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidPayloadError(f"{name}: must be a dict such as {example}, not {type(value).__name__}")
+    return dict(value)
 
 
 def check_many(inputs: object, keywords: Mapping[str, Any]) -> None:
@@ -97,10 +113,14 @@ def epoch_seconds(moment: float | datetime | timedelta | None, *, now: float) ->
     """Return a moment as epoch seconds.
 
     Raises:
-        ValueError: It is a datetime without a time zone.
+        ValueError: It is a datetime without a time zone, or a text.
     """
     if isinstance(moment, timedelta):
         return now + moment.total_seconds()
+    if isinstance(moment, str):
+        raise InvalidPayloadError(
+            f"not_before: {moment!r} is a text; write timedelta(...), datetime.now(UTC) or epoch seconds"
+        )
     if not isinstance(moment, datetime):
         return moment
     if moment.tzinfo is None:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import queue
 import threading
+from collections.abc import Iterable
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
@@ -21,12 +22,13 @@ from orbiter.distributed.client.client import Client, namespace_or_variable, url
 from orbiter.distributed.client.handle import distributed
 from orbiter.distributed.client.payloads import check_many
 from orbiter.distributed.client.sharing import shared_client
+from orbiter.distributed.client.task import still_running
 from orbiter.distributed.connection.redis_url import check
 from orbiter.distributed.models import DEFAULT_QUEUE
 from orbiter.distributed.names import check_queue_name, check_task_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
     from concurrent.futures import Future
     from types import TracebackType
     from typing import TypeAlias
@@ -214,9 +216,7 @@ class SyncTaskHandle:
         except TimeoutError:
             if timeout is None:
                 raise
-            raise TimeoutError(
-                f"Task {self.task_id} had not ended after {timeout:g} s and goes on; ask again, or cancel() it"
-            ) from None
+            raise TimeoutError(still_running(self.task_id, timeout)) from None
 
     def stream(self, **options: Any) -> Iterator[Event]:
         """Iterate over the task's events from its first one, live, until the task has ended.
@@ -270,6 +270,9 @@ def _submit_many(
         return await (await source()).submit_many(agent, texts, **keywords)
 
     check_many(inputs, keywords)
+    if not isinstance(inputs, Iterable):
+        kind = type(inputs).__name__
+        raise TypeError(f"inputs: a {kind} is read with await: use Client.submit_many(), or give a list or a generator")
     remaining = iter(inputs)
     found: list[SyncTaskHandle] = []
     while texts := list(islice(remaining, CHUNK)):

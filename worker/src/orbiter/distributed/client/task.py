@@ -13,6 +13,7 @@ from orbiter.distributed.client.ends import (
 )
 from orbiter.distributed.connection.patience import patiently
 from orbiter.distributed.models import TaskResult, TaskStatus
+from orbiter.distributed.names import check_entry_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
     from orbiter.distributed.broker.records import CancelOutcome
     from orbiter.distributed.models import Event
+
+
+def still_running(task_id: str, timeout: float) -> str:
+    """Say that a task was not waited for any longer."""
+    return f"Task {task_id} had not ended after {timeout:g} s and goes on; ask again, or cancel() it"
 
 
 class Follower(Protocol):
@@ -70,27 +76,45 @@ class TaskHandle:
             after: The ``entry_id`` of an event, to go on behind it; from the first one otherwise.
 
         Raises:
+            InvalidNameError: ``after`` is no such id.
             RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
         """
+        if after is not None:
+            check_entry_id(after)
         return self._client.stream(self.task_id, after=after)
 
     async def cancel(self) -> CancelOutcome:
         """Ask for the task's end and tell what became of the request."""
         return await self._client.cancel(self.task_id)
 
-    async def result(self, *, poll_interval: float = 0.5) -> dict[str, Any]:
+    async def result(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as of SyncTaskHandle.result()
+        *,
+        poll_interval: float = 0.5,
+    ) -> dict[str, Any]:
         """Wait for the task's end and return its result.
 
         The end is learnt from the task's final event. Where its record does not say so too (an 0.1 worker can be early
         with that event), the record is read each ``poll_interval`` seconds.
 
         Raises:
+            TimeoutError: It had not ended after ``timeout`` seconds; it goes on, and one may ask again.
             TaskFailedError: The task failed; the error has its record.
             TaskCancelledError: It was cancelled.
             TaskExpiredError: Its record has expired.
             TaskUnreadableError: Its record is spoilt.
             RedisError: Redis has been away for a minute, or refused in a way that no waiting mends.
         """
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await self._result(poll_interval)
+        except TimeoutError:
+            if timeout is None or not limit.expired():
+                raise
+            raise TimeoutError(still_running(self.task_id, timeout)) from None
+
+    async def _result(self, poll_interval: float) -> dict[str, Any]:
         async for _ in self.stream():
             pass
         while True:

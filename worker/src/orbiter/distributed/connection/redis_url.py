@@ -146,7 +146,9 @@ def check(url: str) -> RedisUrl:
         raise RedisUrlError(f"Redis URL {url}: no scheme before the host; write redis://{url} (rediss:// with TLS)")
     if pieces.scheme not in EXAMPLES:
         known = ", ".join(f"{scheme}://" for scheme in EXAMPLES)
-        raise RedisUrlError(f"Redis URL {mask(url)}: scheme must be one of {known} (as in {EXAMPLES['redis']})")
+        # Letters alone: whatever else stands there may be part of a password.
+        shown = f"{pieces.scheme}://***" if re.fullmatch("[a-z+]{1,20}", pieces.scheme) else "***"
+        raise RedisUrlError(f"Redis URL {shown}: scheme must be one of {known} (as in {EXAMPLES['redis']})")
     try:
         parts = _judge(pieces)
     except ValueError as error:

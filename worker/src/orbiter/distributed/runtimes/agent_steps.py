@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,19 @@ class AgentRunner:
         """The model that the configuration names."""
         return (self.config.model,)
 
+    def _built(self) -> Agent[RunContext, Any]:
+        try:
+            return Agent(
+                name=self.config.name,
+                instructions=self.config.instructions or None,
+                output_type=self._output_type,
+                deps_type=RunContext,
+            )
+        except Exception as error:
+            raise ConfigurationError(
+                f"agent_config.output_type: {self.config.output_type!r} cannot be asked of a model: {_line(error)}"
+            ) from error
+
     async def run(
         self,
         context: RunContext,
@@ -142,12 +157,7 @@ class AgentRunner:
             model = JournaledModel(model, journal, scope)
             toolset = JournaledTools(tools, journal, scope, {tool.name for tool in extra_tools})
         if self._agent is None:
-            self._agent = Agent(
-                name=self.config.name,
-                instructions=self.config.instructions or None,
-                output_type=self._output_type,
-                deps_type=RunContext,
-            )
+            self._agent = self._built()
         agent = self._agent
         agent.instrument = agent_instrumentation()
         steps = _Steps(context, self.config, tools.durations, self._max_steps, model)
@@ -367,10 +377,16 @@ def _sendable(value: Any) -> Any:
     """
     if isinstance(value, str):
         return whole_string(value)
+    what = "what the tool gave"
+    if isinstance(value, bytes | bytearray | Iterator):
+        # As in a result: text is text. An iterator has what it gives only once, and is read twice.
+        try:
+            value = list(value) if isinstance(value, Iterator) else value.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{what} is not JSON: bytes that are no UTF-8 text: {error}") from None
     try:
         _SENT.dump_json(value)
     except Exception:  # noqa: BLE001 - writing an object is its author's code
-        what = "what the tool gave"
         try:
             # Half a surrogate pair somewhere in it, or not JSON.
             return json.loads(json_text(jsonable(value, what), what))
@@ -407,10 +423,22 @@ def _tool(found: object, path: str) -> Tool[RunContext]:
         return found
     if isinstance(found, type) or not callable(found):
         raise ConfigurationError(f"agent_config.tools: {path!r} is not a function but a {type(found).__name__}")
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        raise ConfigurationError(f"agent_config.tools: {path!r} yields; a tool returns what it found, such as a list")
+    if not hasattr(found, "__name__"):
+        kind = type(found).__name__
+        raise ConfigurationError(f"agent_config.tools: {path!r} is not a function but an object of the class {kind}")
     try:
         return Tool(found)
-    except (exceptions.UserError, pydantic_core.PydanticCustomError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"agent_config.tools: {path!r} cannot be offered to a model: {error}") from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"agent_config.tools: {path!r} cannot be offered to a model: {_line(error)}"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return an error's first line: pydantic's go on with advice and addresses."""
+    return f"{kind_of(error)}: {text_of(error).partition(chr(10))[0]}"
 
 
 def _output_type(guard: ImportGuard, path: str | None) -> Any:

@@ -13,12 +13,13 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, did_you_mean, text_of
+from orbiter.distributed.names import InvalidNameError, check_module_prefix
 from orbiter.distributed.runtimes.model_guard import ModelGuard
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.user_code import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 _LONGEST = 500
 _MISSING = object()
+# Not by a metaclass of its author's.
+_name_of_class: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
 class _Absent(NamedTuple):
@@ -69,8 +72,10 @@ class ImportGuard:
         self._refused = dict(refused or {})
         self.allow = tuple(entry.strip() for entry in allow if entry.strip())
         for entry in self.allow:
-            if entry != EVERYTHING and not _DOTTED.fullmatch(entry):
-                raise ConfigurationError(f"--allow-import {entry!r}: not a module prefix such as myapp.tools")
+            try:
+                check_module_prefix(entry)
+            except InvalidNameError as error:
+                raise ConfigurationError(f"--allow-import: {error}") from None
         if EVERYTHING in self.allow:
             logger.warning("--allow-import *: whoever can write to Redis can run any code that is installed here")
 
@@ -170,20 +175,36 @@ class ImportGuard:
     def _check_origin(self, path: str, found: object) -> None:
         """Stop ``myapp.tools.os.system``: what an allowed module merely imported is not allowed with it."""
         origin = _origin(found)
-        if not self.allows(origin):
-            raise _refused(path, origin)
+        if self.allows(origin):
+            return
+        # A number, a text, a path: to allow the module of its class would be of no use.
+        if not callable(found) and not isinstance(found, ModuleType) and not _is_ready_made(found):
+            kind = _name_of_class(type(found))
+            raise ImportRefusedError(
+                f"import of {path!r} refused: it is no function or class but a value of the type {kind}"
+            )
+        if origin == "builtins":
+            raise ImportRefusedError(
+                f"import of {path!r} refused: it is Python's own; name a function of yours that calls it"
+            )
+        raise _refused(path, origin)
 
 
 def _origin(found: object) -> str:
     """Return the module in which an object was defined."""
     if isinstance(found, ModuleType):
         return found.__name__
-    kind = type(found)
-    if (kind.__module__, kind.__qualname__) == ("pydantic_ai.tools", "Tool"):
-        # A ready-made tool belongs to whoever wrote its function; its class is pydantic-ai's in any case.
+    if _is_ready_made(found):
+        # It belongs to whoever wrote its function; its class is pydantic-ai's in any case.
         found = getattr(found, "function", None)
     origin = getattr(found, "__module__", None)
     return origin if isinstance(origin, str) else type(found).__module__
+
+
+def _is_ready_made(found: object) -> bool:
+    """Tell whether an object is a tool of pydantic-ai, which need not be imported for that."""
+    kind = type(found)
+    return (kind.__module__, kind.__qualname__) == ("pydantic_ai.tools", "Tool")
 
 
 def _of_a_connection(error: BaseException) -> bool:
@@ -194,5 +215,6 @@ def _of_a_connection(error: BaseException) -> bool:
 def _refused(path: str, module: str) -> ImportRefusedError:
     return ImportRefusedError(
         f"import of {path!r} refused: module {module} is not allowed on this worker;"
-        f" to allow it: --allow-import PREFIX, such as --allow-import {module} (ORBITER_ALLOW_IMPORT)"
+        f" to allow it: --allow-import PREFIX, such as --allow-import {module} (ORBITER_ALLOW_IMPORT);"
+        f" of orbiter dev: --app {module}"
     )

@@ -13,11 +13,13 @@ from orbiter.distributed.runtimes.agent_config import SHOWN_LEVELS, AgentConfig,
 from orbiter.distributed.runtimes.function import CallableConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic import BaseModel
 
 _SHOWN_KEY = 100
+# Of the turns of a conversation.
+ROLES = ("user", "assistant", "system")
 
 
 def check_agent(config: Mapping[str, Any]) -> None:
@@ -49,6 +51,21 @@ def check_agent(config: Mapping[str, Any]) -> None:
                     f"{place}.model: Field required, as nothing is sent to a model that nobody has named; write"
                     ' "openai:gpt-4o" (provider:model), or "test" for a model that needs neither key nor network'
                 )
+
+
+def check_turns(config: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> None:
+    """Check the earlier turns of a conversation; what callables and other runtimes take is theirs to say.
+
+    Raises:
+        ConfigurationError: A turn has no text, or no role that an agent knows.
+    """
+    if config.get("runtime", "agent") != "agent":
+        return
+    for number, turn in enumerate(turns):
+        if not isinstance(turn.get("content"), str):
+            raise ConfigurationError(f"messages.{number}.content: must be a text")
+        if turn.get("role") not in ROLES:
+            raise ConfigurationError(f"messages.{number}.role: {turn.get('role')!r} is not {' or '.join(ROLES)}")
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, type[BaseModel], Mapping[str, Any]]]:
