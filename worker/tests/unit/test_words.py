@@ -72,6 +72,8 @@ LOOKED_AT = {
     },
     # Of a conversation, of an event loop; of the one among the workers that sweeps; to turn into.
     "turn": {
+        "distributed/client/payloads.py",
+        "distributed/runtimes/submitted.py",
         "distributed/broker/housekeeping.py",
         "distributed/broker/task_broker.py",
         "cli/application.py",

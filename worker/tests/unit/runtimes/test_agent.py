@@ -266,7 +266,7 @@ async def test_runs_of_one_configuration_share_an_agent_and_each_has_its_own_mod
         (agent(output_type=f"{HERE}.A_PATH"), "it is no function or class but a value of the type PosixPath$"),
         (
             agent(tools=tools("its_own")),
-            "'.*its_own' refused: it is Python's own; name a function of yours that calls it",
+            "'.*its_own' refused: it is Python's own .module builtins.; name a function of yours that calls it",
         ),
         (agent(tools=tools("CALLABLE")), "is not a function but an object of the class Called$"),
         (agent(tools=tools("yields")), "'.*yields' yields; a tool returns"),
