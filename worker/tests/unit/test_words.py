@@ -73,6 +73,8 @@ LOOKED_AT = {
     # Of a conversation, of an event loop; of the one among the workers that sweeps; to turn into.
     "turn": {
         "distributed/broker/housekeeping.py",
+        "distributed/client/payloads.py",
+        "distributed/runtimes/submitted.py",
         "distributed/broker/task_broker.py",
         "cli/application.py",
         "distributed/broker/calls/core.py",
