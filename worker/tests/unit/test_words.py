@@ -75,8 +75,6 @@ LOOKED_AT = {
         "distributed/client/payloads.py",
         "distributed/runtimes/submitted.py",
         "distributed/broker/housekeeping.py",
-        "distributed/client/payloads.py",
-        "distributed/runtimes/submitted.py",
         "distributed/broker/task_broker.py",
         "cli/application.py",
         "distributed/broker/calls/core.py",

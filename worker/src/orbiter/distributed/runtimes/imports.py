@@ -185,7 +185,8 @@ class ImportGuard:
             )
         if origin == "builtins":
             raise ImportRefusedError(
-                f"import of {path!r} refused: it is Python's own (module builtins); name a function of yours that calls it"
+                f"import of {path!r} refused: it is Python's own (module builtins);"
+                " name a function of yours that calls it"
             )
         raise _refused(path, origin)
 
