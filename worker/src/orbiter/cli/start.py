@@ -145,11 +145,6 @@ def start_worker(
 
     With TEMPORAL_HOST in the environment, and no other --executor, tasks run durably in Temporal.
     """
-    signals.hold()
-    if options["isolation"] != "none":
-        _hide_from_tasks()
-    else:
-        plain_redis.complete()
     source = click.get_current_context().get_parameter_source("executor")
     if source is ParameterSource.DEFAULT and os.environ.get("TEMPORAL_HOST"):
         options["executor"] = "temporal"
@@ -157,6 +152,12 @@ def start_worker(
         settings = WorkerSettings.of(**options)
     except SettingsError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
+    # From here on, what is done is the process's: whoever calls this for a refusal stays as it was.
+    signals.hold()
+    if settings.isolation != "none":
+        _hide_from_tasks()
+    else:
+        plain_redis.complete()
     _look_in(import_from)
     setup_logging(log_format, log_level, worker_id=settings.worker_id, queue=settings.queue)
     sys.excepthook = _log_uncaught
