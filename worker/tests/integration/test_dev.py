@@ -567,6 +567,14 @@ def test_bad_input_is_one_line(start, tmp_path: Path, options: tuple[str, ...], 
     assert len(dev.log.splitlines()) == 1
 
 
+def test_settings_that_no_worker_takes_end_it_with_the_variable_s_name(start, tmp_path: Path) -> None:
+    dev = start(tmp_path, ORBITER_MAX_RETRIES="-1")
+    assert dev.process.wait(PATIENCE) == 1
+    assert "ORBITER_MAX_RETRIES" in dev.log
+    assert dev.log.splitlines()[-1].startswith("Error: a worker cannot start with these settings")
+    assert "starting another" not in dev.log
+
+
 async def test_the_dashboard_is_the_first_thing_that_is_said(start: Any, tmp_path: Path) -> None:
     dev = start(tmp_path)
     await dev.ready()

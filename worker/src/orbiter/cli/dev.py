@@ -136,7 +136,7 @@ async def _develop(options: _Options) -> None:
     """Run everything until a signal, then stop it: worker first, so that it can drain, Redis last.
 
     Raises:
-        OrbiterError: Redis did not start, or has ended.
+        OrbiterError: Redis did not start, or has ended. The worker refuses its settings.
     """
     log = LiveLog()
     stopping = asyncio.Event()
@@ -157,15 +157,15 @@ async def _develop(options: _Options) -> None:
                 show=log.worker,
             )
             workers.append(worker)
-            if await _run_until(stopping, server, worker, log, options):
-                raise OrbiterError(f"redis-server has ended with exit code {await server.wait()}:\n{server.log_tail()}")
+            if reason := await _run_until(stopping, server, worker, log, options):
+                raise OrbiterError(reason)
     log.print("stopped")
 
 
 async def _run_until(
     stopping: asyncio.Event, server: RedisServer, worker: WorkerProcess, log: LiveLog, options: _Options
-) -> bool:
-    """Run worker, log and watch until a signal; return whether it was Redis that ended instead."""
+) -> str:
+    """Run worker, log and watch until a signal; return what ended them instead, if anything did."""
     listening = asyncio.Event()
     async with asyncio.TaskGroup() as parts:
         following = parts.create_task(follow_all_tasks(server.url, log, listening, namespace=options.namespace))
@@ -175,11 +175,14 @@ async def _run_until(
         listens = parts.create_task(listening.wait())
         await asyncio.wait({listens, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
         working = parts.create_task(worker.run())
-        await asyncio.wait({stopped, died}, return_when=asyncio.FIRST_COMPLETED)
-        redis_died = died.done()
-        if redis_died:
+        await asyncio.wait({stopped, died, working}, return_when=asyncio.FIRST_COMPLETED)
+        reason = ""
+        if died.done():
             # There is nothing to hand back to.
             worker.kill()
+            reason = f"redis-server has ended with exit code {died.result()}:\n{server.log_tail()}"
+        elif working.done():
+            reason = "a worker cannot start with these settings; see the line above"
         else:
             log.print("stopping")
         watching.cancel()
@@ -188,7 +191,7 @@ async def _run_until(
         for part in (following, listens, stopped, died):
             part.cancel()
     log.close()
-    return redis_died
+    return reason
 
 
 async def _watch(code: Code, worker: WorkerProcess, log: LiveLog) -> None:

@@ -34,6 +34,8 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 # A worker that lived this long was well: the next crash is a new one.
 _WELL_AFTER = 30.0
+# The exit code of a command that refuses how it is called.
+_USAGE = 2
 # Time that a drained worker gets to hand back what is left, and to say goodbye.
 _GRACE = 5.0
 _LAST_WORDS_WITHIN = 0.5
@@ -105,7 +107,7 @@ class WorkerProcess:
             self._process.kill()
 
     async def run(self) -> None:
-        """Keep a worker running until cancelled; then drain it."""
+        """Keep a worker running until cancelled; then drain it. Return where one refuses its settings: all would."""
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0)
         while True:
             self._changed.clear()
@@ -115,6 +117,8 @@ class WorkerProcess:
             if self._changed.is_set():
                 backoff.reset()
                 continue
+            if process.returncode == _USAGE:
+                return
             if time.monotonic() - began > _WELL_AFTER:
                 backoff.reset()
             pause = backoff.pause()
