@@ -152,8 +152,11 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without settings of Orbiter or the terminal, plus ``extra``."""
-    unwanted = ("ORBITER_", "OTEL_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "NOTIFY_SOCKET")
+    """Return this process's environment without settings of Orbiter, the terminal or Python's output, plus ``extra``.
+
+    With ``PYTHONUNBUFFERED`` nothing is left to write when a program ends, so that nothing can fail there.
+    """
+    unwanted = ("ORBITER_", "OTEL_", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "NOTIFY_SOCKET", "PYTHONUNBUFFERED")
     return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)} | extra
 
 

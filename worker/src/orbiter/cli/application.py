@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbiter.cli.failures import UsageFailure
-from orbiter.cli.output import open_closed_streams, print_line, written
+from orbiter.cli.output import forget_what_is_left, open_closed_streams, print_line, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,8 +88,12 @@ class Application(LazyGroup):
         """Run the command and leave with its exit code."""
         open_closed_streams()
         # Around all: errors and a shell's completions are written outside of the two below.
-        with written():
-            return super().main(*args, **options)
+        try:
+            with written():
+                return super().main(*args, **options)
+        finally:
+            # What became of the command is one thing; that nobody read its log is another.
+            forget_what_is_left()
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

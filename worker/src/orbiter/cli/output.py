@@ -58,10 +58,10 @@ def written() -> Iterator[None]:
 
 def _end_for(error: OSError) -> None:
     if isinstance(error, BrokenPipeError) and _unread():
-        _forget_what_is_left()
+        forget_what_is_left()
         sys.exit(UNREAD)
     if error.errno in _DISK_FULL:
-        _forget_what_is_left()
+        forget_what_is_left()
         with suppress(OSError):
             print_line(f"Error: cannot write: {error.strerror}", err=True)
         sys.exit(1)
@@ -83,8 +83,8 @@ def _unread() -> bool:
     return any(events & select.POLLERR for _, events in looking.poll(0))
 
 
-def _forget_what_is_left() -> None:
-    """Send what no stream takes nowhere, or Python would try again at its end, and complain."""
+def forget_what_is_left() -> None:
+    """Send what no stream takes nowhere, or Python would try again at its end, complain, and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
