@@ -39,7 +39,9 @@ def active() -> bool:
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or (_UNNAMED and getattr(trace, "_TRACER_PROVIDER", trace) is None):
         return False  # Asking for the provider costs as much as claiming a task while there is none.
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    # Absent where another thread is importing it: modules that tasks use are imported while the first ones run.
+    provider = getattr(trace, "get_tracer_provider", None)
+    return provider is not None and not isinstance(provider(), trace.ProxyTracerProvider)
 
 
 @cache
