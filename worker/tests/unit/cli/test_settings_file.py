@@ -25,6 +25,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no worker where a test only asks how its settings are read: this process goes on."""
+    for name in ("signals.hold", "_hide_from_tasks"):
+        monkeypatch.setattr(f"orbiter.cli.start.{name}", lambda: None)
+
+
 def invoke(*arguments: str, **env: str) -> Result:
     nothing = dict.fromkeys((settings_file.FILE_VARIABLE, *map(settings_file.variable, settings_file.defaults())))
     return CliRunner(env=nothing | env).invoke(main, list(arguments), prog_name="orbiter")
