@@ -56,9 +56,9 @@ lint: setup ## Check style, types, shell and Lua scripts, workflows
 .PHONY: test-unit
 test-unit: setup ## Test the worker's parts, without a server, and the modules with one of their own
 	@tools/prereqs.sh promtool
-	cd worker && $(CURDIR)/tools/pytest.sh tests/unit -n 2 --dist loadfile
 	@# Ansible in one process each, mostly: two files at once on two cores; tests of one file may build on each other.
-	tools/pytest.sh tests/unit -n 2 --dist loadfile
+	(cd worker && $(CURDIR)/tools/pytest.sh tests/unit -n 2 --dist loadfile); first=$$?; \
+	  tools/pytest.sh tests/unit -n 2 --dist loadfile && exit $$first
 
 .PHONY: test-integration
 test-integration: setup ## Test the worker against a real Redis of its own

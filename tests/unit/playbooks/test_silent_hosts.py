@@ -26,7 +26,7 @@ def test_a_redis_host_that_is_silent_and_left_out_ends_no_run(ansible, tmp_path,
     assert done.returncode == 0, done.stdout
     assert "GOES ON" in done.stdout
     if part == "lock":
-        assert "redis1, the host does not answer" in " ".join(done.stdout.split())
+        assert "redis1: the host does not answer" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("part", ["lock", "finish"])
