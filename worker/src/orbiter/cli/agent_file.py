@@ -45,7 +45,7 @@ def read_agent(source: str) -> dict[str, Any]:
 
 
 def _from_module(source: str) -> dict[str, Any]:
-    here = str(Path.cwd())
+    here, before = str(Path.cwd()), list(sys.path)
     sys.path.insert(0, here)
     try:
         found = pkgutil.resolve_name(source)
@@ -56,10 +56,10 @@ def _from_module(source: str) -> dict[str, Any]:
         if (meant := _meant(source)) and ".py:" in source:
             raise AgentFileError(f"{source}: leave out the .py: {meant}") from None
         raise AgentFileError(f"{source}: {error}, neither in {here} nor installed beside this command") from None
-    except Exception as error:  # noqa: BLE001 - whatever the module's own code raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the module's own code raises
         raise AgentFileError(f"{source}: importing it failed with {type(error).__name__}: {text_of(error)}") from None
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
     try:
         # What a task carries is JSON, and so is what a file has.
         return dict(json.loads(json.dumps(agent_config(found), allow_nan=False)))

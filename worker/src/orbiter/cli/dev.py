@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shlex
 import signal
 import sys
@@ -23,13 +22,12 @@ from orbiter.dev.redis_server import RedisServer, own_redis
 from orbiter.dev.reload import Code, find_code, watch_code
 from orbiter.dev.worker_process import WorkerProcess
 from orbiter.distributed.errors import MissingExtraError, OrbiterError, how_to_install
-from orbiter.distributed.names import DEFAULT_NAMESPACE, default_queue
+from orbiter.distributed.names import DEFAULT_NAMESPACE, MODULE, default_queue
 from orbiter.distributed.worker.logs import LOG_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _SOME_AGENT = '{"name": "helper", "model": "test"}'
 _FILES_NAMED = 3
 
@@ -58,14 +56,14 @@ class _Options:
 def _module_of(file: str) -> str:
     """Return the module that a file would be, seen from here; nothing where it can be none."""
     module = ".".join(Path(file.removesuffix(".py")).parts)
-    return module if _MODULE.fullmatch(module) else ""
+    return module if MODULE.fullmatch(module) else ""
 
 
 def _module_names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value.endswith(".py") and (module := _module_of(value)):
             raise click.BadParameter(f"{value!r} is a file; leave out the .py: --app {module}", ctx, param)
-        if not _MODULE.fullmatch(value):
+        if not MODULE.fullmatch(value):
             raise click.BadParameter(f"{value!r} is not a module such as myapp or myapp.tools", ctx, param)
     return values
 

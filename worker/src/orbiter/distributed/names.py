@@ -22,8 +22,9 @@ _MODEL_RULE = (
     " path (/ at the beginning, ..)"
 )
 _PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_.:@+/*-]{0,255}")
-# ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
-_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+# A module, or a dotted name in one. ASCII only: Python folds look-alike letters of source code into one name, getattr
+# does not.
+MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _ENTRY_ID = re.compile(r"[0-9]{1,20}(?:-[0-9]{1,20})?")
 _NAMESPACE = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAMESPACE}}}")
 _SHOWN = 60
@@ -157,7 +158,7 @@ def check_module_prefix(name: str) -> str:
     Raises:
         InvalidNameError: It is neither.
     """
-    if not isinstance(name, str) or not (name == "*" or _MODULE.fullmatch(name)):
+    if not isinstance(name, str) or not (name == "*" or MODULE.fullmatch(name)):
         rule = "names of Python (letters from a to z or A to Z, digits, _) with dots between, as in myapp.tools"
         raise _refused(name, "module prefix", rule)
     return name

@@ -291,6 +291,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(MODULE)
     (tmp_path / f"{name}_broken.py").write_text("AGENT = {")
     (tmp_path / f"{name}_raises.py").write_text("raise KeyError('absent')")
+    (tmp_path / f"{name}_ends.py").write_text("import sys; sys.path.clear(); sys.exit(3)")
     monkeypatch.chdir(tmp_path)
     return name
 
@@ -311,6 +312,7 @@ def test_an_agent_of_a_module_is_read(module: str, name: str) -> None:
         (":DATED", "date is not JSON"),
         ("_broken:AGENT", "SyntaxError: '{' was never closed"),
         ("_raises:AGENT", "KeyError: 'absent'"),
+        ("_ends:AGENT", "SystemExit: 3"),
         ("_absent:AGENT", "No module named"),
     ],
 )

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-import re
 import socket
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from orbiter.distributed.errors import ConfigurationError, ImportRefusedError, TransientError, did_you_mean, text_of
-from orbiter.distributed.names import InvalidNameError, check_module_prefix
+from orbiter.distributed.names import MODULE, InvalidNameError, check_module_prefix
 from orbiter.distributed.runtimes.model_guard import ModelGuard
 from orbiter.distributed.runtimes.task_limits import TaskLimits
 from orbiter.distributed.runtimes.user_code import RUN
@@ -25,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 EVERYTHING = "*"
 
-# ASCII only: Python folds look-alike letters of source code into one name, getattr does not.
-_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_DOTTED = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 _LONGEST = 500
 _MISSING = object()
 # Not by a metaclass of its author's.
@@ -107,7 +103,7 @@ class ImportGuard:
         if len(path) > _LONGEST:
             # Each of its parts would be tried as a module.
             raise ConfigurationError(f"cannot import {path[:60]!r}...: longer than {_LONGEST} characters")
-        if not all(_DOTTED.fullmatch(part) for part in written_well) or not (colon or "." in path):
+        if not all(MODULE.fullmatch(part) for part in written_well) or not (colon or "." in path):
             raise ConfigurationError(f"cannot import {path!r}: not of the form pkg.module:attr or pkg.module.attr")
         parts = path.replace(":", ".").split(".")
         if any(part.startswith("_") for part in parts):
